@@ -1,0 +1,70 @@
+"""Retrain a chat model on Azure ML, prove that it answers, and leave nothing behind that costs money.
+
+    python -m flows.finetune [--preset NAME|FILE] [--set section.key=value ...] [--json] [--quiet]
+
+The recipe of Microsoft's guide to fine-tuning Phi-3 on ultrachat_200k, as one Prefect flow. The steps are in `tasks`.
+"""
+
+if __name__ == "__main__":
+    # Before Prefect is imported: help must be quick, and the flow must live in an importable module, not in __main__.
+    from retune.cli import main
+
+    main()
+
+from prefect import flow
+from prefect.states import State
+
+from flows.recording import cancelling_job, gather, recording, tearing_down
+from retune import names
+from retune.report import Run
+from retune.request import Request, RunKey
+from tasks.auth import sign_in
+from tasks.compute import check_sizes, ensure_cluster, inspect_compute
+from tasks.data import prepare_data
+from tasks.deploy import create_endpoint, deploy
+from tasks.job import submit_job, wait_for_job
+from tasks.metrics import read_metrics
+from tasks.model import read_model
+from tasks.register import register_model
+from tasks.score import ask
+from tasks.teardown import delete_endpoint
+
+
+@flow(name="finetune", validate_parameters=True, persist_result=False)
+def finetune(request: Request, run_key: RunKey | None = None) -> State:
+    """Base model and chat data to a registered model that has answered; the report is kept under `.retune/runs`."""
+    with recording(run_key) as run:
+        report = run.report
+        report.identity = sign_in(request.workspace)
+
+        # Nothing is created before all three are known to be good.
+        reading = read_model.submit(request)
+        inspecting = inspect_compute.submit(request)
+        preparing = prepare_data.submit(request.data)
+        checking = check_sizes.submit(request, reading, inspecting)
+        model, compute, data, _ = gather(reading, inspecting, preparing, checking)
+        report.model, report.compute, report.data = model.model, compute.used, data
+        report.parameters, report.warnings = model.parameters, model.warnings
+
+        report.compute = cluster = ensure_cluster(request, compute)
+        with cancelling_job(request, run.key):
+            submission = submit_job(request, run.key, model, cluster, data)
+            report.run, report.job = Run(attempt=submission.attempt), submission.job
+            report.job = wait_for_job(request, submission)
+
+        endpoint_name = names.endpoint_name(submission.key, submission.attempt)
+        opening = create_endpoint.submit(request, submission)
+        measuring = read_metrics.submit(request, submission.job.name)
+        try:
+            report.registered_model = register_model(request, submission, model, data)
+            report.endpoint, metrics = gather(opening, measuring)
+            report.metrics = metrics.values
+            report.model = report.model.model_copy(update={"weights": metrics.weights})
+            deploy(request, report.endpoint, report.registered_model)
+            report.score = ask(request, report.endpoint, data)
+        finally:
+            with tearing_down(opening, measuring):
+                deleted = delete_endpoint(request, endpoint_name)
+            if report.endpoint:
+                report.endpoint = report.endpoint.model_copy(update={"deleted": deleted})
+    return run.final_state()

@@ -1,0 +1,186 @@
+"""What surrounds the recipe: the run's key, its report, honest final states, clean-up that a second Ctrl-C does not end."""
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.sorting import TaskRunSort
+from prefect.exceptions import TerminationSignal
+from prefect.futures import PrefectFuture
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed, State
+
+from retune.errors import BadRequest, RetuneError
+from retune.folders import report_file
+from retune.report import Problem, Report, Run, Status, Step
+from retune.request import Request
+from retune.waiting import STOP
+from tasks.job import cancel_run
+
+log = logging.getLogger("retune.run")
+
+FUTURE_SECONDS = 60
+
+
+class Recorder:
+    """The report of a flow run while it is written."""
+
+    def __init__(self, key: str | None) -> None:
+        self.flow_run_id = str(flow_run.get_id())
+        self.key = key or self.flow_run_id
+        self.report = Report()
+        self._began = time.monotonic()
+
+    def close(self, status: Status, error: BaseException | None = None) -> None:
+        """Write the report to disk; a failure names the step that Prefect saw failing."""
+        report = self.report
+        report.status = status
+        report.run = Run(
+            key=self.key,
+            attempt=report.run.attempt,
+            flow_run_id=self.flow_run_id,
+            seconds=round(time.monotonic() - self._began, 1),
+        )
+        report.steps = read_steps(self.flow_run_id)
+        if error is not None:
+            report.error = _problem(error, report.steps)
+        report_file(self.flow_run_id).write_text(report.to_json(), encoding="utf-8")
+
+    def final_state(self) -> State:
+        """The Prefect state that says what happened."""
+        error = self.report.error
+        match self.report.status:
+            case "completed":
+                return Completed(message="The model is registered and answered; the endpoint is deleted.")
+            case "cancelled":
+                return Cancelled(message=error.message)
+            case _:
+                return Failed(message=f"{error.step}: {error.code}: {error.message} {error.fix}")
+
+
+@contextlib.contextmanager
+def recording(key: str | None) -> Iterator[Recorder]:
+    """A recorder whose report is closed however the recipe ends; ends that the report explains do not propagate."""
+    STOP.clear()
+    recorder = Recorder(key)
+    try:
+        yield recorder
+    except BadRequest as error:
+        recorder.close("rejected", error)
+    except (KeyboardInterrupt, TerminationSignal) as error:
+        recorder.close("cancelled", error)
+    except Exception as error:
+        if not isinstance(error, RetuneError):
+            log.exception("unexpected error")
+        recorder.close("failed", error)
+    except BaseException as error:
+        recorder.close("failed", error)
+        raise
+    else:
+        recorder.close("completed")
+
+
+def gather(*futures: PrefectFuture) -> list:
+    """The results of all, waited for together. Problems of several steps' requests become one BadRequest."""
+    try:
+        for future in futures:
+            future.wait()
+    except BaseException:
+        STOP.set()
+        raise
+    outcomes = [future.state.result(raise_on_failure=False) for future in futures if future.state.is_final()]
+    refusals = [outcome for outcome in outcomes if isinstance(outcome, BadRequest)]
+    errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    if errors and len(refusals) == len(errors):
+        raise BadRequest([problem for refusal in refusals for problem in refusal.problems])
+    for error in errors:
+        raise error
+    return [future.result() for future in futures]
+
+
+@contextlib.contextmanager
+def cancelling_job(request: Request, key: str) -> Iterator[None]:
+    """Ask for the cancellation of the run's job when the body ends other than well, also by a signal."""
+    try:
+        yield
+    except BaseException:
+        with _signals_held("still asking for the job's cancellation"):
+            cancel_run(request.workspace, key)
+        raise
+
+
+@contextlib.contextmanager
+def tearing_down(*making: PrefectFuture) -> Iterator[None]:
+    """Run the body with signals held back, after the steps that may still be making something were told to stop."""
+    if STOP.is_set() or any(not future.state.is_final() for future in making):
+        STOP.set()
+    with _signals_held("still deleting the endpoint; it costs money"):
+        for future in making:
+            with contextlib.suppress(TimeoutError):
+                future.wait(timeout=FUTURE_SECONDS)
+        yield
+
+
+@contextlib.contextmanager
+def _signals_held(doing: str) -> Iterator[None]:
+    """Answer SIGINT and SIGTERM with a line on the log instead of an exception. Only the main thread gets signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def explain(number: int, frame: FrameType | None) -> None:
+        log.warning("%s. Please wait", doing)
+
+    held = {number: signal.signal(number, explain) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in held.items():
+            signal.signal(number, handler)
+
+
+def read_steps(flow_run_id: str) -> list[Step]:
+    """The flow run's tasks in the order of their start, from Prefect's API."""
+    try:
+        with get_client(sync_client=True) as client:
+            runs = client.read_task_runs(
+                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])),
+                sort=TaskRunSort.EXPECTED_START_TIME_ASC,
+            )
+    except httpx.HTTPError as error:
+        log.error("Prefect's API did not answer; the report has no steps: %s", error)
+        return []
+    return [
+        Step(
+            name=run.name.rsplit("-", 1)[0],
+            state=run.state_name or "Unknown",
+            seconds=round(run.total_run_time.total_seconds(), 2),
+        )
+        for run in runs
+    ]
+
+
+def _problem(error: BaseException, steps: list[Step]) -> Problem:
+    failed = [step.name for step in steps if step.state in ("Failed", "Crashed", "TimedOut")]
+    step = failed[-1] if failed else "flow"
+    match error:
+        case RetuneError():
+            return Problem(step=step, code=error.code, message=error.message, fix=error.fix)
+        case KeyboardInterrupt():
+            return Problem(step=step, code="Interrupted", message="The run was interrupted.", fix="Run it again.")
+        case TerminationSignal():
+            return Problem(step=step, code="Terminated", message="The process was told to end.", fix="Run it again.")
+        case _:
+            return Problem(
+                step=step,
+                code=type(error).__name__,
+                message=str(error) or type(error).__name__,
+                fix="See the traceback in the log.",
+            )

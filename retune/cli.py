@@ -1,0 +1,102 @@
+"""`python -m flows.finetune`: arguments to request to flow to report; the one place that prints errors.
+
+stdout is the report, stderr the progress. Exit codes: 0 completed, 1 the run failed, 2 bad request (nothing was
+created), 130 interrupted.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+from pathlib import Path
+
+import click
+
+EPILOG = """\b
+Exit codes: 0 completed, 1 the run failed, 2 bad request (nothing was created), 130 interrupted.
+Sections: workspace, model, data, compute, training, serving, score, limits; docs/presets.md has every key.
+Example: python -m flows.finetune --preset local --set data.fraction=0.5 --set training.num_train_epochs=2
+"""
+
+
+@click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option(
+    "--preset", default="local", metavar="NAME|FILE", show_default=True, help="Complete run, see deployments/presets."
+)
+@click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable.")
+@click.option("--run-key", metavar="KEY", help="Key that Azure names derive from. Default: the flow run's id.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
+@click.option("--quiet", is_flag=True, help="Show only warnings and errors on stderr.")
+def main(preset: str, assignments: tuple[str, ...], run_key: str | None, as_json: bool, quiet: bool) -> None:
+    """Fine-tune a chat model on Azure ML, register it, ask it questions, and delete what costs money.
+
+    With the preset `local` the run needs no account: it starts an Azure ML emulator on this machine.
+    """
+    from retune.errors import RetuneError
+    from retune.report import EXIT_CODES, refused, render
+    from retune.request import load, parse_run_key
+
+    _configure_logging(quiet)
+    try:
+        request, key = load(preset, list(assignments)), parse_run_key(run_key)
+        report = run(request, key)
+    except RetuneError as error:
+        report = refused(error)
+    except KeyboardInterrupt:
+        report = refused(RetuneError("Interrupted", "Interrupted before the flow began.", "Run it again."))
+    if as_json:
+        print(report.to_json())
+    else:
+        render(report)
+    sys.exit(EXIT_CODES[report.status])
+
+
+def run(request: "Request", key: str | None) -> "Report":  # noqa: F821
+    """Run the flow with the servers that it needs; its report."""
+    from retune.folders import report_file
+    from retune.report import Report
+    from retune.servers import emulator, prefect_api
+
+    _quiet_libraries()
+    with contextlib.ExitStack() as stack:
+        if request.workspace.emulator:
+            stack.enter_context(emulator())
+        stack.enter_context(prefect_api())
+        from flows.finetune import finetune
+
+        # azure-ai-ml prints dots on stdout while it polls; stdout is the report's.
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+            state = finetune(request, key, return_state=True)
+        return Report.model_validate_json(report_file(str(state.state_details.flow_run_id)).read_text("utf-8"))
+
+
+def _configure_logging(quiet: bool) -> None:
+    """Lines like `12.3 job: Running` for Retune's own loggers, on stderr."""
+    from rich.console import Console
+    from rich.logging import RichHandler
+
+    handler = RichHandler(
+        console=Console(stderr=True), show_path=False, omit_repeated_times=False, log_time_format="%H:%M:%S"
+    )
+    handler.setFormatter(_StepFormatter())
+    logger = logging.getLogger("retune")
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    logger.propagate = False
+
+
+class _StepFormatter(logging.Formatter):
+    """The step, which is the logger's last name, and the message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = f"{record.name.rpartition('.')[2]:<9} {record.getMessage()}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+
+
+def _quiet_libraries() -> None:
+    """Keep libraries' notices off the terminal; their errors reach the report."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    for name in ("azure", "azureml", "mlflow"):
+        logging.getLogger(name).setLevel(logging.ERROR)

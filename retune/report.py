@@ -1,0 +1,267 @@
+"""What a run says at the end, as one JSON document (schema 1) and as text.
+
+Each task returns the section of the report that it answers for. `python -m retune.report` prints docs/report.md.
+"""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from retune.errors import RetuneError
+from retune.request import ParameterValue
+
+Status = Literal["completed", "failed", "cancelled", "rejected", "skipped"]
+EXIT_CODES: dict[Status, int] = {"completed": 0, "skipped": 0, "failed": 1, "rejected": 2, "cancelled": 130}
+
+
+class Part(BaseModel):
+    """A frozen section of the report."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+
+class Run(Part):
+    """Which run this was."""
+
+    key: str | None = Field(None, description="Key of the run; Azure names derive from it.")
+    attempt: int = Field(1, description="Attempt under this key, from 1.")
+    flow_run_id: str | None = Field(None, description="Prefect's id of the flow run.")
+    seconds: float = Field(0, description="Duration of the flow, seconds.")
+
+
+class Identity(Part):
+    """Who ran it and in which workspace."""
+
+    principal: str = Field(description="Object id or application id in the token.")
+    tenant: str = Field(description="Tenant id in the token.")
+    subscription_id: str = Field(description="Subscription of the workspace.")
+    resource_group: str = Field(description="Resource group of the workspace.")
+    workspace: str = Field(description="Name of the workspace.")
+    location: str = Field(description="Region of the workspace.")
+    found_in: str = Field(description="Where the workspace's address was found.")
+    cloud: str = Field(description="Address of the resource manager.")
+
+
+class FoundationModel(Part):
+    """The model that was fine-tuned."""
+
+    name: str = Field(description="Name in the registry.")
+    version: str = Field(description="Version that `latest` or the request stood for.")
+    id: str = Field(description="Full asset id.")
+    component: str = Field(description="Pipeline component, `name:version`.")
+    archived: bool = Field(description="The registry has archived this model.")
+    retirement_date: str | None = Field(None, description="Date after which fine-tuning is not offered, ISO 8601.")
+    weights: str | None = Field(None, description="Weights that really ran, where the job says so.")
+
+
+class ComputeUsed(Part):
+    """The compute that trained."""
+
+    name: str = Field(description="Cluster, or `serverless`.")
+    size: str = Field(description="VM size of a node.")
+    gpus_per_node: int = Field(description="GPUs of one node.")
+    tier: str = Field("dedicated", description="`dedicated` or `low_priority`.")
+    created: bool = Field(False, description="The run made the cluster.")
+    price_per_hour_usd: float | None = Field(None, description="List price of one node, US$ per hour, if known.")
+
+
+class Parameter(Part):
+    """One input of the component and where its value came from."""
+
+    name: str = Field(description="The component's own name for it.")
+    value: ParameterValue = Field(description="Value passed.")
+    source: Literal["component", "guide", "model", "user"] = Field(description="Whose value it is.")
+
+
+class Split(Part):
+    """One prepared file of chat data."""
+
+    rows: int = Field(description="Rows written.")
+    dropped: dict[str, int] = Field({}, description="Rows left out, by reason.")
+    sha256: str = Field(description="Digest of the file.")
+    path: str = Field(description="The file, one JSON object a line.")
+
+
+class PreparedData(Part):
+    """The data that was trained on."""
+
+    source: str = Field(description="Data set id or folder.")
+    revision: str = Field(description="Commit of the data set, or digest of the folder.")
+    splits: dict[str, Split] = Field(description="By role: train, validation, test.")
+    cached: bool = Field(False, description="The files of an earlier run were used, after a check of their digests.")
+
+
+class Job(Part):
+    """The training job."""
+
+    name: str = Field(description="Name of the job.")
+    display_name: str = Field(description="Display name.")
+    experiment: str = Field(description="Experiment.")
+    status: str = Field(description="Last status seen.")
+    attached: bool = Field(False, description="The job was already there and was taken over.")
+    seconds: float = Field(0, description="From submission to the end, seconds.")
+    created: datetime | None = Field(None, description="When the service accepted it.")
+    studio_url: str | None = Field(None, description="Page of the job in Azure ML studio.")
+
+
+class RegisteredModel(Part):
+    """The result."""
+
+    name: str = Field(description="Name.")
+    version: str = Field(description="Version.")
+    id: str = Field(description="Full asset id.")
+
+
+class Endpoint(Part):
+    """The endpoint that was made for the check."""
+
+    name: str = Field(description="Name.")
+    deployment: str = Field(description="Deployment on it.")
+    instance_type: str = Field(description="VM size of the deployment.")
+    deleted: bool = Field(False, description="A GET after the deletion answered 404.")
+
+
+class Answer(Part):
+    """One question to the endpoint."""
+
+    prompt: str = Field(description="Last user turn of the row.")
+    expected: str = Field(description="The row's own answer; empty when it has none.")
+    output: str = Field(description="What the endpoint answered.")
+    seconds: float = Field(description="Time of the request, seconds.")
+
+
+class Step(Part):
+    """One task of the flow."""
+
+    name: str = Field(description="Name of the task.")
+    state: str = Field(description="Final state in Prefect.")
+    seconds: float = Field(description="Run time, seconds.")
+
+
+class Problem(Part):
+    """Why the run did not complete."""
+
+    step: str = Field(description="Step that failed; `request` when it was refused before the flow.")
+    code: str = Field(description="Stable name of the error.")
+    message: str = Field(description="What was attempted and found.")
+    fix: str = Field("", description="What to do next.")
+
+
+class Report(BaseModel):
+    """The whole report."""
+
+    model_config = ConfigDict(validate_assignment=True, protected_namespaces=())
+
+    schema_version: Literal[1] = Field(1, alias="schema", description="Version of this document's form.")
+    status: Status = Field("failed", description="How the run ended.")
+    run: Run = Field(Run(), description="Which run this was.")
+    identity: Identity | None = Field(None, description="Who ran it, where.")
+    model: FoundationModel | None = Field(None, description="What was fine-tuned.")
+    compute: ComputeUsed | None = Field(None, description="What trained it.")
+    parameters: list[Parameter] = Field([], description="Inputs of the component.")
+    data: PreparedData | None = Field(None, description="What it was trained on.")
+    job: Job | None = Field(None, description="The training job.")
+    metrics: dict[str, float] = Field({}, description="Last value of each metric of the job.")
+    registered_model: RegisteredModel | None = Field(None, description="The result.")
+    endpoint: Endpoint | None = Field(None, description="The endpoint of the check.")
+    score: list[Answer] = Field([], description="Questions and answers.")
+    steps: list[Step] = Field([], description="Tasks in the order of their start.")
+    warnings: list[str] = Field([], description="What a person should know though the run went on.")
+    error: Problem | None = Field(None, description="Why it did not complete; null when it did.")
+
+    def to_json(self) -> str:
+        """The document, indented, with the key `schema` first."""
+        return self.model_dump_json(by_alias=True, indent=2)
+
+
+def refused(error: RetuneError) -> Report:
+    """The report of a run whose flow did not begin."""
+    statuses: dict[str, Status] = {"BadRequest": "rejected", "Interrupted": "cancelled"}
+    problem = Problem(step="request", code=error.code, message=error.message, fix=error.fix)
+    return Report(status=statuses.get(error.code, "failed"), error=problem)
+
+
+def render(report: Report) -> None:
+    """Print the report for a person, on stdout."""
+    console = Console(highlight=False, soft_wrap=False)
+    console.print(Text(f"Retune: {report.status}", style="bold"), f"in {report.run.seconds:g} s")
+    for title, rows in _facts(report).items():
+        if rows:
+            console.print(f"\n{title}", style="bold")
+            console.print(_two_columns(rows))
+    if report.score:
+        console.print("\nQuestions", style="bold")
+        for answer in report.score:
+            console.print(
+                _two_columns(
+                    [
+                        ("asked", answer.prompt),
+                        ("expected", answer.expected or "-"),
+                        ("answered", f"{answer.output}  ({answer.seconds:g} s)"),
+                        ("", ""),
+                    ]
+                )
+            )
+    for warning in report.warnings:
+        console.print(Text(f"warning: {warning}", style="yellow"))
+    if report.error:
+        console.print(Text(f"\n{report.error.code} in {report.error.step}", style="bold red"))
+        console.print(Text(report.error.message))
+        console.print(Text(f"Next: {report.error.fix}"))
+
+
+def _facts(report: Report) -> dict[str, list[tuple[str, str]]]:
+    """The sections of the printed report as label and text."""
+    job, model, data, endpoint = report.job, report.model, report.data, report.endpoint
+    return {
+        "Model": [
+            ("base", f"{model.name}:{model.version}" + (f", weights {model.weights}" if model.weights else "")),
+            ("component", model.component),
+        ]
+        if model
+        else [],
+        "Data": [
+            (role, f"{split.rows} rows" + "".join(f", {count} {why}" for why, count in split.dropped.items()))
+            for role, split in (data.splits.items() if data else ())
+        ],
+        "Job": [("name", job.name), ("shown as", job.display_name), ("status", f"{job.status}, {job.seconds:g} s")]
+        if job
+        else [],
+        "Metrics": _metric_rows(report.metrics),
+        "Result": (
+            [("registered", f"{report.registered_model.name}:{report.registered_model.version}")]
+            if report.registered_model
+            else []
+        )
+        + (
+            [("endpoint", f"{endpoint.name}: {'deleted' if endpoint.deleted else 'NOT DELETED, it costs money'}")]
+            if endpoint
+            else []
+        ),
+    }
+
+
+def _metric_rows(metrics: dict[str, float]) -> list[tuple[str, str]]:
+    """Before and after where both were measured, else what there is."""
+    rows = []
+    for name in ("eval_loss", "perplexity"):
+        before, after = metrics.get(f"{name}_before"), metrics.get(f"{name}_after", metrics.get(name))
+        if before is not None and after is not None:
+            rows.append((name, f"{before:.3f} before, {after:.3f} after ({after / before:.2f} x)"))
+        elif after is not None:
+            rows.append((name, f"{after:.3f}"))
+    rows += [(name, f"{metrics[name]:.4g}") for name in ("train_loss", "train_runtime") if name in metrics]
+    return rows
+
+
+def _two_columns(rows: list[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(min_width=11, style="dim")
+    table.add_column(overflow="fold")
+    for label, text in rows:
+        table.add_row(f"  {label}", Text(text))
+    return table

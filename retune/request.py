@@ -1,0 +1,296 @@
+"""What a run is asked to do: the flow's parameter, the preset's sections and the `--set` keys are these models.
+
+One preset file is one complete request. `parse` reports every problem of a file at once, with its line.
+Nothing here talks to a network.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from retune.errors import BadRequest
+
+PRESETS = Path(__file__).resolve().parent.parent / "deployments" / "presets"
+
+ParameterValue = bool | int | float | str
+# Azure ML resource rules; the service refuses others. Source: resource-limits documentation, SDK validators.
+ComputeName = Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]$")]
+DeploymentName = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,30}[a-z0-9])$")]
+AssetName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}$")]
+RUN_KEY_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}$"
+RunKey = Annotated[str, Field(pattern=RUN_KEY_PATTERN)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses keys it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Workspace(Section):
+    """Where: the Azure ML workspace and the registries."""
+
+    subscription_id: str | None = Field(
+        None, description="Subscription id. Unset: AZURE_SUBSCRIPTION_ID, then config.json."
+    )
+    resource_group: str | None = Field(
+        None, description="Resource group. Unset: AZURE_RESOURCE_GROUP, then config.json."
+    )
+    name: str | None = Field(
+        None,
+        pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}$",
+        description="Workspace name. Unset: AZURE_WORKSPACE_NAME, then config.json.",
+    )
+    registry: AssetName = Field("azureml", description="Registry that holds the foundation model.")
+    component_registry: AssetName = Field("azureml", description="Registry that holds the pipeline component.")
+    emulator: bool = Field(
+        False,
+        description="Refuse to run unless ARM_CLOUD_METADATA_URL names an emulator on this machine; "
+        "the command line starts one when the variable is not set.",
+    )
+    interactive: bool = Field(
+        False, description="Offer the browser sign-in when no other credential works and a terminal is attached."
+    )
+
+
+class Model(Section):
+    """What to fine-tune, with which pipeline component, and the name of the result."""
+
+    name: AssetName = Field("Phi-4", description="Foundation model in the registry.")
+    version: str = Field("latest", min_length=1, description="Model version, or `latest`.")
+    component: AssetName = Field("chat_completion_pipeline", description="Pipeline component that fine-tunes.")
+    component_version: str = Field("latest", min_length=1, description="Component version, or `latest`.")
+    path_input: Literal["mlflow_model_path", "pytorch_model_path"] = Field(
+        "mlflow_model_path", description="The component's input that takes the foundation model."
+    )
+    registered_name: AssetName | None = Field(
+        None, description="Name of the registered model. Unset: the model's name and the data's."
+    )
+
+
+class Data(Section):
+    """Chat data: where it comes from and how much of it is used."""
+
+    source: str = Field(
+        "HuggingFaceH4/ultrachat_200k",
+        min_length=1,
+        description="Hugging Face data set id, or a local folder in the hub's layout.",
+    )
+    subset: str | None = Field(None, description="Configuration of the data set, where it has several.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub data set.")
+    fraction: float = Field(0.05, gt=0, le=1, description="Leading share of each split that is used, in (0, 1].")
+    train_split: str = Field("train_sft", min_length=1, description="Split to train on.")
+    validation_split: str = Field("test_sft", min_length=1, description="Split whose loss is measured.")
+    test_split: str = Field("test_gen", min_length=1, description="Split whose prompts the endpoint is asked.")
+    on_bad_row: Literal["fail", "drop"] = Field(
+        "fail", description="What to do about a row that the component would fail on."
+    )
+
+
+class Compute(Section):
+    """The cluster that trains, or serverless instances."""
+
+    name: ComputeName = Field("gpu-cluster-big", description="Cluster; made when it does not exist.")
+    size: str = Field("Standard_NC24ads_A100_v4", min_length=1, description="VM size of the nodes.")
+    serverless: bool = Field(False, description="Use serverless instances of `size` instead of a cluster.")
+    tier: Literal["dedicated", "low_priority"] = Field("dedicated", description="Priority of a new cluster.")
+    low_priority_fallback: bool = Field(
+        False, description="Try a low-priority cluster when a dedicated one is refused. It can be pre-empted."
+    )
+    min_nodes: int = Field(0, ge=0, le=100, description="Nodes that a new cluster keeps when idle.")
+    max_nodes: int = Field(1, ge=1, le=100, description="Nodes that a new cluster may grow to.")
+    idle_seconds: int = Field(120, ge=60, le=86_400, description="Idle time before a node is released, seconds.")
+
+
+class Serving(Section):
+    """The managed online endpoint that proves the model answers. It is always deleted."""
+
+    instance_type: str = Field("Standard_NC24ads_A100_v4", min_length=1, description="VM size of the deployment.")
+    instance_count: int = Field(1, ge=1, le=50, description="Instances of the deployment.")
+    deployment: DeploymentName = Field("demo", description="Name of the deployment.")
+    request_timeout_seconds: int = Field(90, ge=1, le=180, description="Time limit of one scoring request, seconds.")
+    probe_initial_delay_seconds: int = Field(
+        600, ge=1, le=3600, description="Time before the first liveness probe, seconds."
+    )
+    expiry_hours: float = Field(
+        4, gt=0, le=72, description="Age after which the endpoint counts as left behind, hours; a tag on it."
+    )
+
+
+class Score(Section):
+    """The questions for the endpoint, from the test split."""
+
+    rows: int = Field(3, ge=1, le=100, description="Rows of the test split to ask.")
+    seed: int = Field(0, ge=0, description="Seed of the choice of rows.")
+    payload: Literal["nested", "flat"] = Field(
+        "nested", description="Body of the request: a list of conversations, or one conversation."
+    )
+    temperature: float = Field(0.6, ge=0, le=2, description="Sampling temperature.")
+    top_p: float = Field(0.9, gt=0, le=1, description="Nucleus sampling threshold.")
+    do_sample: bool = Field(True, description="Sample; otherwise the most likely token is taken.")
+    max_new_tokens: int = Field(200, ge=1, le=4096, description="Length limit of an answer, tokens.")
+
+
+class Limits(Section):
+    """How long each wait may take, and how often it looks."""
+
+    poll_seconds: float = Field(30, ge=0.2, le=600, description="Interval between looks at a job, seconds.")
+    queue_minutes: float = Field(240, gt=0, description="Longest wait for the job to start, minutes.")
+    run_minutes: float = Field(1440, gt=0, description="Longest time for the job to run, minutes.")
+    compute_minutes: float = Field(30, gt=0, description="Longest wait for the cluster, minutes.")
+    deploy_minutes: float = Field(60, gt=0, description="Longest wait for endpoint and deployment, each, minutes.")
+    delete_minutes: float = Field(20, gt=0, description="Longest wait for the endpoint's deletion, minutes.")
+
+
+class Request(Section):
+    """One complete run."""
+
+    workspace: Workspace = Field(Workspace(), description="Where to run.")
+    model: Model = Field(Model(), description="What to fine-tune.")
+    data: Data = Field(Data(), description="What to train on.")
+    compute: Compute = Field(Compute(), description="What to train with.")
+    training: dict[str, ParameterValue] = Field(
+        {}, description="Inputs of the pipeline component, under the component's own names."
+    )
+    serving: Serving = Field(Serving(), description="How the model is served for the check.")
+    score: Score = Field(Score(), description="What the endpoint is asked.")
+    limits: Limits = Field(Limits(), description="How long to wait.")
+
+    @field_validator("compute")
+    @classmethod
+    def _cluster_is_possible(cls, compute: Compute) -> Compute:
+        if compute.min_nodes > compute.max_nodes:
+            raise ValueError(f"min_nodes {compute.min_nodes} is above max_nodes {compute.max_nodes}")
+        if re.search(r"-\d+$", compute.name):
+            raise ValueError(f"name '{compute.name}' must not end in a hyphen and digits")
+        return compute
+
+    @field_validator("data")
+    @classmethod
+    def _splits_differ(cls, data: Data) -> Data:
+        if data.train_split in (data.validation_split, data.test_split):
+            raise ValueError(f"train_split '{data.train_split}' must differ from the splits that judge the model")
+        return data
+
+
+def load(preset: str, assignments: list[str]) -> Request:
+    """The request of a preset with `section.key=value` assignments applied over it.
+
+    `preset` is a name in deployments/presets or a path of a YAML file.
+
+    Raises:
+        BadRequest: with every problem at once, file and line included.
+    """
+    path = find_preset(preset)
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"))
+        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise BadRequest([f"{path}: not readable as YAML: {error}"]) from error
+    lines = dict(_lines(node)) if node else {}
+    if not isinstance(document, dict):
+        raise BadRequest([f"{path}: expected sections such as `model:` and `data:`, found {document!r}."])
+    problems = _apply(document, assignments)
+    assigned = {assignment.partition("=")[0] for assignment in assignments}
+    places = {key: f"{path}:{line}" for key, line in lines.items()} | dict.fromkeys(assigned, "--set")
+    return parse(document, places, problems)
+
+
+def find_preset(preset: str) -> Path:
+    """The path of a preset given by name or path."""
+    named = PRESETS / f"{preset}.yaml"
+    path = named if named.is_file() else Path(preset)
+    if not path.is_file():
+        known = sorted(file.stem for file in PRESETS.glob("*.yaml"))
+        raise BadRequest([f"Preset '{preset}' is neither a preset nor a file. Presets: {', '.join(known)}."])
+    return path
+
+
+def parse(document: dict[str, object], places: dict[str, str] | None = None, problems: list[str] = ()) -> Request:
+    """The request that a document describes; `places` says where each dotted key was written."""
+    problems = list(problems)
+    try:
+        request = Request.model_validate(document)
+    except ValidationError as error:
+        problems += [_explain(item, places or {}) for item in error.errors(include_url=False)]
+    if problems:
+        raise BadRequest(list(dict.fromkeys(problems)))
+    return request
+
+
+def _apply(document: dict[str, object], assignments: list[str]) -> list[str]:
+    """Set each `section.key=value` in the document; the problems of those that cannot be."""
+    problems = []
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        section, dot, name = key.partition(".")
+        if not (equals and dot and section and name):
+            problems.append(f"--set {assignment}: write it as section.key=value, e.g. data.fraction=0.1.")
+            continue
+        group = document.get(section) or {}
+        try:
+            value = yaml.safe_load(text) if text else ""
+        except yaml.YAMLError:
+            value = text
+        if isinstance(group, dict):
+            document[section] = group | {name: value}
+    return problems
+
+
+def _lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            dotted = f"{prefix}{key.value}"
+            yield dotted, key.start_mark.line + 1
+            yield from _lines(value, f"{dotted}.")
+
+
+def _explain(error: dict[str, object], places: dict[str, str]) -> str:
+    """One validation problem as place, key, what was found and what to write."""
+    location = [str(part) for part in error["loc"]]
+    if location[:1] == ["training"]:
+        # A union reports each of its members; one sentence says it all.
+        location, error = location[:2], error | {"msg": "Expected a text, a number, true or false"}
+    key = ".".join(location)
+    place = places.get(key) or places.get(location[0] if location else "", "")
+    prefix = f"{place}: " if place else ""
+    if error["type"] == "extra_forbidden":
+        return f"{prefix}unknown key '{key}'.{_suggestion(location)}"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    found = f" = {error['input']!r}" if not isinstance(error["input"], Section) else ""
+    return f"{prefix}{key}{found}: {message}.{_meaning(location)}"
+
+
+def _fields(location: list[str]) -> dict[str, object]:
+    """The fields of the section that a dotted key belongs to."""
+    if len(location) > 1 and location[0] in Request.model_fields:
+        section = Request.model_fields[location[0]].annotation
+        return section.model_fields if not get_args(section) else {}
+    return Request.model_fields
+
+
+def _suggestion(location: list[str]) -> str:
+    names = list(_fields(location))
+    close = difflib.get_close_matches(location[-1], names, n=1)
+    return f" Did you mean '{close[0]}'?" if close else f" Known keys: {', '.join(names)}."
+
+
+def _meaning(location: list[str]) -> str:
+    field = _fields(location).get(location[-1]) if location else None
+    return f" It is: {field.description}" if field is not None and len(location) > 1 else ""
+
+
+def parse_run_key(key: str | None) -> str | None:
+    """The key, checked.
+
+    Raises:
+        BadRequest: it holds characters that Azure's names do not take, or is too long.
+    """
+    if key is not None and not re.fullmatch(RUN_KEY_PATTERN, key):
+        raise BadRequest([f"--run-key '{key}': use 1 to 64 letters, digits, '-' and '_', a letter or digit first."])
+    return key

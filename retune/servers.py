@@ -1,0 +1,153 @@
+"""The two local servers that the command line starts when none is named: the emulator and Prefect's API.
+
+Both run in sessions of their own, so that a Ctrl-C at the terminal ends the flow and not what its clean-up needs, and
+both end when this process ends, however it ends: their standard input is a pipe that closes with it.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from retune.errors import CloudError
+from retune.folders import home
+from retune.workspace import METADATA_URL
+
+log = logging.getLogger("retune.servers")
+
+START_SECONDS = 90
+STOP_SECONDS = 10
+QUIET_PREFECT = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
+
+
+@contextlib.contextmanager
+def emulator() -> Iterator[None]:
+    """An emulator whose address is in this process's environment; the running one where the environment names one."""
+    if os.environ.get(METADATA_URL):
+        log.info("using the emulator at %s", os.environ[METADATA_URL].partition("/metadata")[0])
+        yield
+        return
+    folder = home() / "emulator"
+    arguments = ["-m", "azureml_emulator", "--home", str(folder), "--stop-with-stdin"]
+    with _server("emulator", arguments, os.environ.copy(), stdout=subprocess.PIPE) as process:
+        ready = json.loads(process.stdout.readline() or "{}")
+        if not ready:
+            raise _not_started("emulator", "Install it with: pip install 'retune[emulator,trainer]'")
+        log.info("emulator at %s, state in %s", ready["url"], folder)
+        with _environment(ready["env"]):
+            yield
+
+
+@contextlib.contextmanager
+def prefect_api() -> Iterator[None]:
+    """A Prefect API for this process: the configured one, else a server of our own on Prefect's own database."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    if PREFECT_API_URL.value():
+        log.info("using the Prefect API at %s", PREFECT_API_URL.value())
+        yield
+        return
+    port = _free_port()
+    url = f"http://127.0.0.1:{port}"
+    arguments = ["-m", "retune.servers", str(port)]
+    environment = os.environ | QUIET_PREFECT | {"PREFECT_SERVER_UI_API_URL": f"{url}/api"}
+    with _server("prefect", arguments, environment, stdout=subprocess.DEVNULL) as process:
+        _wait_until_healthy(f"{url}/api/health", process)
+        log.info("Prefect's page for this run: %s", url)
+        with temporary_settings({PREFECT_API_URL: f"{url}/api"}):
+            yield
+
+
+def serve_prefect(port: int) -> None:
+    """Run Prefect's server until it ends or our standard input closes."""
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen([*command, "--log-level", "ERROR"], stdin=subprocess.DEVNULL)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    try:
+        sys.stdin.read()
+    finally:
+        _end(server)
+
+
+@contextlib.contextmanager
+def _server(
+    name: str, arguments: list[str], environment: dict[str, str], stdout: int
+) -> "Iterator[subprocess.Popen[str]]":
+    with _log_file(name).open("w", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=stdout,
+            stderr=errors,
+            env=environment,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        process.stdin.close()
+        _end(process)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _wait_until_healthy(url: str, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    raise _not_started("prefect", "Or start one with `prefect server start` and set PREFECT_API_URL.")
+
+
+def _not_started(name: str, fix: str) -> CloudError:
+    lines = _log_file(name).read_text(encoding="utf-8").strip().splitlines()[-5:]
+    return CloudError(
+        "ServerNotStarted",
+        f"The local {name} server did not start within {START_SECONDS} s: {' | '.join(lines) or 'no output'}",
+        f"See {_log_file(name)}. {fix}",
+    )
+
+
+def _log_file(name: str) -> Path:
+    return home() / f"{name}.log"
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+if __name__ == "__main__":
+    serve_prefect(int(sys.argv[1]))

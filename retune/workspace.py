@@ -1,0 +1,123 @@
+"""From settings to a credential and to azure-ai-ml clients, cached for the process.
+
+Which cloud the clients talk to is the SDK's own affair: ARM_CLOUD_METADATA_URL names it, and unset means Azure.
+Clients and credentials stay in this process; they hold secrets and are never passed between tasks.
+"""
+
+import json
+import os
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from retune.errors import BadRequest, CloudError
+from retune.request import Workspace
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+    from azure.identity import DefaultAzureCredential
+
+CONFIG_FILES = (Path("config.json"), Path(".azureml/config.json"))
+METADATA_URL = "ARM_CLOUD_METADATA_URL"
+LOOPBACK = ("https://localhost:", "https://127.0.0.1:")
+
+
+class Address(NamedTuple):
+    """A workspace and where its address was found."""
+
+    subscription_id: str
+    resource_group: str
+    name: str
+    found_in: str
+
+
+def find_address(workspace: Workspace) -> Address:
+    """The workspace's address: the request's own, else the environment's, else config.json's.
+
+    Raises:
+        BadRequest: parts are missing, or the request wants the emulator and the environment names none.
+    """
+    if workspace.emulator and not os.environ.get(METADATA_URL, "").startswith(LOOPBACK):
+        raise BadRequest(
+            [
+                "workspace.emulator is true but ARM_CLOUD_METADATA_URL names no emulator on this machine. Start one "
+                'with `python -m azureml_emulator` and run `eval "$(python -m azureml_emulator env)"` in this shell.'
+            ]
+        )
+    config = next((path for path in CONFIG_FILES if path.is_file()), None)
+    stored = _read_config(config) if config else {}
+    parts = {
+        "subscription_id": ("AZURE_SUBSCRIPTION_ID", workspace.subscription_id, stored.get("subscription_id")),
+        "resource_group": ("AZURE_RESOURCE_GROUP", workspace.resource_group, stored.get("resource_group")),
+        "name": ("AZURE_WORKSPACE_NAME", workspace.name, stored.get("workspace_name")),
+    }
+    found, sources, problems = {}, [], []
+    for key, (variable, given, in_file) in parts.items():
+        choices = (("request", given), ("environment", os.environ.get(variable)), (str(config), in_file))
+        source, value = next(((source, value) for source, value in choices if value), (None, None))
+        if value is None:
+            problems.append(f"workspace.{key} is not set. Set it in the preset, in {variable}, or in config.json.")
+        found[key], sources = value, [*sources, source]
+    if problems:
+        raise BadRequest(problems)
+    return Address(**found, found_in=", ".join(dict.fromkeys(sources)))
+
+
+def _read_config(path: Path) -> dict[str, str]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadRequest([f"{path} is not readable as JSON: {error}."]) from error
+
+
+@lru_cache(maxsize=4)
+def credential(interactive: bool = False) -> "DefaultAzureCredential":
+    """The default credential chain; the browser is its last link when asked for and a terminal is attached."""
+    from azure.identity import DefaultAzureCredential
+
+    return DefaultAzureCredential(exclude_interactive_browser_credential=not (interactive and sys.stdin.isatty()))
+
+
+def workspace_client(workspace: Workspace) -> "MLClient":
+    """A client of the workspace."""
+    return _client(os.environ.get(METADATA_URL), workspace.interactive, None, *find_address(workspace)[:3])
+
+
+def registry_client(workspace: Workspace, registry: str) -> "MLClient":
+    """A client of a registry.
+
+    Raises:
+        CloudError: the registry does not exist or may not be read.
+    """
+    from azure.core.exceptions import HttpResponseError
+
+    try:
+        return _client(os.environ.get(METADATA_URL), workspace.interactive, registry)
+    except HttpResponseError as error:
+        raise CloudError(
+            "RegistryNotFound",
+            f"Registry '{registry}' could not be opened: {first_line(error)}",
+            "Check workspace.registry and workspace.component_registry, and your access to them.",
+        ) from error
+
+
+@lru_cache(maxsize=8)
+def _client(cloud: str | None, interactive: bool, registry: str | None, *address: str) -> "MLClient":
+    # `cloud` is only a part of the cache's key: the SDK reads the variable itself.
+    from azure.ai.ml import MLClient
+
+    return MLClient(credential(interactive), *address, registry_name=registry, enable_telemetry=False)
+
+
+def resource_manager() -> str:
+    """Address of the cloud's resource manager, without a trailing slash."""
+    # The SDK has no public name for the cloud that it has chosen.
+    from azure.ai.ml._azure_environments import _get_cloud_details
+
+    return _get_cloud_details()["resource_manager"].rstrip("/")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an SDK error: the rest repeats headers and trace ids."""
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,72 @@
+"""Prove the identity and the workspace, before money is spent.
+
+Source: the guide's sign-in cell. Unlike it, no browser opens unless it was asked for at a terminal.
+"""
+
+import base64
+import json
+import logging
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from retune import workspace as cloud
+from retune.errors import CloudError
+from retune.report import Identity
+from retune.request import Workspace
+from tasks.retrying import HARMLESS, is_transient
+
+log = logging.getLogger("retune.auth")
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+def sign_in(workspace: Workspace) -> Identity:
+    """The identity of a fresh token and the workspace that it opens.
+
+    Raises:
+        CloudError: no credential works (`SignInFailed`, with what was tried), or the workspace cannot be read.
+        BadRequest: the workspace's address is incomplete.
+    """
+    from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
+
+    address = cloud.find_address(workspace)
+    manager = cloud.resource_manager()
+    try:
+        token = cloud.credential(workspace.interactive).get_token(f"{manager}/.default")
+    except ClientAuthenticationError as error:
+        raise CloudError(
+            "SignInFailed",
+            f"No credential works for {manager}. Tried: {error.message}",
+            "Sign in with `az login`, set AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET, or give the worker "
+            "a managed identity; at a terminal, workspace.interactive=true opens a browser.",
+        ) from error
+    try:
+        found = cloud.workspace_client(workspace).workspaces.get(address.name)
+    except HttpResponseError as error:
+        raise CloudError(
+            "WorkspaceUnreadable",
+            f"Workspace '{address.name}' in resource group '{address.resource_group}' (from {address.found_in}) could "
+            f"not be read: {cloud.first_line(error)}",
+            "Check the three parts of the address and that the identity has the role AzureML Data Scientist.",
+        ) from error
+    claims = _claims(token.token)
+    identity = Identity(
+        principal=claims.get("oid") or claims.get("appid") or "unknown",
+        tenant=claims.get("tid", "unknown"),
+        subscription_id=address.subscription_id,
+        resource_group=address.resource_group,
+        workspace=address.name,
+        location=found.location,
+        found_in=address.found_in,
+        cloud=manager,
+    )
+    log.info("signed in as %s; workspace %s (from %s)", identity.principal, address.name, address.found_in)
+    return identity
+
+
+def _claims(token: str) -> dict[str, str]:
+    """The claims of a JWT, unverified: the service verifies, this only shows."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return {}
+    return json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))

@@ -1,0 +1,186 @@
+"""The cluster exists or is made, its size is allowed, its GPUs are counted.
+
+Source: the guide's compute cells. `inspect_compute` and `check_sizes` create nothing; `ensure_cluster` does.
+"""
+
+import logging
+from typing import TYPE_CHECKING
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from retune import workspace as cloud
+from retune.errors import BadRequest, CloudError
+from retune.report import ComputeUsed, Part
+from retune.request import Request
+from retune.waiting import finish
+from tasks.model import ModelFacts
+from tasks.retrying import HARMLESS, is_transient
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+    from azure.ai.ml.entities import AmlCompute
+
+log = logging.getLogger("retune.compute")
+
+# K80 sizes, refused by the guide when a model does not say which sizes it allows.
+UNSUPPORTED_SIZES = ("standard_nc6", "standard_nc12", "standard_nc24", "standard_nc24r")
+SERVERLESS = "serverless"
+
+
+class ComputeFacts(Part):
+    """The cluster as it is now, and what the workspace's region offers."""
+
+    used: ComputeUsed
+    exists: bool
+    region_sizes: list[str]
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+def inspect_compute(request: Request) -> ComputeFacts:
+    """What is there: the cluster's state and size, and the GPUs and price of that size.
+
+    Raises:
+        BadRequest: the size is not offered in the region or has no GPU, or an existing cluster has another size.
+        CloudError: the cluster is in the state Failed.
+    """
+    asked = request.compute
+    client = cloud.workspace_client(request.workspace)
+    sizes = {size.name.lower(): size for size in client.compute.list_sizes()}
+    if asked.size.lower() not in sizes:
+        raise BadRequest([f"compute.size '{asked.size}' is not offered in the workspace's region."])
+    cluster = None if asked.serverless else _find(client, asked.name)
+    if cluster is not None:
+        _check_cluster(cluster, asked.size)
+    size = sizes[asked.size.lower()]
+    if not size.gpus:
+        raise BadRequest([f"compute.size '{asked.size}' has no GPU. The component trains on GPUs; choose a GPU size."])
+    used = ComputeUsed(
+        name=SERVERLESS if asked.serverless else asked.name,
+        size=size.name,
+        gpus_per_node=size.gpus,
+        tier=cluster.tier if cluster is not None else asked.tier,
+        price_per_hour_usd=_price(size.__dict__),
+    )
+    return ComputeFacts(used=used, exists=cluster is not None or asked.serverless, region_sizes=list(sizes))
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def check_sizes(request: Request, model: ModelFacts, compute: ComputeFacts) -> None:
+    """Nothing, when the model allows the sizes of training and serving.
+
+    Raises:
+        BadRequest: a size is not in the model's allow list, is on the unsupported list, or is not offered.
+    """
+    problems = []
+    training, serving = compute.used.size, request.serving.instance_type
+    if model.finetune_sizes is not None and training.lower() not in model.finetune_sizes:
+        problems.append(_not_allowed("compute.size", training, model, model.finetune_sizes))
+    if model.finetune_sizes is None and training.lower() in UNSUPPORTED_SIZES:
+        problems.append(f"compute.size '{training}' is too old for fine-tuning. Choose a size with V100 GPUs or newer.")
+    if serving.lower() not in compute.region_sizes:
+        problems.append(f"serving.instance_type '{serving}' is not offered in the workspace's region.")
+    elif model.inference_sizes is not None and serving.lower() not in model.inference_sizes:
+        problems.append(_not_allowed("serving.instance_type", serving, model, model.inference_sizes))
+    if problems:
+        raise BadRequest(problems)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+def ensure_cluster(request: Request, facts: ComputeFacts) -> ComputeUsed:
+    """The cluster, ready; made when it does not exist, with low priority only when that was asked for.
+
+    Raises:
+        CloudError: `ComputeRefused`, with the service's own words (quota, policy).
+        WaitExpired: it did not become ready within limits.compute_minutes.
+    """
+    if facts.exists:
+        log.info("%s is there: %s GPU(s) a node, %s", facts.used.name, facts.used.gpus_per_node, facts.used.size)
+        return facts.used
+    asked = request.compute
+    tiers = [asked.tier]
+    if asked.tier == "dedicated" and asked.low_priority_fallback:
+        tiers.append("low_priority")
+    refusals = []
+    for tier in tiers:
+        try:
+            _create(request, tier)
+        except CloudError as refusal:
+            refusals.append(refusal)
+            continue
+        log.info("%s is made: up to %s node(s) of %s, %s", asked.name, asked.max_nodes, facts.used.size, tier)
+        return facts.used.model_copy(update={"created": True, "tier": tier})
+    raise refusals[-1]
+
+
+def _create(request: Request, tier: str) -> None:
+    from azure.ai.ml.entities import AmlCompute
+    from azure.core.exceptions import HttpResponseError
+
+    asked = request.compute
+    cluster = AmlCompute(
+        name=asked.name,
+        size=asked.size,
+        # The SDK sends 'LowPriority' only for this spelling.
+        tier=tier,
+        min_instances=asked.min_nodes,
+        max_instances=asked.max_nodes,
+        idle_time_before_scale_down=asked.idle_seconds,
+        tags={"owner": "retune"},
+    )
+    try:
+        poller = cloud.workspace_client(request.workspace).compute.begin_create_or_update(cluster)
+        made = finish(
+            poller,
+            minutes=request.limits.compute_minutes,
+            what=f"Creation of cluster '{asked.name}'",
+            limit="limits.compute_minutes",
+        )
+    except HttpResponseError as error:
+        raise CloudError(
+            "ComputeRefused",
+            f"Cluster '{asked.name}' ({asked.size}, {tier}) was refused: {cloud.first_line(error)}",
+            "Ask for quota in the portal, choose another compute.size, or set compute.low_priority_fallback=true.",
+        ) from error
+    _check_cluster(made, asked.size)
+
+
+def _find(client: "MLClient", name: str) -> "AmlCompute | None":
+    from azure.core.exceptions import ResourceNotFoundError
+
+    try:
+        return client.compute.get(name)
+    except ResourceNotFoundError:
+        return None
+
+
+def _check_cluster(cluster: "AmlCompute", size: str) -> None:
+    if str(cluster.provisioning_state).lower() == "failed":
+        raise CloudError(
+            "ComputeFailed",
+            f"Cluster '{cluster.name}' is in the state Failed.",
+            "Delete it, or choose another compute.name.",
+        )
+    if str(cluster.size).lower() != size.lower():
+        raise BadRequest(
+            [
+                f"Cluster '{cluster.name}' exists with size {cluster.size}, but compute.size is {size}. "
+                f"Set compute.size={cluster.size} or choose another compute.name."
+            ]
+        )
+
+
+def _not_allowed(key: str, size: str, model: ModelFacts, allowed: list[str]) -> str:
+    return f"{key} '{size}' is not allowed for model '{model.model.name}'. Choose one of {', '.join(allowed)}."
+
+
+def _price(size: dict[str, object]) -> float | None:
+    """List price of a Linux node, US$ per hour. The SDK leaves it in the raw attributes of the size."""
+    prices = (size.get("estimatedVMPrices") or size.get("estimated_vm_prices") or {}).get("values", [])
+    standard = [
+        price.get("retailPrice", price.get("retail_price"))
+        for price in prices
+        if str(price.get("osType", price.get("os_type"))).lower() == "linux"
+        and str(price.get("vmTier", price.get("vm_tier"))).lower() == "standard"
+    ]
+    return standard[0] if standard else None

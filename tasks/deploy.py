@@ -1,0 +1,119 @@
+"""Endpoint, deployment and traffic: the model behind a managed online endpoint, for the smoke test only.
+
+Whoever calls `create_endpoint` calls `tasks.teardown.delete_endpoint` in a `finally`, whatever happened between.
+"""
+
+import logging
+from typing import TYPE_CHECKING
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from retune import names
+from retune import workspace as cloud
+from retune.errors import CloudError
+from retune.report import Endpoint, RegisteredModel
+from retune.request import Request
+from retune.waiting import finish, pause
+from tasks.job import Submission
+from tasks.retrying import HARMLESS, is_transient
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+
+log = logging.getLogger("retune.deploy")
+
+LOG_LINES = 20
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+def create_endpoint(request: Request, submission: Submission) -> Endpoint:
+    """The run's endpoint, ready for a deployment; it carries owner, run key and expiry from its first request.
+
+    Raises:
+        CloudError: `EndpointRefused`, with the service's words.
+        WaitExpired: it is not ready within limits.deploy_minutes.
+    """
+    from azure.ai.ml.entities import ManagedOnlineEndpoint
+    from azure.core.exceptions import HttpResponseError
+
+    name = names.endpoint_name(submission.key, submission.attempt)
+    tags = names.tags(submission.key, submission.attempt) | names.expiry_tag(request.serving.expiry_hours)
+    endpoint = ManagedOnlineEndpoint(
+        name=name, auth_mode="key", tags=tags, description=f"Smoke test of job {submission.job.name}."
+    )
+    pause(0)
+    try:
+        _put_endpoint(request, endpoint, "Creation")
+    except HttpResponseError as error:
+        if (error.status_code or 0) >= 500:
+            raise
+        raise CloudError(
+            "EndpointRefused",
+            f"Endpoint '{name}' was refused: {cloud.first_line(error)}",
+            "Correct what the service says; for quota, delete unused endpoints or ask for more.",
+        ) from error
+    log.info("endpoint %s is up", name)
+    return Endpoint(name=name, deployment=request.serving.deployment, instance_type=request.serving.instance_type)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> Endpoint:
+    """The endpoint with the model deployed and all traffic on it.
+
+    Raises:
+        CloudError: `DeploymentFailed`, with the service's words and the last lines of the container's log.
+        WaitExpired: it is not ready within limits.deploy_minutes.
+    """
+    from azure.ai.ml.entities import ManagedOnlineDeployment, OnlineRequestSettings, ProbeSettings
+    from azure.core.exceptions import HttpResponseError
+
+    serving = request.serving
+    client = cloud.workspace_client(request.workspace)
+    deployment = ManagedOnlineDeployment(
+        name=endpoint.deployment,
+        endpoint_name=endpoint.name,
+        model=model.id,
+        instance_type=serving.instance_type,
+        instance_count=serving.instance_count,
+        liveness_probe=ProbeSettings(initial_delay=serving.probe_initial_delay_seconds),
+        request_settings=OnlineRequestSettings(request_timeout_ms=serving.request_timeout_seconds * 1000),
+    )
+    try:
+        finish(
+            client.online_deployments.begin_create_or_update(deployment),
+            minutes=request.limits.deploy_minutes,
+            what=f"Deployment '{endpoint.deployment}' on endpoint '{endpoint.name}'",
+            limit="limits.deploy_minutes",
+        )
+        log.info("deployment %s is ready", endpoint.deployment)
+        current = client.online_endpoints.get(endpoint.name)
+        current.traffic = {endpoint.deployment: 100}
+        _put_endpoint(request, current, "Traffic update")
+    except HttpResponseError as error:
+        raise CloudError(
+            "DeploymentFailed",
+            f"Deployment '{endpoint.deployment}' of {model.name}:{model.version} on {serving.instance_type} failed: "
+            f"{cloud.first_line(error)}{_last_log_lines(client, endpoint)}",
+            "Read the log above; for quota, choose another serving.instance_type or ask for more.",
+        ) from error
+    return endpoint
+
+
+def _put_endpoint(request: Request, endpoint: object, what: str) -> None:
+    finish(
+        cloud.workspace_client(request.workspace).online_endpoints.begin_create_or_update(endpoint),
+        minutes=request.limits.deploy_minutes,
+        what=f"{what} of endpoint '{endpoint.name}'",
+        limit="limits.deploy_minutes",
+    )
+
+
+def _last_log_lines(client: "MLClient", endpoint: Endpoint) -> str:
+    from azure.core.exceptions import HttpResponseError
+
+    try:
+        text = client.online_deployments.get_logs(endpoint.deployment, endpoint.name, lines=LOG_LINES)
+    except HttpResponseError:
+        return " (no log: the container was not started)"
+    return f"\n{text.strip()}" if text.strip() else " (the container's log is empty)"

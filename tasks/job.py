@@ -1,0 +1,256 @@
+"""Build, submit or take over, wait for and cancel the training job.
+
+Submitting and waiting are separate tasks: the job's name is derived from the run's key and attempt, so a repeated
+submission finds the job instead of making a second one. The wait is our own loop, because `jobs.stream` returns
+without an error for jobs that were cancelled. The flow calls `cancel_run` when either ends other than well.
+"""
+
+import contextlib
+import io
+import logging
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from retune import names
+from retune import workspace as cloud
+from retune.errors import CloudError, JobFailed, WaitExpired
+from retune.report import ComputeUsed, Part, PreparedData
+from retune.report import Job as JobReport
+from retune.request import Request, Workspace
+from retune.waiting import pause
+from tasks.compute import SERVERLESS
+from tasks.model import OUTPUT, ModelFacts, display_name
+from tasks.retrying import HARMLESS, is_transient
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+    from azure.ai.ml.entities import Job, PipelineJob
+
+log = logging.getLogger("retune.job")
+
+TRAINED_MODEL = "trained_model"
+ATTEMPTS = 20
+ENDED_BADLY = ("Failed", "Canceled")
+# A job that is NotResponding or Paused may come back; the run limit covers those that do not.
+WAITING_TO_RUN = ("NotStarted", "Starting", "Provisioning", "Preparing", "Queued", "Scheduled", "Unknown")
+STEPS = ("model_import", "preprocess", "finetune", "model_evaluation")
+
+
+class Submission(Part):
+    """A job that the service has accepted."""
+
+    job: JobReport
+    key: str
+    attempt: int
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+def submit_job(request: Request, key: str, model: ModelFacts, compute: ComputeUsed, data: PreparedData) -> Submission:
+    """The run's job, newly submitted or already there. A job that failed or was cancelled makes the next attempt.
+
+    Raises:
+        CloudError: `JobRefused`, with the service's words, or `JobNameTaken` when the name stands for another request.
+    """
+    client = cloud.workspace_client(request.workspace)
+    attempt, present = _next_attempt(client, key)
+    if present is None:
+        present, attached = _create(client, request, key, attempt, model, compute, data)
+    else:
+        attached = True
+    digest = names.request_digest(request)
+    if present.tags.get("retune.request") != digest:
+        raise CloudError(
+            "JobNameTaken",
+            f"Job '{present.name}' exists for another request (digest {present.tags.get('retune.request')}, "
+            f"this one has {digest}).",
+            "Use another run key, or repeat the first request unchanged.",
+        )
+    log.info("%s %s", "took over" if attached else "submitted", present.name)
+    return Submission(job=_report(present, attached), key=key, attempt=attempt)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def wait_for_job(request: Request, submission: Submission) -> JobReport:
+    """The job, Completed.
+
+    Raises:
+        JobFailed: it ended Failed or Canceled; the message has the failing step and the last lines of its log.
+        WaitExpired: the queue or the run limit passed.
+    """
+    status = _follow(request, submission.job.name)
+    if status != "Completed":
+        raise _failure(cloud.workspace_client(request.workspace), submission.job.name, status)
+    seconds = (datetime.now(UTC) - submission.job.created).total_seconds()
+    return submission.job.model_copy(update={"status": status, "seconds": round(seconds, 1)})
+
+
+def cancel_run(workspace: Workspace, key: str) -> None:
+    """Ask for the cancellation of the run's job, if it has one that still goes on. Does not wait."""
+    from azure.core.exceptions import AzureError
+
+    client = cloud.workspace_client(workspace)
+    try:
+        _, job = _next_attempt(client, key)
+        if job is not None and job.status not in ("Completed", "CancelRequested"):
+            client.jobs.begin_cancel(job.name)
+            log.warning("asked for the cancellation of %s", job.name)
+    except (AzureError, CloudError) as error:
+        log.error("the job of run %s could not be cancelled: %s", key, cloud.first_line(error))
+
+
+def build_pipeline(
+    request: Request, model: ModelFacts, compute: ComputeUsed, data: PreparedData, component: object
+) -> "PipelineJob":
+    """The guide's pipeline: one node of the registry component, its inputs, and the output `trained_model`."""
+    from azure.ai.ml import Input, dsl
+
+    inputs = {parameter.name: parameter.value for parameter in model.parameters if parameter.source != "component"}
+    inputs[request.model.path_input] = Input(type=component.inputs[request.model.path_input].type, path=model.model.id)
+    for role, split in data.splits.items():
+        inputs[f"{role}_file_path"] = Input(type="uri_file", path=str(Path(split.path)))
+    kind, value = ("instance_type", compute.size) if compute.name == SERVERLESS else ("compute", compute.name)
+    inputs |= {f"{kind}_{step}": value for step in STEPS if f"{kind}_{step}" in model.inputs}
+    if "number_of_gpu_to_use_finetuning" in model.inputs:
+        inputs["number_of_gpu_to_use_finetuning"] = compute.gpus_per_node
+
+    @dsl.pipeline(name="retune-finetune")
+    def finetune() -> dict[str, object]:
+        node = component(**inputs)
+        return {TRAINED_MODEL: node.outputs[OUTPUT]}
+
+    pipeline = finetune()
+    pipeline.settings.force_rerun = True
+    pipeline.settings.continue_on_step_failure = False
+    return pipeline
+
+
+def _next_attempt(client: "MLClient", key: str) -> "tuple[int, Job | None]":
+    """The number of the attempt to make, and its job when there is one to take over."""
+    for attempt in range(1, ATTEMPTS + 1):
+        job = _find(client, names.job_name(key, attempt))
+        if job is None or job.status not in ENDED_BADLY:
+            return attempt, job
+    raise CloudError(
+        "TooManyAttempts",
+        f"All {ATTEMPTS} attempts of run '{key}' failed or were cancelled.",
+        "Look at the last one's error, then start a run with another key.",
+    )
+
+
+def _create(
+    client: "MLClient",
+    request: Request,
+    key: str,
+    attempt: int,
+    model: ModelFacts,
+    compute: ComputeUsed,
+    data: PreparedData,
+) -> "tuple[Job, bool]":
+    """The job and whether another submission was first."""
+    from azure.core.exceptions import HttpResponseError
+
+    where = request.workspace
+    component = cloud.registry_client(where, where.component_registry).components.get(
+        request.model.component, version=model.component_version
+    )
+    pipeline = build_pipeline(request, model, compute, data, component)
+    pipeline.name = names.job_name(key, attempt)
+    nodes = next((int(p.value) for p in model.parameters if p.name == "num_nodes_finetune"), 1)
+    pipeline.display_name = display_name(model.model.name, model.parameters, compute.gpus_per_node, nodes)
+    pipeline.tags = names.tags(key, attempt) | {
+        "retune.request": names.request_digest(request),
+        "retune.data": data.splits["train"].sha256,
+    }
+    try:
+        return client.jobs.create_or_update(pipeline, experiment_name=f"chat_completion_{model.model.name}"), False
+    except HttpResponseError as error:
+        present = _find(client, pipeline.name)
+        if present is not None:
+            return present, True
+        raise CloudError(
+            "JobRefused",
+            f"Job '{pipeline.name}' was refused: {cloud.first_line(error)}",
+            "Correct the request as the service says.",
+        ) from error
+
+
+def _find(client: "MLClient", name: str) -> "Job | None":
+    from azure.core.exceptions import ResourceNotFoundError
+
+    try:
+        return client.jobs.get(name)
+    except ResourceNotFoundError:
+        return None
+
+
+def _report(job: "Job", attached: bool) -> JobReport:
+    return JobReport(
+        name=job.name,
+        display_name=job.display_name or job.name,
+        experiment=job.experiment_name,
+        status=job.status,
+        attached=attached,
+        created=job.creation_context.created_at,
+        studio_url=job.studio_url,
+    )
+
+
+def _follow(request: Request, name: str) -> str:
+    """The job's final status; logs every change of it, of its steps and of the loss on the way."""
+    client = cloud.workspace_client(request.workspace)
+    limits = request.limits
+    started = phase_began = time.monotonic()
+    running, seen = False, ""
+    while True:
+        status = client.jobs.get(name).status
+        if status in ("Completed", *ENDED_BADLY):
+            log.info("%s", status)
+            return status
+        if status not in WAITING_TO_RUN and not running:
+            running, phase_began = True, time.monotonic()
+        progress = f"{status}: {_steps(client, name)}"
+        if progress != seen:
+            log.info("%s (%.0f s)", progress, time.monotonic() - started)
+            seen = progress
+        minutes = limits.run_minutes if running else limits.queue_minutes
+        if time.monotonic() - phase_began > minutes * 60:
+            limit = "run_minutes" if running else "queue_minutes"
+            raise WaitExpired(
+                "JobTooSlow",
+                f"Job '{name}' is {status} after {minutes:g} minutes.",
+                f"Raise limits.{limit}, or see why in Azure ML studio.",
+            )
+        pause(limits.poll_seconds)
+
+
+def _steps(client: "MLClient", name: str) -> str:
+    """The steps that the job has begun, with their states, e.g. `import Completed, finetune Running`."""
+    children = [child for child in client.jobs.list(parent_job_name=name) if child is not None]
+    return ", ".join(f"{child.display_name} {child.status}" for child in children) or "no step yet"
+
+
+def _failure(client: "MLClient", name: str, status: str) -> JobFailed:
+    if status == "Canceled":
+        return JobFailed("JobCanceled", f"Job '{name}' was cancelled.", "Start the run again when it should go on.")
+    return JobFailed(
+        "JobFailed",
+        f"Job '{name}' failed ({_steps(client, name)}). {_service_error(client, name)}",
+        "Correct what the step says, then run again.",
+    )
+
+
+def _service_error(client: "MLClient", name: str) -> str:
+    """What the service says of a failed job. The SDK tells it only as the exception that ends `stream`."""
+    from azure.ai.ml.exceptions import JobException
+
+    with contextlib.redirect_stdout(io.StringIO()) as logs:
+        try:
+            client.jobs.stream(name)
+        except JobException as error:
+            return str(error)
+    return logs.getvalue()[-2000:]

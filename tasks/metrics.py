@@ -1,0 +1,65 @@
+"""Training and evaluation metrics of the job, through MLflow tracking at the workspace's tracking URI.
+
+Source: the guide's outline ("review training and evaluation metrics"), for which it has no cell. The component logs
+the steps' metrics on the job's own run too.
+"""
+
+import logging
+import math
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from retune import workspace as cloud
+from retune.report import Part
+from retune.request import Request
+from retune.waiting import wait_until
+from tasks.retrying import HARMLESS, is_transient
+
+log = logging.getLogger("retune.metrics")
+
+# Metrics appear in the tracking store a moment after they were logged.
+VISIBLE_WITHIN_SECONDS = 60
+
+
+class JobMetrics(Part):
+    """Last value of each metric of the job and its steps, and which weights ran where the job says so."""
+
+    values: dict[str, float]
+    weights: str | None = None
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+def read_metrics(request: Request, job: str) -> JobMetrics:
+    """The metrics of the job's run and of its steps; the job's own win. Perplexity is exp(loss).
+
+    Raises:
+        WaitExpired: no metric became visible.
+    """
+    import mlflow
+
+    client = cloud.workspace_client(request.workspace)
+    workspace = client.workspaces.get(client.workspace_name)
+    tracking = mlflow.MlflowClient(tracking_uri=workspace.mlflow_tracking_uri)
+    runs = wait_until(
+        lambda: _runs_with_metrics(tracking, job),
+        seconds=VISIBLE_WITHIN_SECONDS,
+        every=2,
+        what=f"Metrics of job '{job}' at {workspace.mlflow_tracking_uri}",
+        fix="See the job's logs in Azure ML studio: the training step may have logged none.",
+    )
+    values = {name: value for run in runs for name, value in run.data.metrics.items() if math.isfinite(value)}
+    for moment in ("before", "after"):
+        if f"eval_loss_{moment}" in values:
+            values[f"perplexity_{moment}"] = math.exp(values[f"eval_loss_{moment}"])
+    weights = next((run.data.tags["base_weights"] for run in runs if "base_weights" in run.data.tags), None)
+    log.info("%d metrics; eval_loss %s", len(values), values.get("eval_loss", "not logged"))
+    return JobMetrics(values=values, weights=weights)
+
+
+def _runs_with_metrics(tracking: "mlflow.MlflowClient", job: str) -> "list[mlflow.entities.Run] | None":  # noqa: F821
+    """The steps' runs and last the job's, once any has metrics."""
+    root = tracking.get_run(job)
+    steps = tracking.search_runs([root.info.experiment_id], filter_string=f"tags.mlflow.rootRunId = '{job}'")
+    runs = [run for run in steps if run.info.run_id != job] + [root]
+    return runs if any(run.data.metrics for run in runs) else None

@@ -1,0 +1,144 @@
+"""Ask the endpoint questions of the test split and check that it answers.
+
+Source: the guide's scoring cell. Unlike it, the choice of rows has a seed, and an empty or malformed answer fails.
+The call is our own, because the SDK's `invoke` keeps the key of one endpoint in a header dictionary that later calls share.
+"""
+
+import json
+import logging
+import random
+import time
+from pathlib import Path
+
+import requests
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from requests.adapters import HTTPAdapter
+from urllib3 import Retry
+
+from retune import workspace as cloud
+from retune.errors import CloudError
+from retune.report import Answer, Endpoint, PreparedData
+from retune.request import Request, Score
+from retune.waiting import pause
+
+log = logging.getLogger("retune.score")
+
+# The gateway answers these while a fresh deployment's instances join; a repeat of a question is harmless.
+BUSY = Retry(total=5, backoff_factor=1, status_forcelist=(429, 502, 503), allowed_methods=None, raise_on_status=False)
+FIXES = {
+    401: "The endpoint's key was refused: see the endpoint's authentication mode.",
+    404: "No deployment has traffic: see the endpoint's traffic rules.",
+    408: "Raise serving.request_timeout_seconds or lower score.max_new_tokens.",
+    424: "The model's own code failed: see the deployment's log.",
+    429: "The deployment is overloaded: raise serving.instance_count.",
+}
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def ask(request: Request, endpoint: Endpoint, data: PreparedData) -> list[Answer]:
+    """The answers to `score.rows` rows of the test split, chosen by `score.seed`.
+
+    Raises:
+        CloudError: `ScoringRefused`, `EmptyAnswer` or `MalformedAnswer`.
+    """
+    client = cloud.workspace_client(request.workspace)
+    uri = client.online_endpoints.get(endpoint.name).scoring_uri
+    key = client.online_endpoints.get_keys(endpoint.name).primary_key
+    answers = []
+    with requests.Session() as session:
+        session.mount("https://", HTTPAdapter(max_retries=BUSY))
+        session.headers["Authorization"] = f"Bearer {key}"
+        for conversation, expected in choose_rows(Path(data.splits["test"].path), request.score):
+            pause(0)
+            began = time.monotonic()
+            output = _question(session, uri, conversation, request)
+            answers.append(
+                Answer(
+                    prompt=conversation[-1]["content"],
+                    expected=expected,
+                    output=output,
+                    seconds=round(time.monotonic() - began, 2),
+                )
+            )
+            log.info("%d/%d answered in %.1f s", len(answers), request.score.rows, answers[-1].seconds)
+    return answers
+
+
+def choose_rows(path: Path, score: Score) -> list[tuple[list[dict[str, str]], str]]:
+    """Conversations that end with a user turn, each with the answer that the row itself gives (empty if none)."""
+    rows = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
+    chosen = random.Random(score.seed).sample(rows, min(score.rows, len(rows)))
+    return [_split_last_answer(messages) for messages in chosen]
+
+
+def build_payload(conversation: list[dict[str, str]], score: Score) -> dict[str, object]:
+    """The request's body in either shape: `nested` for the MLflow server, `flat` for the base model's own."""
+    parameters = {
+        "temperature": score.temperature,
+        "top_p": score.top_p,
+        "do_sample": score.do_sample,
+        "max_new_tokens": score.max_new_tokens,
+    }
+    if score.payload == "flat":
+        return {"input_data": {"input_string": conversation, "parameters": parameters}}
+    return {"input_data": {"input_string": [conversation], "parameters": parameters}, "params": {}}
+
+
+def read_answer(body: object) -> str:
+    """The text in `{"output": ...}`, in a list of one, or alone.
+
+    Raises:
+        CloudError: `MalformedAnswer` or `EmptyAnswer`.
+    """
+    value = body
+    while isinstance(value, (list, dict)):
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        elif isinstance(value, dict) and "output" in value:
+            value = value["output"]
+        else:
+            break
+    if not isinstance(value, str):
+        raise CloudError(
+            "MalformedAnswer",
+            f"The endpoint answered {json.dumps(body)[:300]}, which holds no text.",
+            "Try the other score.payload (nested or flat); see the deployment's log.",
+        )
+    if not value.strip():
+        raise CloudError(
+            "EmptyAnswer",
+            "The endpoint answered an empty text.",
+            "See the deployment's log and the job's metrics; raise score.max_new_tokens.",
+        )
+    return value.strip()
+
+
+def _split_last_answer(messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], str]:
+    last_user = max(index for index, message in enumerate(messages) if message["role"] == "user")
+    turns = [{"role": turn["role"], "content": turn["content"]} for turn in messages[: last_user + 1]]
+    return turns, "".join(turn["content"] for turn in messages[last_user + 1 : last_user + 2])
+
+
+def _question(session: requests.Session, uri: str, conversation: list[dict[str, str]], request: Request) -> str:
+    seconds = request.serving.request_timeout_seconds
+    try:
+        # A little above the service's own limit, so that its 408 comes first.
+        response = session.post(uri, json=build_payload(conversation, request.score), timeout=(10, seconds + 15))
+    except requests.RequestException as error:
+        raise CloudError(
+            "ScoringRefused", f"The endpoint at {uri} did not answer: {error}", "See the deployment's log."
+        ) from error
+    if response.status_code != 200:
+        reason = response.headers.get("ms-azureml-model-error-reason") or response.text[:300]
+        raise CloudError(
+            "ScoringRefused",
+            f"The endpoint answered HTTP {response.status_code}: {reason}",
+            FIXES.get(response.status_code, "See the deployment's log."),
+        )
+    try:
+        return read_answer(response.json())
+    except requests.JSONDecodeError as error:
+        raise CloudError(
+            "MalformedAnswer", f"The endpoint answered no JSON: {response.text[:300]}", "See the deployment's log."
+        ) from error

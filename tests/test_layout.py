@@ -1,0 +1,59 @@
+"""The house rules: imports go downward only, importing the flow is light, and help is quick."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("flows", "tasks", "retune", "azureml_emulator", "trainer")
+ALLOWED = {
+    "flows": {"flows", "tasks", "retune"},
+    "tasks": {"tasks", "retune"},
+    # The command line is the one place that reaches up to the flow that it runs.
+    "retune": {"retune"},
+    "azureml_emulator": {"azureml_emulator"},
+    "trainer": {"trainer"},
+}
+
+
+def imported_packages(path: Path) -> set[str]:
+    """First names of everything that a module imports, also inside functions."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_go_downward_only(package: str) -> None:
+    """flows -> tasks -> retune; the emulator and the trainer import nothing of ours."""
+    wrong = {
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in (ROOT / package).rglob("*.py")
+        for name in imported_packages(path) & set(PACKAGES) - ALLOWED[package]
+    }
+
+    assert wrong - {"retune/cli.py imports flows"} == set()
+
+
+@pytest.mark.parametrize("module", ["torch", "transformers", "azure.ai.ml", "datasets", "mlflow", "pandas"])
+def test_importing_the_flow_leaves_heavy_packages_alone(module: str) -> None:
+    """A worker that loads the flow pays for Prefect only."""
+    code = f"import sys, flows.finetune; sys.exit({module!r} in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_help_names_the_exit_codes() -> None:
+    """The help text is complete without a look into the documentation."""
+    command = [sys.executable, "-m", "flows.finetune", "--help"]
+    shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+
+    assert "0 completed, 1 the run failed, 2 bad request (nothing was created), 130 interrupted" in shown
+    assert "--set SECTION.KEY=VALUE" in shown

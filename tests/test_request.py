@@ -1,0 +1,109 @@
+"""Presets and `--set`: what is accepted, and that every problem is named with its place."""
+
+from pathlib import Path
+
+import pytest
+
+from retune.errors import BadRequest
+from retune.request import PRESETS, Request, Section, find_preset, load, parse_run_key
+
+
+def problems_of(text: str, tmp_path: Path, *assignments: str) -> list[str]:
+    """The problems of a preset with this text."""
+    path = tmp_path / "preset.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(BadRequest) as caught:
+        load(str(path), list(assignments))
+    return caught.value.problems
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_preset_loads(path: Path) -> None:
+    """Each preset file is a complete, valid request."""
+    assert isinstance(load(path.stem, []), Request)
+
+
+def test_every_field_has_a_description() -> None:
+    """A key's description is its only documentation, so none is missing."""
+    sections = [Request, *Section.__subclasses__()]
+    missing = [
+        f"{section.__name__}.{name}"
+        for section in sections
+        for name, field in section.model_fields.items()
+        if not field.description
+    ]
+
+    assert missing == []
+
+
+def test_set_overrides_one_key_and_keeps_the_preset_s_others(tmp_path: Path) -> None:
+    """`--set` merges into a section instead of replacing it."""
+    path = tmp_path / "preset.yaml"
+    path.write_text("data:\n  source: somewhere/chats\n  fraction: 0.5\n", encoding="utf-8")
+
+    request = load(str(path), ["data.fraction=0.25", "training.learning_rate=1e-3"])
+
+    assert request.data.source == "somewhere/chats"
+    assert request.data.fraction == 0.25
+    assert request.training == {"learning_rate": "1e-3"}
+
+
+def test_all_problems_are_reported_at_once_with_file_and_line(tmp_path: Path) -> None:
+    """Five problems in one file are five messages, each with its line."""
+    text = "modle:\n  name: x\ndata:\n  fraction: 3\n  frction: 1\ncompute:\n  tier: spot\ntraining:\n  a: [1]\n"
+    found = problems_of(text, tmp_path)
+
+    assert [problem.split(": ")[0].rsplit(":", 1)[1] for problem in found] == ["4", "5", "7", "9", "1"]
+    assert any("unknown key 'modle'. Did you mean 'model'?" in problem for problem in found)
+    assert any("unknown key 'data.frction'. Did you mean 'fraction'?" in problem for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "fix"),
+    [
+        ("data.fraction=0", "greater than 0"),
+        ("data.fraction=1.5", "less than or equal to 1"),
+        ("data.fraction=abc", "valid number"),
+        ("data.on_bad_row=ignore", "'fail' or 'drop'"),
+        ("compute.name=a", "match pattern"),
+        ("compute.name=gpu-1", "must not end in a hyphen and digits"),
+        ("compute.min_nodes=3", "min_nodes 3 is above max_nodes 1"),
+        ("compute.tier=spot", "'dedicated' or 'low_priority'"),
+        ("serving.instance_count=0", "greater than or equal to 1"),
+        ("serving.request_timeout_seconds=181", "less than or equal to 180"),
+        ("serving.deployment=Demo", "match pattern"),
+        ("score.rows=0", "greater than or equal to 1"),
+        ("score.payload=json", "'nested' or 'flat'"),
+        ("training.learning_rate=[1]", "Expected a text, a number, true or false"),
+        ("nonsense", "section.key=value"),
+        ("servng.instance_count=1", "Did you mean 'serving'?"),
+        ("data=folder", "section.key=value"),
+        ("data.validation_split=train_sft", "must differ"),
+        ("limits.poll_seconds=0", "greater than or equal to 0.2"),
+    ],
+)
+def test_a_wrong_assignment_is_refused_with_its_fix(assignment: str, fix: str, tmp_path: Path) -> None:
+    """Each wrong value names the key and says what is expected."""
+    found = problems_of("data: {}\n", tmp_path, assignment)
+
+    assert len(found) == 1
+    assert fix in found[0]
+
+
+@pytest.mark.parametrize("text", ["data: [", "- a\n- b\n", "just text"], ids=["broken", "list", "text"])
+def test_a_file_that_is_no_preset_is_refused(text: str, tmp_path: Path) -> None:
+    """YAML that is broken or has no sections is a bad request, not a traceback."""
+    assert "preset.yaml" in problems_of(text, tmp_path)[0]
+
+
+def test_an_unknown_preset_lists_the_known_ones() -> None:
+    """A mistyped preset name shows the names that exist."""
+    with pytest.raises(BadRequest, match=r"Preset 'lcoal' is neither .*local"):
+        find_preset("lcoal")
+
+
+@pytest.mark.parametrize("key", ["", "a b", "-x", "x" * 65, "ü"])
+def test_a_run_key_that_azure_names_cannot_hold_is_refused(key: str) -> None:
+    """Keys become parts of job names and tags."""
+    with pytest.raises(BadRequest, match="run-key"):
+        parse_run_key(key)
