@@ -1,4 +1,4 @@
-"""What surrounds the recipe: the run's key, its report, honest final states, clean-up that a second Ctrl-C does not end."""
+"""What surrounds the recipe: key and report of the run, honest final states, clean-up that no second Ctrl-C ends."""
 
 import contextlib
 import logging

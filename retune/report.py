@@ -1,6 +1,6 @@
 """What a run says at the end, as one JSON document (schema 1) and as text.
 
-Each task returns the section of the report that it answers for. `python -m retune.report` prints docs/report.md.
+Each task returns the section of the report that it answers for. docs/report.md is generated from these models.
 """
 
 from datetime import datetime

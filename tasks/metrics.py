@@ -52,9 +52,16 @@ def read_metrics(request: Request, job: str) -> JobMetrics:
     for moment in ("before", "after"):
         if f"eval_loss_{moment}" in values:
             values[f"perplexity_{moment}"] = math.exp(values[f"eval_loss_{moment}"])
-    weights = next((run.data.tags["base_weights"] for run in runs if "base_weights" in run.data.tags), None)
     log.info("%d metrics; eval_loss %s", len(values), values.get("eval_loss", "not logged"))
-    return JobMetrics(values=values, weights=weights)
+    return JobMetrics(values=values, weights=_weights(runs[-1].data.params))
+
+
+def _weights(parameters: dict[str, str]) -> str | None:
+    """Which weights the training step says it loaded, e.g. `tiny-phi3, 1,020,544 parameters, sha256 1f3a…`."""
+    name, count = parameters.get("base_model_name"), parameters.get("base_model_parameters")
+    if not (name and count):
+        return None
+    return f"{name}, {int(count):,} parameters, sha256 {parameters.get('base_model_sha256', 'unknown')[:12]}"
 
 
 def _runs_with_metrics(tracking: "mlflow.MlflowClient", job: str) -> "list[mlflow.entities.Run] | None":  # noqa: F821

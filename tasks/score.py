@@ -1,7 +1,7 @@
 """Ask the endpoint questions of the test split and check that it answers.
 
 Source: the guide's scoring cell. Unlike it, the choice of rows has a seed, and an empty or malformed answer fails.
-The call is our own, because the SDK's `invoke` keeps the key of one endpoint in a header dictionary that later calls share.
+The call is our own, because the SDK's `invoke` keeps one endpoint's key in a header dictionary that later calls share.
 """
 
 import json
