@@ -47,7 +47,7 @@ def finetune(request: Request, run_key: RunKey | None = None) -> State:
         report.parameters, report.warnings = model.parameters, model.warnings
 
         report.compute = cluster = ensure_cluster(request, compute)
-        with cancelling_job(request, run.key):
+        with cancelling_job(run, request):
             submission = submit_job(request, run.key, model, cluster, data)
             report.run, report.job = Run(attempt=submission.attempt), submission.job
             report.job = wait_for_job(request, submission)

@@ -106,13 +106,15 @@ def gather(*futures: PrefectFuture) -> list:
 
 
 @contextlib.contextmanager
-def cancelling_job(request: Request, key: str) -> Iterator[None]:
+def cancelling_job(run: Recorder, request: Request) -> Iterator[None]:
     """Ask for the cancellation of the run's job when the body ends other than well, also by a signal."""
     try:
         yield
     except BaseException:
         with _signals_held("still asking for the job's cancellation"):
-            cancel_run(request.workspace, key)
+            status = cancel_run(request.workspace, run.key)
+        if run.report.job and status:
+            run.report.job = run.report.job.model_copy(update={"status": status})
         raise
 
 

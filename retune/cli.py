@@ -71,25 +71,21 @@ def run(request: "Request", key: str | None) -> "Report":  # noqa: F821
 
 
 def _configure_logging(quiet: bool) -> None:
-    """Lines like `12.3 job: Running` for Retune's own loggers, on stderr."""
-    from rich.console import Console
-    from rich.logging import RichHandler
-
-    handler = RichHandler(
-        console=Console(stderr=True), show_path=False, omit_repeated_times=False, log_time_format="%H:%M:%S"
-    )
+    """Lines like `02:41:07  job  submitted retune-...` from Retune's own loggers, on stderr."""
+    handler = logging.StreamHandler()
     handler.setFormatter(_StepFormatter())
     logger = logging.getLogger("retune")
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
-    logger.propagate = False
 
 
 class _StepFormatter(logging.Formatter):
-    """The step, which is the logger's last name, and the message."""
+    """Time of day, the step (the logger's last name) and the message; the level where it is above INFO."""
 
     def format(self, record: logging.LogRecord) -> str:
-        text = f"{record.name.rpartition('.')[2]:<9} {record.getMessage()}"
+        level = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
+        step = record.name.rpartition(".")[2]
+        text = f"{self.formatTime(record, '%H:%M:%S')}  {step:<8}  {level}{record.getMessage()}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 

@@ -23,8 +23,8 @@ def report_page() -> str:
         [
             "# The report",
             "",
-            "`python -m flows.finetune --json` prints one JSON document on stdout: schema 1. The same document stays in",
-            "`.retune/runs/<flow run id>.json`. A section that the run did not reach is `null` or empty.",
+            "`python -m flows.finetune --json` prints one JSON document on stdout: schema 1. The same document stays",
+            "in `.retune/runs/<flow run id>.json`. A section that the run did not reach is `null` or empty.",
             "",
             "| status | exit code |",
             "|---|---|",
@@ -43,7 +43,8 @@ def presets_page() -> str:
         [
             "# Presets and `--set`",
             "",
-            "One YAML file is one complete run; `--set section.key=value` changes one key of it. Unknown keys are refused.",
+            "One YAML file is one complete run; `--set section.key=value` changes one key of it.",
+            "Unknown keys are refused.",
             "",
             *_tables(Request, "Sections"),
         ]

@@ -15,6 +15,7 @@ from retune.errors import RetuneError
 from retune.request import ParameterValue
 
 Status = Literal["completed", "failed", "cancelled", "rejected", "skipped"]
+FILE_WIDTH = 120
 EXIT_CODES: dict[Status, int] = {"completed": 0, "skipped": 0, "failed": 1, "rejected": 2, "cancelled": 130}
 
 
@@ -187,7 +188,9 @@ def refused(error: RetuneError) -> Report:
 
 def render(report: Report) -> None:
     """Print the report for a person, on stdout."""
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
     console.print(Text(f"Retune: {report.status}", style="bold"), f"in {report.run.seconds:g} s")
     for title, rows in _facts(report).items():
         if rows:

@@ -26,6 +26,7 @@ log = logging.getLogger("retune.servers")
 
 START_SECONDS = 90
 STOP_SECONDS = 10
+DRAIN_SECONDS = 5
 QUIET_PREFECT = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
 
@@ -64,7 +65,10 @@ def prefect_api() -> Iterator[None]:
         _wait_until_healthy(f"{url}/api/health", process)
         log.info("Prefect's page for this run: %s", url)
         with temporary_settings({PREFECT_API_URL: f"{url}/api"}):
-            yield
+            try:
+                yield
+            finally:
+                _send_what_is_queued()
 
 
 def serve_prefect(port: int) -> None:
@@ -76,6 +80,15 @@ def serve_prefect(port: int) -> None:
         sys.stdin.read()
     finally:
         _end(server)
+
+
+def _send_what_is_queued() -> None:
+    """Let Prefect's threads send the last logs and events while the server is still there."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=DRAIN_SECONDS)
 
 
 @contextlib.contextmanager

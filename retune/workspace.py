@@ -5,6 +5,7 @@ Clients and credentials stay in this process; they hold secrets and are never pa
 """
 
 import json
+import logging
 import os
 import sys
 from functools import lru_cache
@@ -107,6 +108,8 @@ def _client(cloud: str | None, interactive: bool, registry: str | None, *address
     # `cloud` is only a part of the cache's key: the SDK reads the variable itself.
     from azure.ai.ml import MLClient
 
+    # The SDK gives its logger a handler of its own on stderr; what the steps do, the tasks say.
+    logging.getLogger("azure.ai.ml").setLevel(logging.ERROR)
     return MLClient(credential(interactive), *address, registry_name=registry, enable_telemetry=False)
 
 

@@ -7,9 +7,11 @@ without an error for jobs that were cancelled. The flow calls `cancel_run` when 
 
 import contextlib
 import io
+import json
 import logging
 import time
 from datetime import UTC, datetime
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,7 @@ from retune.errors import CloudError, JobFailed, WaitExpired
 from retune.report import ComputeUsed, Part, PreparedData
 from retune.report import Job as JobReport
 from retune.request import Request, Workspace
+from retune.tracking import tracking_client
 from retune.waiting import pause
 from tasks.compute import SERVERLESS
 from tasks.model import OUTPUT, ModelFacts, display_name
@@ -36,6 +39,7 @@ log = logging.getLogger("retune.job")
 TRAINED_MODEL = "trained_model"
 ATTEMPTS = 20
 ENDED_BADLY = ("Failed", "Canceled")
+ENDED = ("Completed", *ENDED_BADLY)
 # A job that is NotResponding or Paused may come back; the run limit covers those that do not.
 WAITING_TO_RUN = ("NotStarted", "Starting", "Provisioning", "Preparing", "Queued", "Scheduled", "Unknown")
 STEPS = ("model_import", "preprocess", "finetune", "model_evaluation")
@@ -89,18 +93,24 @@ def wait_for_job(request: Request, submission: Submission) -> JobReport:
     return submission.job.model_copy(update={"status": status, "seconds": round(seconds, 1)})
 
 
-def cancel_run(workspace: Workspace, key: str) -> None:
-    """Ask for the cancellation of the run's job, if it has one that still goes on. Does not wait."""
+def cancel_run(workspace: Workspace, key: str) -> str | None:
+    """Ask for the cancellation of the run's job, if it has one that still goes on. Does not wait.
+
+    The status of the run's last job afterwards; None when it has none or it could not be read.
+    """
     from azure.core.exceptions import AzureError
 
     client = cloud.workspace_client(workspace)
     try:
-        _, job = _next_attempt(client, key)
-        if job is not None and job.status not in ("Completed", "CancelRequested"):
-            client.jobs.begin_cancel(job.name)
-            log.warning("asked for the cancellation of %s", job.name)
+        job = _last_job(client, key)
+        if job is None or _status(job) in ENDED:
+            return _status(job) if job else None
+        client.jobs.begin_cancel(job.name)
     except (AzureError, CloudError) as error:
         log.error("the job of run %s could not be cancelled: %s", key, cloud.first_line(error))
+        return None
+    log.warning("asked for the cancellation of %s", job.name)
+    return "CancelRequested"
 
 
 def build_pipeline(
@@ -120,8 +130,8 @@ def build_pipeline(
 
     @dsl.pipeline(name="retune-finetune")
     def finetune() -> dict[str, object]:
-        node = component(**inputs)
-        return {TRAINED_MODEL: node.outputs[OUTPUT]}
+        chat_completion = component(**inputs)
+        return {TRAINED_MODEL: chat_completion.outputs[OUTPUT]}
 
     pipeline = finetune()
     pipeline.settings.force_rerun = True
@@ -133,13 +143,24 @@ def _next_attempt(client: "MLClient", key: str) -> "tuple[int, Job | None]":
     """The number of the attempt to make, and its job when there is one to take over."""
     for attempt in range(1, ATTEMPTS + 1):
         job = _find(client, names.job_name(key, attempt))
-        if job is None or job.status not in ENDED_BADLY:
+        if job is None or _status(job) not in ENDED_BADLY:
             return attempt, job
     raise CloudError(
         "TooManyAttempts",
         f"All {ATTEMPTS} attempts of run '{key}' failed or were cancelled.",
         "Look at the last one's error, then start a run with another key.",
     )
+
+
+def _last_job(client: "MLClient", key: str) -> "Job | None":
+    """The job of the run's last attempt."""
+    last = None
+    for attempt in range(1, ATTEMPTS + 1):
+        job = _find(client, names.job_name(key, attempt))
+        if job is None:
+            break
+        last = job
+    return last
 
 
 def _create(
@@ -193,29 +214,30 @@ def _report(job: "Job", attached: bool) -> JobReport:
         name=job.name,
         display_name=job.display_name or job.name,
         experiment=job.experiment_name,
-        status=job.status,
+        status=_status(job),
         attached=attached,
         created=job.creation_context.created_at,
         studio_url=job.studio_url,
     )
 
 
+def _status(job: "Job") -> str:
+    # The SDK gives an enum for some kinds of jobs and a text for others.
+    return job.status.value if isinstance(job.status, Enum) else str(job.status)
+
+
 def _follow(request: Request, name: str) -> str:
     """The job's final status; logs every change of it, of its steps and of the loss on the way."""
     client = cloud.workspace_client(request.workspace)
     limits = request.limits
-    started = phase_began = time.monotonic()
+    phase_began = time.monotonic()
     running, seen = False, ""
-    while True:
-        status = client.jobs.get(name).status
-        if status in ("Completed", *ENDED_BADLY):
-            log.info("%s", status)
-            return status
+    while (status := _status(client.jobs.get(name))) not in ENDED:
         if status not in WAITING_TO_RUN and not running:
             running, phase_began = True, time.monotonic()
-        progress = f"{status}: {_steps(client, name)}"
+        progress = ", ".join([status, *_steps(client, name), *(_losses(client, name) if running else [])])
         if progress != seen:
-            log.info("%s (%.0f s)", progress, time.monotonic() - started)
+            log.info("%s", progress)
             seen = progress
         minutes = limits.run_minutes if running else limits.queue_minutes
         if time.monotonic() - phase_began > minutes * 60:
@@ -226,31 +248,54 @@ def _follow(request: Request, name: str) -> str:
                 f"Raise limits.{limit}, or see why in Azure ML studio.",
             )
         pause(limits.poll_seconds)
+    log.info("%s", status)
+    return status
 
 
-def _steps(client: "MLClient", name: str) -> str:
-    """The steps that the job has begun, with their states, e.g. `import Completed, finetune Running`."""
-    children = [child for child in client.jobs.list(parent_job_name=name) if child is not None]
-    return ", ".join(f"{child.display_name} {child.status}" for child in children) or "no step yet"
+def _steps(client: "MLClient", name: str) -> list[str]:
+    """The steps that the job has begun, with their states, e.g. `chat_completion_finetune Running`.
+
+    A pipeline component is one child of the job, and its steps are that child's children.
+    """
+    shown = []
+    for child in client.jobs.list(parent_job_name=name):
+        steps = list(client.jobs.list(parent_job_name=child.name)) or [child]
+        shown += [f"{step.display_name} {_status(step)}" for step in steps]
+    return shown
+
+
+def _losses(client: "MLClient", name: str) -> list[str]:
+    """Epoch and loss as the job last logged them; nothing when the tracking store does not answer."""
+    import mlflow
+
+    try:
+        values = tracking_client(client).get_run(name).data.metrics
+    except mlflow.MlflowException:
+        return []
+    return [f"{metric} {values[metric]:.2f}" for metric in ("epoch", "loss", "eval_loss") if metric in values]
 
 
 def _failure(client: "MLClient", name: str, status: str) -> JobFailed:
     if status == "Canceled":
         return JobFailed("JobCanceled", f"Job '{name}' was cancelled.", "Start the run again when it should go on.")
+    steps = ", ".join(_steps(client, name))
     return JobFailed(
         "JobFailed",
-        f"Job '{name}' failed ({_steps(client, name)}). {_service_error(client, name)}",
+        f"Job '{name}' failed ({steps}). {_service_error(client, name)}",
         "Correct what the step says, then run again.",
     )
 
 
 def _service_error(client: "MLClient", name: str) -> str:
-    """What the service says of a failed job. The SDK tells it only as the exception that ends `stream`."""
+    """What the service says of a failed job. The SDK tells it only in the exception that ends `stream`."""
     from azure.ai.ml.exceptions import JobException
 
     with contextlib.redirect_stdout(io.StringIO()) as logs:
         try:
             client.jobs.stream(name)
         except JobException as error:
-            return str(error)
+            try:
+                return json.loads(str(error).partition(":")[2])["error"]["message"]
+            except (ValueError, KeyError, TypeError):
+                return str(error)
     return logs.getvalue()[-2000:]

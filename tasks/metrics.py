@@ -6,6 +6,7 @@ the steps' metrics on the job's own run too.
 
 import logging
 import math
+from typing import TYPE_CHECKING
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -13,8 +14,13 @@ from prefect.cache_policies import NO_CACHE
 from retune import workspace as cloud
 from retune.report import Part
 from retune.request import Request
+from retune.tracking import tracking_client
 from retune.waiting import wait_until
 from tasks.retrying import HARMLESS, is_transient
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
 
 log = logging.getLogger("retune.metrics")
 
@@ -36,16 +42,12 @@ def read_metrics(request: Request, job: str) -> JobMetrics:
     Raises:
         WaitExpired: no metric became visible.
     """
-    import mlflow
-
-    client = cloud.workspace_client(request.workspace)
-    workspace = client.workspaces.get(client.workspace_name)
-    tracking = mlflow.MlflowClient(tracking_uri=workspace.mlflow_tracking_uri)
+    tracking = tracking_client(cloud.workspace_client(request.workspace))
     runs = wait_until(
         lambda: _runs_with_metrics(tracking, job),
         seconds=VISIBLE_WITHIN_SECONDS,
         every=2,
-        what=f"Metrics of job '{job}' at {workspace.mlflow_tracking_uri}",
+        what=f"The first metric of job '{job}' in the tracking store",
         fix="See the job's logs in Azure ML studio: the training step may have logged none.",
     )
     values = {name: value for run in runs for name, value in run.data.metrics.items() if math.isfinite(value)}
@@ -64,7 +66,7 @@ def _weights(parameters: dict[str, str]) -> str | None:
     return f"{name}, {int(count):,} parameters, sha256 {parameters.get('base_model_sha256', 'unknown')[:12]}"
 
 
-def _runs_with_metrics(tracking: "mlflow.MlflowClient", job: str) -> "list[mlflow.entities.Run] | None":  # noqa: F821
+def _runs_with_metrics(tracking: "MlflowClient", job: str) -> "list[Run] | None":
     """The steps' runs and last the job's, once any has metrics."""
     root = tracking.get_run(job)
     steps = tracking.search_runs([root.info.experiment_id], filter_string=f"tags.mlflow.rootRunId = '{job}'")

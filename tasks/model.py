@@ -61,8 +61,10 @@ def read_model(request: Request) -> ModelFacts:
     problems += _contract_problems(request, component)
     if problems:
         raise BadRequest(problems)
-    retirement = _retirement_date(model)
-    warnings = _age_warnings(model, retirement) + warnings
+    about = _registry_properties(cloud.registry_client(where, where.registry), model)
+    archived = bool(about.get("isArchived")) or str(about.get("stage")).lower() == "archived"
+    retirement = _retirement_date(about)
+    warnings = _age_warnings(model, archived, retirement) + warnings
     for warning in warnings:
         log.warning(warning)
     log.info("%s:%s with %s:%s", model.name, model.version, component.name, component.version)
@@ -72,14 +74,14 @@ def read_model(request: Request) -> ModelFacts:
             version=model.version,
             id=model.id,
             component=f"{component.name}:{component.version}",
-            archived=_is_archived(model),
+            archived=archived,
             retirement_date=retirement,
         ),
         component_version=component.version,
         inputs=list(inputs),
         parameters=parameters,
-        finetune_sizes=_sizes(model, "finetune_compute_allow_list", "finetuneComputes"),
-        inference_sizes=_sizes(model, "inference_compute_allow_list", "inferenceComputes"),
+        finetune_sizes=_sizes(about, "finetune_compute_allow_list", "finetuneComputes"),
+        inference_sizes=_sizes(about, "inference_compute_allow_list", "inferenceComputes"),
         warnings=warnings,
     )
 
@@ -143,32 +145,35 @@ def _contract_problems(request: Request, component: "PipelineComponent") -> list
     return problems
 
 
-def _system_metadata(model: "Model") -> dict[str, object]:
-    # The SDK keeps what the registry moved out of the tags in 2026 only in this attribute.
-    return model._system_metadata or {}
+def _registry_properties(client: "MLClient", model: "Model") -> dict[str, object]:
+    """The properties of a model version as the registry sends them, `systemMetadata` and `isArchived` included.
+
+    In 2026 allow lists and dates moved there from the tags; `Model`, which `models.get` returns, has room for neither.
+    """
+    return dict(client.models._get(model.name, model.version)["properties"])
 
 
-def _sizes(model: "Model", tag: str, key: str) -> list[str] | None:
+def _system_metadata(about: dict[str, object]) -> dict[str, dict]:
+    return about.get("systemMetadata") or about.get("system_metadata") or {}
+
+
+def _sizes(about: dict[str, object], tag: str, key: str) -> list[str] | None:
     """The VM sizes that the model may use, lower case; None when neither the tag nor the metadata says."""
-    computes = _system_metadata(model).get("supportedComputes") or {}
-    sizes = read_tag(model.tags.get(tag)) or computes.get(key)
+    computes = _system_metadata(about).get("supportedComputes") or {}
+    sizes = read_tag((about.get("tags") or {}).get(tag)) or computes.get(key)
     return [size.lower() for size in sizes] if sizes else None
 
 
-def _is_archived(model: "Model") -> bool:
-    return str(model.stage or "").lower() == "archived" or bool(_system_metadata(model).get("isArchived"))
-
-
-def _retirement_date(model: "Model") -> str | None:
+def _retirement_date(about: dict[str, object]) -> str | None:
     """The day after which fine-tuning is not offered, `YYYY-MM-DD`; None when the registry gives none."""
-    deprecation = _system_metadata(model).get("deprecation") or {}
-    text = deprecation.get("finetuneRetirementDate") or model.tags.get("FinetuneRetirementDate")
+    deprecation = _system_metadata(about).get("deprecation") or {}
+    text = deprecation.get("finetuneRetirementDate") or (about.get("tags") or {}).get("FinetuneRetirementDate")
     return str(text)[:10] if text else None
 
 
-def _age_warnings(model: "Model", retirement: str | None) -> list[str]:
+def _age_warnings(model: "Model", archived: bool, retirement: str | None) -> list[str]:
     warnings = []
-    if _is_archived(model):
+    if archived:
         warnings.append(f"Model '{model.name}:{model.version}' is archived. Plan a move to one that is not.")
     if retirement and retirement < datetime.now(UTC).date().isoformat():
         warnings.append(f"Model '{model.name}:{model.version}' is past its retirement date {retirement}.")

@@ -20,7 +20,7 @@ def is_transient(task: Task, run: TaskRun, state: State) -> bool:
 
     match state.result(raise_on_failure=False):
         case HttpResponseError() as error:
-            return error.status_code in (408, 429) or (error.status_code or 0) >= 500
+            return error.status_code in (408, 429, 500, 502, 503, 504)
         case ServiceRequestError() | ServiceResponseError() | ConnectionError():
             return True
     return False

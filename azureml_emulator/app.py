@@ -1,0 +1,235 @@
+"""The whole route table, and the one adapter between the web server and the rooms.
+
+Order of a request: route, token, api-version, fault, handler. An unknown route answers 501 and an unknown api-version 400,
+both naming what was asked; nothing is guessed.
+"""
+
+import json
+import logging
+import re
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from urllib.parse import unquote
+from uuid import uuid4
+from xml.sax.saxutils import escape
+
+import anyio
+from anyio.to_thread import run_sync
+from starlette.applications import Starlette
+from starlette.concurrency import iterate_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route as WebRoute
+
+from azureml_emulator.admin import Admin
+from azureml_emulator.assets import Assets
+from azureml_emulator.blobs import STORAGE_VERSION, Blobs
+from azureml_emulator.compute import Compute
+from azureml_emulator.endpoints import Endpoints
+from azureml_emulator.faults import CutAnswer, CutResponse, Faults, with_abort
+from azureml_emulator.gateway import Gateway
+from azureml_emulator.identity import Identity
+from azureml_emulator.jobs import Jobs
+from azureml_emulator.journal import Journal
+from azureml_emulator.operations import Operations
+from azureml_emulator.registry import Registry
+from azureml_emulator.runs import Runs
+from azureml_emulator.tracking import Tracking
+from azureml_emulator.wire import NULL, Answer, Call, Json, Route, ServiceError, now
+from azureml_emulator.workspace import Workspace
+from azureml_emulator.world import Room, World
+
+log = logging.getLogger(__name__)
+
+# In the order of start and recovery; stopped in reverse.
+ROOMS = (Identity, Admin, Faults, Workspace, Blobs, Registry, Assets, Compute, Tracking, Runs, Jobs, Endpoints, Gateway)
+METHODS = ["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"]
+# A scoring call holds its thread until the model answers; the limit only guards against a flood.
+THREADS = 200
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A route ready to be matched."""
+
+    route: Route
+    pattern: re.Pattern[str]
+
+
+class Application:
+    """The rooms of one world behind one ASGI application, `web`."""
+
+    def __init__(self, world: World, journal: Journal) -> None:
+        self._world = world
+        self._journal = journal
+        world.operations = Operations(world)
+        for kind in ROOMS:
+            world.rooms[kind] = kind(world)
+        world.tokens = world.room(Identity)
+        world.faults = world.room(Faults)
+        self._rooms: list[Room] = [*world.rooms.values(), world.operations]
+        self._entries = compile_routes([route for room in self._rooms for route in room.routes()])
+        self._limiter = anyio.CapacityLimiter(THREADS)
+        self._drafts = world.settings.home / "uploads"
+        self._drafts.mkdir(exist_ok=True)
+        self.web = with_abort(Starlette(routes=[WebRoute("/{path:path}", self._serve, methods=METHODS)]))
+
+    def recover(self) -> None:
+        """Takes up what the last process left: called once, when the address is already bound."""
+        for draft in self._drafts.iterdir():
+            draft.unlink()
+        for room in self._rooms:
+            room.recover()
+
+    def stop(self) -> None:
+        for room in reversed(self._rooms):
+            room.stop()
+
+    async def _serve(self, request: Request) -> Response:
+        started = time.monotonic()
+        upload: Path | None = None
+        try:
+            call, entry = self._read(request)
+            if entry and entry.route.streamed:
+                upload = await self._save_body(request)
+                call = replace_body(call, b"", upload)
+            else:
+                call = replace_body(call, await request.body(), None)
+            answer = await run_sync(self._answer, call, entry, limiter=self._limiter)
+        finally:
+            if upload:
+                upload.unlink(missing_ok=True)
+        self._journal.write(call, entry.route if entry else None, answer, time.monotonic() - started)
+        return to_response(answer)
+
+    def _read(self, request: Request) -> tuple[Call, Entry | None]:
+        raw_path = request.scope.get("raw_path", b"").decode("ascii") or request.url.path
+        path = unquote(raw_path)
+        entry, params = self._find(request.method, path, request.query_params.get("api-version"))
+        call = Call(
+            method=request.method,
+            path=path,
+            path_params=params,
+            query=dict(request.query_params),
+            headers=dict(request.headers),
+            body=b"",
+            base_url=self._world.url,
+            raw_path=raw_path,
+        )
+        return call, entry
+
+    def _find(self, method: str, path: str, version: str | None) -> tuple[Entry | None, dict[str, str]]:
+        """The route of a path; among several, the one that has the api-version."""
+        found: tuple[Entry | None, dict[str, str]] = (None, {})
+        for entry in self._entries:
+            match = entry.pattern.fullmatch(path) if entry.route.method == method else None
+            if match is None:
+                continue
+            known = entry.route.api_versions
+            if known is None or version in known:
+                return entry, match.groupdict()
+            if found[0] is None:
+                found = (entry, match.groupdict())
+        return found
+
+    def _answer(self, call: Call, entry: Entry | None) -> Answer:
+        try:
+            if entry is None:
+                raise unknown_route(call)
+            call = self._world.tokens.admit(call, entry.route)
+            check_version(call, entry.route)
+            return self._world.faults.around(call, entry.route.handler)
+        except ServiceError as error:
+            return error_answer(error, self._world.settings.location)
+        except Exception as error:
+            log.exception("%s %s failed", call.method, call.path)
+            failure = ServiceError(500, "InternalServerError", f"The emulator failed: {type(error).__name__}: {error}")
+            return error_answer(failure, self._world.settings.location)
+
+    async def _save_body(self, request: Request) -> Path:
+        with NamedTemporaryFile(dir=self._drafts, delete=False) as file:
+            async for chunk in request.stream():
+                await run_sync(file.write, chunk)
+        return Path(file.name)
+
+
+def compile_routes(routes: list[Route]) -> list[Entry]:
+    """Routes with their patterns, the most literal first so that `versions/latest` would win over `versions/{v}`."""
+    entries = []
+    for route in routes:
+        pattern = re.sub(r"\\\{(\w+):path\\\}", r"(?P<\1>.*)", re.escape(route.full_template))
+        pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", pattern)
+        # Resource manager paths are case-insensitive, names of blobs are not.
+        flags = re.IGNORECASE if route.auth == "arm" else re.NOFLAG
+        entries.append(Entry(route, re.compile(pattern, flags)))
+    return sorted(entries, key=lambda entry: (":path}" in entry.route.template, entry.route.full_template.count("{")))
+
+
+def replace_body(call: Call, body: bytes, upload: Path | None) -> Call:
+    return Call(**{**call.__dict__, "body": body, "upload": upload})
+
+
+def check_version(call: Call, route: Route) -> None:
+    """Raises: ServiceError 400 when the route has api-versions and the call names none of them."""
+    if route.api_versions is None or call.api_version in route.api_versions:
+        return
+    if not call.api_version:
+        text = "The api-version query parameter (?api-version=) is required for all requests."
+        raise ServiceError(400, "MissingApiVersionParameter", text, shape="arm")
+    text = (
+        f"The api-version '{call.api_version}' is not supported for '{call.method} {call.path}'. "
+        f"The supported api-versions are '{', '.join(sorted(route.api_versions))}'."
+    )
+    raise ServiceError(400, "NoRegisteredProviderFound", text, shape="arm")
+
+
+def unknown_route(call: Call) -> ServiceError:
+    text = f"azureml_emulator has no route for '{call.method} {call.path}' (api-version '{call.api_version}')."
+    return ServiceError(501, "UnknownRoute", text, shape="arm")
+
+
+def error_answer(error: ServiceError, location: str) -> Answer:
+    """An error in the shape of the part of the service that it stands for."""
+    correlation: Json = {"operation": uuid4().hex, "request": uuid4().hex[:16]}
+    body: Json = {"code": error.code, "message": error.message}
+    headers = {**error.headers, "x-ms-response-type": "error"}
+    if error.shape == "mfe":
+        info: list[tuple[str, Json]] = [
+            ("ComponentName", {"value": "managementfrontend"}),
+            ("Correlation", {"value": correlation}),
+            ("Environment", {"value": location}),
+            ("Location", {"value": location}),
+            ("Time", {"value": now()}),
+        ]
+        if error.inner_error:
+            info.append(("InnerError", {"value": {"code": error.inner_error, "innerError": None}}))
+        body |= {"details": [], "additionalInfo": [{"type": kind, "info": value} for kind, value in info]}
+        return Answer(error.status, {"error": body}, headers)
+    if error.shape == "native":
+        body |= {"severity": None, "messageFormat": None, "innerError": None, "details": [], "additionalInfo": None}
+        document: Json = {"error": body, "correlation": correlation, "environment": location, "location": location}
+        document |= {"time": now(), "componentName": "managementfrontend", "statusCode": error.status}
+        return Answer(error.status, document, headers)
+    if error.shape == "storage":
+        text = f"<?xml version='1.0' encoding='utf-8'?><Error><Code>{error.code}</Code><Message>{escape(error.message)}</Message></Error>"
+        kind = {"Content-Type": "application/xml", "x-ms-error-code": error.code, "x-ms-version": STORAGE_VERSION}
+        return Answer(error.status, text.encode(), error.headers | kind)
+    return Answer(error.status, {"error": body}, error.headers | {"x-ms-failure-cause": "gateway"})
+
+
+def to_response(answer: Answer) -> Response:
+    if isinstance(answer, CutAnswer):
+        return CutResponse(answer)
+    headers = {"x-ms-request-id": uuid4().hex, **answer.headers}
+    if answer.stream is not None:
+        chunks: AsyncIterator[bytes] = iterate_in_threadpool(answer.stream)
+        return StreamingResponse(chunks, answer.status, headers)
+    if answer.body is None:
+        return Response(status_code=answer.status, headers=headers)
+    if isinstance(answer.body, bytes):
+        return Response(answer.body, answer.status, headers)
+    content = "null" if answer.body is NULL else json.dumps(answer.body)
+    return Response(content, answer.status, {"Content-Type": "application/json; charset=utf-8", **headers})

@@ -1,0 +1,123 @@
+"""What the five kinds of assets have of their own: api-versions, the fields that may not change, and how the service
+completes what a client sends. Source: the api-versions that azure-ai-ml 1.35 sends, and recorded answers.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from azureml_emulator.wire import Json, JsonValue, ServiceError, versions
+from azureml_emulator.world import World
+
+SHORT_URI = re.compile(r"azureml://datastores/(?P<datastore>[^/]+)/paths/(?P<path>.*)")
+JOB_URI = re.compile(r"azureml://jobs/(?P<job>[^/]+)/outputs/(?P<output>[^/]+)(?:/paths)?/?(?P<path>.*)")
+SHORT_ENVIRONMENT = re.compile(r"azureml:(?P<name>[^:/]+)[:@](?P<version>[^:/]+)")
+
+# Completes the properties of one version: (world, properties as sent, finder of local files) -> properties to keep.
+Complete = Callable[[World, Json, Callable[[str], Path]], Json]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of asset. `fixed`: properties that a second PUT of a version must repeat."""
+
+    plural: str
+    label: str
+    api_versions: frozenset[str]
+    fixed: tuple[str, ...]
+    complete: Complete
+
+
+def full_uri(world: World, uri: str, *, group_word: str = "resourcegroups") -> str:
+    """A datastore path in its long form; other text as it is."""
+    match = SHORT_URI.fullmatch(uri)
+    settings = world.settings
+    if match:
+        return (
+            f"azureml://subscriptions/{settings.subscription_id}/{group_word}/{settings.resource_group}"
+            f"/workspaces/{settings.workspace_name}/datastores/{match['datastore']}/paths/{match['path']}"
+        )
+    return re.sub("/resource[gG]roups/", f"/{group_word}/", uri) if uri.startswith("azureml://subscriptions/") else uri
+
+
+def complete_model(world: World, sent: Json, locate: Callable[[str], Path]) -> Json:
+    """A model's files must exist; from a job's output it takes the job's name and its place in the datastore."""
+    uri = str(sent.get("modelUri") or "")
+    files = locate(uri)
+    job = JOB_URI.fullmatch(uri)
+    if job:
+        path = "/".join(filter(None, ("azureml", job["job"], job["output"], job["path"])))
+        uri = f"azureml://datastores/workspaceblobstore/paths/{path}"
+    flavors = sent.get("flavors") or {}
+    if sent.get("modelType") == "mlflow_model" and not flavors:
+        flavors = read_flavors(files, uri)
+    return {
+        "autoDeleteSetting": None,
+        "flavors": flavors,
+        "modelType": sent.get("modelType") or "custom_model",
+        "modelUri": full_uri(world, uri, group_word="resourceGroups"),
+        "jobName": job["job"] if job else sent.get("jobName"),
+        "provisioningState": "Succeeded",
+        "stage": sent.get("stage"),
+        "intellectualProperty": None,
+    }
+
+
+def read_flavors(folder: Path, uri: str) -> Json:
+    """The flavors of a folder's MLmodel file. Raises: ServiceError 400 when there is none."""
+    file = folder / "MLmodel"
+    if not file.is_file():
+        text = f"The MLmodel file is missing in '{uri}'. Register the folder that holds it, or use the type custom_model."
+        raise ServiceError(400, "UserError", text, inner_error="MLmodelFileMissing")
+    flavors = yaml.safe_load(file.read_text(encoding="utf-8")).get("flavors") or {}
+    return {name: {"data": {key: str(value) for key, value in fields.items()}} for name, fields in flavors.items()}
+
+
+def complete_data(world: World, sent: Json, locate: Callable[[str], Path]) -> Json:
+    uri = str(sent.get("dataUri") or "")
+    job = JOB_URI.fullmatch(uri)
+    if job:
+        uri = f"azureml://datastores/workspaceblobstore/paths/azureml/{job['job']}/{job['output']}/{job['path']}"
+    return {"dataUri": full_uri(world, uri), "dataType": sent.get("dataType") or "uri_folder"}
+
+
+def complete_code(world: World, sent: Json, locate: Callable[[str], Path]) -> Json:
+    uri = str(sent.get("codeUri") or "")
+    locate(uri)
+    return {"codeUri": uri, "provisioningState": "Succeeded"}
+
+
+def complete_component(world: World, sent: Json, locate: Callable[[str], Path]) -> Json:
+    spec = spec_as_text(sent.get("componentSpec") or {})
+    assert isinstance(spec, dict)
+    match = SHORT_ENVIRONMENT.fullmatch(str(spec.get("environment") or ""))
+    if match and world.store.get("environments_versions", f"{match['name']}/{match['version']}") is None:
+        spec["environment"] = f"{world.registry_id}/environments/{match['name']}/versions/{match['version']}"
+    return {"componentSpec": spec, "provisioningState": "Succeeded"}
+
+
+def spec_as_text(value: JsonValue) -> JsonValue:
+    """A component spec as the service returns it: booleans and numbers become text (`True`, `1`)."""
+    if isinstance(value, dict):
+        return {key: spec_as_text(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [spec_as_text(entry) for entry in value]
+    return value if value is None or isinstance(value, str) else str(value)
+
+
+def complete_environment(world: World, sent: Json, locate: Callable[[str], Path]) -> Json:
+    kept = ("image", "condaFile", "build", "inferenceConfig", "osType", "autoRebuild", "stage")
+    properties: Json = {key: sent[key] for key in kept if sent.get(key) is not None}
+    return {"osType": "Linux", "environmentType": "UserCreated", "provisioningState": "Succeeded", **properties}
+
+
+KINDS = (
+    Kind("models", "model", versions("2023-08-01-preview"), ("modelUri", "modelType"), complete_model),
+    Kind("data", "data", versions("2023-04-01-preview"), ("dataUri", "dataType"), complete_data),
+    Kind("codes", "code", versions("2023-04-01"), ("codeUri",), complete_code),
+    Kind("components", "component", versions("2024-01-01-preview"), ("componentSpec",), complete_component),
+    Kind("environments", "environment", versions("2023-04-01-preview"), ("image", "condaFile", "build"), complete_environment),
+)

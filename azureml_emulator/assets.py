@@ -1,0 +1,267 @@
+"""Assets of the workspace: models, data, components, codes and environments, each a container with versions.
+
+A version's content cannot change once it is there, its tags and description can. Files of assets are found by `locate`.
+"""
+
+import re
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from uuid import uuid4
+
+from azureml_emulator.asset_kinds import JOB_URI, KINDS, SHORT_URI, Kind, spec_as_text
+from azureml_emulator.blobs import ACCOUNT, Blobs
+from azureml_emulator.registry import REGISTRY_ID, Registry
+from azureml_emulator.wire import Answer, Call, Handler, Json, Route, ServiceError, now, page, system_data
+from azureml_emulator.workspace import Workspace
+from azureml_emulator.world import World
+
+LONG_URI = re.compile(r"azureml://subscriptions/.*/datastores/(?P<datastore>[^/]+)/paths/(?P<path>.*)", re.IGNORECASE)
+ASSET_ID = re.compile(
+    r"(?:azureml:)?/?subscriptions/.*/workspaces/[^/]+/(?P<plural>\w+)/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.IGNORECASE
+)
+# Stands in stored documents for the address of the storage account, whose port differs from start to start.
+STORAGE_MARK = "storage:/"
+
+
+class Assets:
+    """Asset containers and versions, and the way from any asset address to local files."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._kinds = {kind.plural: kind for kind in KINDS}
+
+    def routes(self) -> list[Route]:
+        return [route for kind in KINDS for route in self._kind_routes(kind)]
+
+    def recover(self) -> None:
+        """Nothing runs."""
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+    def _kind_routes(self, kind: Kind) -> list[Route]:
+        base = f"{{workspace}}/{kind.plural}"
+        table: list[tuple[str, str, Callable[[Kind, Call], Answer]]] = [
+            ("GET", base, self._list_containers),
+            ("GET", base + "/{name}", self._get_container),
+            ("PUT", base + "/{name}", self._put_container),
+            ("GET", base + "/{name}/versions", self._list_versions),
+            ("GET", base + "/{name}/versions/{version}", self._get_version),
+            ("PUT", base + "/{name}/versions/{version}", self._put_version),
+            ("POST", base + "/{name}/versions/{version}/startPendingUpload", self._start_upload),
+        ]
+        return [Route(method, path, kind.api_versions, bound(handler, kind)) for method, path, handler in table]
+
+    def locate(self, uri: str) -> Path:
+        """The local file or folder behind an address. Raises: ServiceError 404 when there is none, 400 when it is no address.
+
+        Addresses: `azureml://jobs/<job>/outputs/<name>[/paths/<path>]`, datastore paths in both forms, registry models, ARM
+        ids of models, data and codes in this workspace, and URLs of this storage account.
+        """
+        place = self._place(uri)
+        if place is None:
+            text = f"The address '{uri}' is not one of azureml://jobs/..., azureml://datastores/..., a registry or an asset id."
+            raise ServiceError(400, "UserError", text, inner_error="InvalidAssetUri")
+        if not place.exists():
+            raise ServiceError(404, "UserError", f"There is nothing at '{uri}'.", inner_error="NotFoundError")
+        return place
+
+    def _place(self, uri: str) -> Path | None:
+        blobs = self._world.room(Blobs)
+        if match := JOB_URI.fullmatch(uri):
+            return blobs.folder(blobs.default_container, f"azureml/{match['job']}/{match['output']}/{match['path']}")
+        if match := SHORT_URI.fullmatch(uri) or LONG_URI.fullmatch(uri):
+            return blobs.folder(self._world.room(Workspace).container(match["datastore"]), match["path"])
+        if match := REGISTRY_ID.fullmatch(uri):
+            return self._world.room(Registry).weights(match["name"], match["version"])
+        if match := ASSET_ID.fullmatch(uri):
+            kind = self._kinds.get(match["plural"].lower())
+            if kind is None or kind.fixed[0] not in ("modelUri", "dataUri", "codeUri"):
+                return None
+            document = self._version(kind, match["name"], match["version"])
+            return self.locate(str(document["properties"][kind.fixed[0]]))
+        return blobs.locate(uri) if uri.startswith("https://") else None
+
+    def component(self, component_id: str) -> Json:
+        """The spec of a component of the workspace or of the registry, scalars as text. Raises: ServiceError 404."""
+        registry_match = REGISTRY_ID.fullmatch(component_id)
+        if registry_match and registry_match["plural"] == "components":
+            spec = self._world.room(Registry).component(registry_match["name"], registry_match["version"])
+            if spec is not None:
+                text = spec_as_text(spec)
+                assert isinstance(text, dict)
+                return text
+        match = ASSET_ID.fullmatch(component_id)
+        if match is None or match["plural"].lower() != "components":
+            raise ServiceError(404, "UserError", f"There is no component '{component_id}'.", inner_error="NotFoundError")
+        document = self._version(self._kinds["components"], match["name"], match["version"])
+        return document["properties"]["componentSpec"]
+
+    def model(self, model_id: str) -> Json:
+        """The properties of a model version of this workspace, by its ARM id. Raises: ServiceError 404."""
+        match = ASSET_ID.fullmatch(model_id)
+        if match is None or match["plural"].lower() != "models":
+            raise ServiceError(404, "UserError", f"There is no model '{model_id}'.", inner_error="NotFoundError")
+        return self._version(self._kinds["models"], match["name"], match["version"])["properties"]
+
+    def register_output(self, plural: str, name: str, version: str, properties: Json) -> str:
+        """The ARM id of a data or model version that a job's output registers under a name."""
+        self._save(self._kinds[plural], name, version, properties)
+        return f"{self._world.workspace_id}/{plural}/{name}/versions/{version}"
+
+    def _version(self, kind: Kind, name: str, version: str) -> Json:
+        record = self._world.store.get(f"{kind.plural}_versions", f"{name}/{version}")
+        if record is None:
+            text = f"Not found: {kind.label} '{name}' version '{version}' does not exist in '{self._world.settings.workspace_name}'."
+            raise ServiceError(404, "UserError", text, inner_error="NotFoundError")
+        return self._envelope(kind, name, version, record)
+
+    def _envelope(self, kind: Kind, name: str, version: str, record: Json) -> Json:
+        properties = dict(record["properties"])
+        if "codeUri" in properties:
+            properties["codeUri"] = properties["codeUri"].replace(STORAGE_MARK, self._world.room(Blobs).account_url)
+        return {
+            "id": f"{self._world.workspace_id}/{kind.plural}/{name}/versions/{version}",
+            "name": version,
+            "type": f"Microsoft.MachineLearningServices/workspaces/{kind.plural}/versions",
+            "properties": properties,
+            "systemData": system_data(str(record["created"]), str(record["modified"])),
+        }
+
+    def _versions(self, kind: Kind, name: str) -> list[tuple[str, Json]]:
+        """(version, record) of one asset, the newest first."""
+        records = self._world.store.list(f"{kind.plural}_versions", f"{name}/")
+        named = [(key.removeprefix(f"{name}/"), record) for key, record in records]
+        return sorted(named, key=lambda entry: (str(entry[1]["created"]), entry[0]), reverse=True)
+
+    def _get_version(self, kind: Kind, call: Call) -> Answer:
+        return Answer(200, self._version(kind, call.path_params["name"], call.path_params["version"]))
+
+    def _put_version(self, kind: Kind, call: Call) -> Answer:
+        name, version = call.path_params["name"], call.path_params["version"]
+        created = self._save(kind, name, version, call.json().get("properties") or {})
+        location = f"{call.base_url}{call.raw_path}?api-version={call.api_version}"
+        headers = {"Location": location} if created else {}
+        return Answer(201 if created else 200, self._version(kind, name, version), headers)
+
+    def _save(self, kind: Kind, name: str, version: str, sent: Json) -> bool:
+        """Writes a version; true when it is new. Raises: ServiceError 409 when its content differs from what is there."""
+        present = self._world.store.get(f"{kind.plural}_versions", f"{name}/{version}")
+        own = kind.complete(self._world, sent, self.locate)
+        if "codeUri" in own:
+            own["codeUri"] = str(own["codeUri"]).replace(self._world.room(Blobs).account_url, STORAGE_MARK)
+        changed = [key for key in kind.fixed if present and present["properties"].get(key) != own.get(key)]
+        if present and changed:
+            text = (
+                f"The {kind.label} '{name}' version '{version}' exists and its {changed[0]} cannot be changed. "
+                "Use another version, or leave the version out to get the next one."
+            )
+            raise ServiceError(409, "UserError", text, inner_error="ConflictError")
+        properties: Json = {
+            "description": sent.get("description"),
+            "tags": sent.get("tags") or {},
+            "properties": sent.get("properties") or {},
+            "isArchived": bool(sent.get("isArchived")),
+            "isAnonymous": bool(sent.get("isAnonymous")),
+            **own,
+        }
+        moment = now()
+        record: Json = {"created": present["created"] if present else moment, "modified": moment, "properties": properties}
+        self._world.store.put(f"{kind.plural}_versions", f"{name}/{version}", record)
+        if self._world.store.get(kind.plural, name) is None:
+            self._world.store.put(kind.plural, name, new_container(properties, moment))
+        return present is None
+
+    def _list_versions(self, kind: Kind, call: Call) -> Answer:
+        name = call.path_params["name"]
+        if "hash" in call.query:
+            return Answer(200, {"value": self._by_hash(kind, call)})
+        documents = [
+            self._envelope(kind, name, version, record)
+            for version, record in self._versions(kind, name)
+            if wanted(record["properties"], call)
+        ]
+        return Answer(200, page(documents, call, int(call.query.get("$top") or 100)))
+
+    def _by_hash(self, kind: Kind, call: Call) -> list[Json]:
+        """Versions of any name whose content has the hash: a search over the whole workspace."""
+        hits = []
+        for key, record in self._world.store.list(f"{kind.plural}_versions"):
+            properties = record["properties"]["properties"]
+            if properties.get("hash_sha256") == call.query["hash"]:
+                name, _, version = key.rpartition("/")
+                hits.append(self._envelope(kind, name, version, record))
+        return hits[:1]
+
+    def _container_envelope(self, kind: Kind, name: str, record: Json) -> Json:
+        versions = [version for version, _ in self._versions(kind, name)]
+        numbers = [int(version) for version in versions if version.isdigit()]
+        extra: Json = {} if kind.plural == "data" else {"provisioningState": "Succeeded"}
+        own = {"latestVersion": versions[0] if versions else None, "nextVersion": str(max(numbers, default=0) + 1)}
+        return {
+            "id": f"{self._world.workspace_id}/{kind.plural}/{name}",
+            "name": name,
+            "type": f"Microsoft.MachineLearningServices/workspaces/{kind.plural}",
+            "properties": {**record["properties"], **own, **extra},
+            "systemData": system_data(str(record["created"]), str(record["modified"])),
+        }
+
+    def _list_containers(self, kind: Kind, call: Call) -> Answer:
+        documents = [
+            self._container_envelope(kind, name, record)
+            for name, record in self._world.store.list(kind.plural)
+            if wanted(record["properties"], call) and not record["anonymous"]
+        ]
+        return Answer(200, page(documents, call, 100))
+
+    def _get_container(self, kind: Kind, call: Call) -> Answer:
+        name = call.path_params["name"]
+        record = self._world.store.get(kind.plural, name)
+        if record is None:
+            text = f"Not found: {kind.label} container '{name}' does not exist in '{self._world.settings.workspace_name}'."
+            raise ServiceError(404, "UserError", text, inner_error="NotFoundError")
+        return Answer(200, self._container_envelope(kind, name, record))
+
+    def _put_container(self, kind: Kind, call: Call) -> Answer:
+        name, sent = call.path_params["name"], call.json().get("properties") or {}
+        present = self._world.store.get(kind.plural, name)
+        record = present or new_container(sent, now())
+        for key in ("description", "tags", "properties", "isArchived"):
+            if sent.get(key) is not None:
+                record["properties"][key] = sent[key]
+        record["modified"] = now()
+        self._world.store.put(kind.plural, name, record)
+        return Answer(200 if present else 201, self._container_envelope(kind, name, record))
+
+    def _start_upload(self, kind: Kind, call: Call) -> Answer:
+        """A new container for the files of one version, with a signature to write to it."""
+        blobs = self._world.room(Blobs)
+        container = f"{self._world.workspace_guid[:8]}-{uuid4()}"
+        blobs.folder(container, "").mkdir()
+        settings = self._world.settings
+        group = f"/subscriptions/{settings.subscription_id}/resourceGroups/{settings.resource_group}"
+        reference: Json = {
+            "blobUri": blobs.url(container),
+            "storageAccountArmId": f"{group}/providers/Microsoft.Storage/storageAccounts/{ACCOUNT}",
+            "credential": {"credentialType": "SAS", "sasUri": blobs.sas_url(container, permissions="rcwl", seconds=3600)},
+        }
+        body: Json = {"blobReferenceForConsumption": reference, "pendingUploadId": None, "pendingUploadType": "None"}
+        return Answer(200, body)
+
+
+def bound(handler: Callable[[Kind, Call], Answer], kind: Kind) -> Handler:
+    return partial(handler, kind)
+
+
+def wanted(properties: Json, call: Call) -> bool:
+    """Whether the call's listViewType asks for an asset that is archived or not."""
+    view = call.query.get("listViewType", "ActiveOnly")
+    return view == "All" or bool(properties.get("isArchived")) == (view == "ArchivedOnly")
+
+
+def new_container(properties: Json, moment: str) -> Json:
+    kept: Json = {"description": None, "tags": {}, "properties": {}, "isArchived": False}
+    if "dataType" in properties:
+        kept["dataType"] = properties["dataType"]
+    return {"created": moment, "modified": moment, "anonymous": bool(properties.get("isAnonymous")), "properties": kept}

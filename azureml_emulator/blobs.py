@@ -1,0 +1,312 @@
+"""Azure Blob Storage for one account: blobs are plain files under HOME/blobs, so jobs read and write the same folders.
+
+The address is path style, `https://localhost:PORT/<account>.blob.localhost:PORT/<container>/<blob>`, which is what the SDK
+builds from a datastore whose account name is `localhost:PORT/<account>`. Block blobs only. A blob cannot also be the folder of
+another one (409), which Azure allows.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import format_datetime
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+from azureml_emulator.store import write_atomically
+from azureml_emulator.wire import Answer, Call, Route, ServiceError
+from azureml_emulator.world import World
+
+ACCOUNT = "localstore"
+STORAGE_VERSION = "2021-12-02"
+CHUNK_BYTES = 1 << 20
+PAGE_SIZE = 5000
+CONTAINER = "/{account}.blob.{suffix}/{container}"
+BLOB = CONTAINER + "/{blob:path}"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """An entry of a listing: a blob, or with `file` None a prefix."""
+
+    name: str
+    file: Path | None
+
+
+class Blobs:
+    """The storage account of the workspace and of the registry."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        home = world.settings.home
+        self._root, self._details, self._blocks = home / "blobs", home / "blob_details", home / "blob_blocks"
+        for folder in (self._root, self._details, self._blocks):
+            folder.mkdir(exist_ok=True)
+
+    @property
+    def default_container(self) -> str:
+        """The container of the datastore workspaceblobstore."""
+        return f"azureml-blobstore-{self._world.workspace_guid}"
+
+    @property
+    def artifact_container(self) -> str:
+        """The container of the datastore workspaceartifactstore: logs and other records of runs."""
+        return "azureml"
+
+    @property
+    def account_url(self) -> str:
+        authority = f"localhost:{self._world.settings.port}"
+        return f"https://{authority}/{ACCOUNT}.blob.{authority}"
+
+    def folder(self, container: str, path: str) -> Path:
+        """The place on disk of a blob or a prefix; it need not exist. Raises: ServiceError 400 for `..` in the path."""
+        parts = [part for part in path.split("/") if part]
+        if any(part in (".", "..") for part in [container, *parts]):
+            text = f"The name '{container}/{path}' has a segment '.' or '..'."
+            raise ServiceError(400, "InvalidUri", text, shape="storage")
+        return self._root.joinpath(container, *parts)
+
+    def locate(self, url: str) -> Path | None:
+        """The place on disk of a blob's https URL (its query is ignored), or None for another server's URL."""
+        parts = urlsplit(url)
+        marker = f"{ACCOUNT}.blob."
+        segments = unquote(parts.path).strip("/").split("/")
+        if parts.hostname != "localhost" or not segments[0].startswith(marker) or len(segments) < 2:
+            return None
+        return self.folder(segments[1], "/".join(segments[2:]))
+
+    def url(self, container: str, path: str = "") -> str:
+        return "/".join(filter(None, (self.account_url, container, quote(path.strip("/")))))
+
+    def sas_url(self, container: str, path: str = "", *, permissions: str = "r", seconds: int = 24 * 3600) -> str:
+        """An https URL that opens without a token."""
+        return f"{self.url(container, path)}?{self._world.tokens.sign(container, permissions=permissions, seconds=seconds)}"
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("GET", CONTAINER, None, self._container, auth="storage"),
+            Route("HEAD", CONTAINER, None, self._container, auth="storage"),
+            Route("PUT", CONTAINER, None, self._create_container, auth="storage"),
+            Route("GET", BLOB, None, self._read, auth="storage"),
+            Route("HEAD", BLOB, None, self._properties, auth="storage"),
+            Route("PUT", BLOB, None, self._write, auth="storage", streamed=True),
+            Route("DELETE", BLOB, None, self._delete, auth="storage"),
+        ]
+
+    def recover(self) -> None:
+        """Makes the containers of the workspace."""
+        for container in (self.default_container, self.artifact_container):
+            self.folder(container, "").mkdir(exist_ok=True)
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+    def _existing(self, call: Call) -> Path:
+        file = self.folder(call.path_params["container"], call.path_params["blob"])
+        if not file.is_file():
+            raise ServiceError(404, "BlobNotFound", "The specified blob does not exist.", shape="storage")
+        return file
+
+    def _details_file(self, call: Call) -> Path:
+        name = "/".join((call.path_params["container"], call.path_params["blob"].strip("/")))
+        return self._details / f"{hashlib.sha256(name.encode()).hexdigest()}.json"
+
+    def _metadata(self, call: Call) -> dict[str, str]:
+        file = self._details_file(call)
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+    def _set_metadata(self, call: Call) -> None:
+        prefix = "x-ms-meta-"
+        values = {name[len(prefix) :]: value for name, value in call.headers.items() if name.startswith(prefix)}
+        if values:
+            write_atomically(self._details_file(call), json.dumps(values))
+        else:
+            self._details_file(call).unlink(missing_ok=True)
+
+    def _headers(self, call: Call, file: Path) -> dict[str, str]:
+        headers = {
+            **file_headers(file),
+            "Content-Type": "application/octet-stream",
+            "Accept-Ranges": "bytes",
+            "x-ms-blob-type": "BlockBlob",
+            "x-ms-lease-state": "available",
+            "x-ms-lease-status": "unlocked",
+            "x-ms-server-encrypted": "true",
+        }
+        return headers | {f"x-ms-meta-{name}": value for name, value in self._metadata(call).items()}
+
+    def _properties(self, call: Call) -> Answer:
+        file = self._existing(call)
+        return Answer(200, None, {**self._headers(call, file), "Content-Length": str(file.stat().st_size)})
+
+    def _read(self, call: Call) -> Answer:
+        file = self._existing(call)
+        size = file.stat().st_size
+        headers = self._headers(call, file)
+        wanted = call.headers.get("x-ms-range") or call.headers.get("range")
+        if not wanted:
+            return Answer(200, None, {**headers, "Content-Length": str(size)}, chunks(file, 0, size))
+        first, last = parse_range(wanted, size)
+        if first >= size:
+            text = "The range specified is invalid for the current size of the resource."
+            raise ServiceError(416, "InvalidRange", text, shape="storage", headers={"Content-Range": f"bytes */{size}"})
+        headers |= {"Content-Range": f"bytes {first}-{last}/{size}", "Content-Length": str(last - first + 1)}
+        return Answer(206, None, headers, chunks(file, first, last - first + 1))
+
+    def _write(self, call: Call) -> Answer:
+        component = call.query.get("comp", "")
+        writers = {"": self._put_blob, "metadata": self._put_metadata, "block": self._put_block, "blocklist": self._commit}
+        if component not in writers:
+            text = f"azureml_emulator does not support PUT of a blob with comp='{component}'."
+            raise ServiceError(501, "UnsupportedQueryParameter", text, shape="storage")
+        return writers[component](call)
+
+    def _put_blob(self, call: Call) -> Answer:
+        kind = call.headers.get("x-ms-blob-type", "")
+        if kind != "BlockBlob" or "x-ms-copy-source" in call.headers:
+            text = f"azureml_emulator writes block blobs from a body only, not '{kind}'."
+            raise ServiceError(501, "InvalidBlobType", text, shape="storage")
+        assert call.upload is not None
+        return self._place(call, call.upload)
+
+    def _place(self, call: Call, draft: Path) -> Answer:
+        file = self.folder(call.path_params["container"], call.path_params["blob"])
+        if not self.folder(call.path_params["container"], "").is_dir():
+            raise ServiceError(404, "ContainerNotFound", "The specified container does not exist.", shape="storage")
+        if call.headers.get("if-none-match") == "*" and file.exists():
+            raise ServiceError(409, "BlobAlreadyExists", "The specified blob already exists.", shape="storage")
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(draft, file)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            text = f"'{call.path_params['blob']}' is a blob and a folder at once, which azureml_emulator does not support."
+            raise ServiceError(409, "ResourceTypeMismatch", text, shape="storage") from error
+        self._set_metadata(call)
+        return Answer(201, None, {**file_headers(file), "x-ms-request-server-encrypted": "true"})
+
+    def _put_metadata(self, call: Call) -> Answer:
+        file = self._existing(call)
+        self._set_metadata(call)
+        return Answer(200, None, file_headers(file))
+
+    def _block_folder(self, call: Call) -> Path:
+        return self._blocks / self._details_file(call).stem
+
+    def _put_block(self, call: Call) -> Answer:
+        folder = self._block_folder(call)
+        folder.mkdir(exist_ok=True)
+        assert call.upload is not None
+        os.replace(call.upload, folder / quote(call.query["blockid"], safe=""))
+        return Answer(201, None, {"x-ms-version": STORAGE_VERSION, "x-ms-request-server-encrypted": "true"})
+
+    def _commit(self, call: Call) -> Answer:
+        assert call.upload is not None
+        names = [element.text or "" for element in ElementTree.fromstring(call.upload.read_bytes())]
+        files = [self._block_folder(call) / quote(name, safe="") for name in names]
+        missing = [name for name, file in zip(names, files, strict=True) if not file.exists()]
+        if missing:
+            raise ServiceError(400, "InvalidBlockList", f"The block '{missing[0]}' was not uploaded.", shape="storage")
+        with call.upload.open("wb") as whole:
+            for file in files:
+                with file.open("rb") as part:
+                    shutil.copyfileobj(part, whole, CHUNK_BYTES)
+        answer = self._place(call, call.upload)
+        shutil.rmtree(self._block_folder(call), ignore_errors=True)
+        return answer
+
+    def _delete(self, call: Call) -> Answer:
+        self._existing(call).unlink()
+        self._details_file(call).unlink(missing_ok=True)
+        return Answer(202, None, {"x-ms-version": STORAGE_VERSION})
+
+    def _create_container(self, call: Call) -> Answer:
+        folder = self.folder(call.path_params["container"], "")
+        if folder.exists():
+            raise ServiceError(409, "ContainerAlreadyExists", "The specified container already exists.", shape="storage")
+        folder.mkdir()
+        return Answer(201, None, file_headers(folder))
+
+    def _container(self, call: Call) -> Answer:
+        folder = self.folder(call.path_params["container"], "")
+        if not folder.is_dir():
+            raise ServiceError(404, "ContainerNotFound", "The specified container does not exist.", shape="storage")
+        if call.query.get("comp") != "list":
+            return Answer(200, None, {**file_headers(folder), "x-ms-lease-state": "available"})
+        return self._list(call, folder)
+
+    def _list(self, call: Call, folder: Path) -> Answer:
+        prefix, delimiter, marker = (call.query.get(name, "") for name in ("prefix", "delimiter", "marker"))
+        size = min(int(call.query.get("maxresults") or PAGE_SIZE), PAGE_SIZE)
+        entries = [entry for entry in listing(folder, prefix, delimiter) if entry.name > marker]
+        with_metadata = "metadata" in call.query.get("include", "")
+        lines = [self._element(call, entry, with_metadata) for entry in entries[:size]]
+        following = entries[size - 1].name if len(entries) > size else ""
+        text = (
+            f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults ServiceEndpoint="{self.account_url}/" '
+            f'ContainerName="{escape(call.path_params["container"])}"><Prefix>{escape(prefix)}</Prefix>'
+            f"<Marker>{escape(marker)}</Marker><MaxResults>{size}</MaxResults><Delimiter>{escape(delimiter)}</Delimiter>"
+            f"<Blobs>{''.join(lines)}</Blobs><NextMarker>{escape(following)}</NextMarker></EnumerationResults>"
+        )
+        return Answer(200, text.encode(), {"Content-Type": "application/xml", "x-ms-version": STORAGE_VERSION})
+
+    def _element(self, call: Call, entry: Listed, with_metadata: bool) -> str:
+        if entry.file is None:
+            return f"<BlobPrefix><Name>{escape(entry.name)}</Name></BlobPrefix>"
+        headers = file_headers(entry.file)
+        metadata = ""
+        if with_metadata:
+            params = {**call.path_params, "blob": entry.name}
+            values = self._metadata(Call(**{**call.__dict__, "path_params": params}))
+            metadata = "".join(f"<{name}>{escape(value)}</{name}>" for name, value in values.items())
+        return (
+            f"<Blob><Name>{escape(entry.name)}</Name><Properties><Creation-Time>{headers['Last-Modified']}</Creation-Time>"
+            f"<Last-Modified>{headers['Last-Modified']}</Last-Modified><Etag>{escape(headers['ETag'])}</Etag>"
+            f"<Content-Length>{entry.file.stat().st_size}</Content-Length><Content-Type>application/octet-stream</Content-Type>"
+            f"<BlobType>BlockBlob</BlobType></Properties><Metadata>{metadata}</Metadata></Blob>"
+        )
+
+
+def listing(folder: Path, prefix: str, delimiter: str) -> list[Listed]:
+    """The blobs of a container that begin with `prefix`, in order of their names, folded at the delimiter."""
+    start = folder.joinpath(*prefix.split("/")[:-1])
+    found: dict[str, Listed] = {}
+    paths = [Path(parent, name) for parent, _, names in os.walk(start, followlinks=True) for name in names]
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        if not name.startswith(prefix):
+            continue
+        head, separator, _ = name[len(prefix) :].partition(delimiter) if delimiter else (name, "", "")
+        folded = prefix + head + separator
+        found[folded if separator else name] = Listed(folded, None) if separator else Listed(name, path)
+    return [found[name] for name in sorted(found)]
+
+
+def parse_range(text: str, size: int) -> tuple[int, int]:
+    """First and last byte of `bytes=0-99` or `bytes=100-`, cut at the size."""
+    first, _, last = text.removeprefix("bytes=").partition("-")
+    return int(first), min(int(last) if last else size - 1, size - 1)
+
+
+def chunks(file: Path, start: int, length: int) -> Iterator[bytes]:
+    with file.open("rb") as stream:
+        stream.seek(start)
+        while length > 0 and (data := stream.read(min(CHUNK_BYTES, length))):
+            length -= len(data)
+            yield data
+
+
+def file_headers(file: Path) -> dict[str, str]:
+    state = file.stat()
+    mark = base64.b16encode(hashlib.sha256(f"{state.st_mtime_ns}/{state.st_size}".encode()).digest()[:8]).decode()
+    moment = datetime.fromtimestamp(state.st_mtime, UTC)
+    return {
+        "ETag": f'"0x{mark}"',
+        "Last-Modified": format_datetime(moment, usegmt=True),
+        "x-ms-version": STORAGE_VERSION,
+    }

@@ -1,0 +1,170 @@
+"""What a deployment may ask for, what it gets when it does not ask, and how it is shown.
+
+Functions on the stored document: name, endpoint, state, properties, capacity, tags, created, modified, operation.
+"""
+
+import math
+import re
+
+from azureml_emulator.servers import Probe
+from azureml_emulator.wire import PROVIDER, Json, ServiceError, now
+from azureml_emulator.world import World
+
+NAME = re.compile(r"^[a-zA-Z][-a-zA-Z0-9]{1,30}[a-zA-Z0-9]$")
+DURATION = re.compile(r"^PT(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?$")
+# Limits and sizes: https://learn.microsoft.com/azure/machine-learning/how-to-manage-quotas
+LONGEST_REQUEST_SECONDS = 180.0
+MOST_INSTANCES = 50
+# Sizes for which the service keeps no fifth for upgrades.
+EXEMPT = re.compile(r"A100|H100|^Standard_ND", re.IGNORECASE)
+DEFAULT_PROBE: Json = {
+    "failureThreshold": 30,
+    "successThreshold": 1,
+    "timeout": "PT2S",
+    "period": "PT10S",
+    "initialDelay": "PT10S",
+}
+DEFAULT_REQUESTS: Json = {"maxQueueWait": "PT0S", "requestTimeout": "PT5S", "maxConcurrentRequestsPerInstance": 1}
+
+
+def key_of(endpoint: str, deployment: str) -> str:
+    """The key of a deployment's document."""
+    return f"{endpoint}/{deployment}".lower()
+
+
+def check_name(kind: str, name: str) -> None:
+    """Raises: ServiceError 400 for a name of an endpoint or a deployment that the service refuses."""
+    if not NAME.match(name):
+        rule = "3 to 32 letters, digits and hyphens, beginning with a letter and not ending with a hyphen"
+        raise ServiceError(400, "BadArgument", f"{kind} name '{name}' is invalid; it must be {rule}.")
+
+
+def checked(body: Json, endpoint: str, name: str) -> Json:
+    """The document of a deployment as asked for, with the service's defaults. Raises: ServiceError 400."""
+    asked = dict(body.get("properties") or {})
+    capacity = int((body.get("sku") or {}).get("capacity") or 1)
+    kind = asked.get("endpointComputeType")
+    if kind != "Managed":
+        raise ServiceError(400, "BadArgument", f"endpointComputeType '{kind}' is not served here; use Managed.")
+    if not asked.get("model"):
+        raise ServiceError(400, "BadArgument", "A deployment needs a model; none was given.")
+    if not 1 <= capacity <= MOST_INSTANCES:
+        raise ServiceError(400, "BadArgument", f"Instance count {capacity} is not between 1 and {MOST_INSTANCES}.")
+    requests = DEFAULT_REQUESTS | given(asked.get("requestSettings"))
+    timeout, longest = seconds(requests["requestTimeout"]), LONGEST_REQUEST_SECONDS
+    if not 0 < timeout <= longest:
+        text = f"Request timeout {timeout * 1000:.0f} ms is not allowed; choose 1 to {longest * 1000:.0f} ms."
+        raise ServiceError(400, "BadArgument", text)
+    settings: Json = {"requestSettings": requests}
+    for side in ("livenessProbe", "readinessProbe"):
+        settings[side] = DEFAULT_PROBE | given(asked.get(side))
+        probe(settings[side])
+    document: Json = {"name": name, "endpoint": endpoint, "properties": asked | settings, "capacity": capacity}
+    return document | {"tags": body.get("tags") or {}, "modified": now()}
+
+
+def given(settings: Json | None) -> Json:
+    """The settings that have a value."""
+    return {name: value for name, value in (settings or {}).items() if value is not None}
+
+
+def seconds(duration: object) -> float:
+    """Seconds of an ISO 8601 duration such as PT1M30S. Raises: ServiceError 400 when it is none."""
+    match = DURATION.match(str(duration))
+    if match is None or not any(match.groups()):
+        raise ServiceError(400, "BadArgument", f"'{duration}' is no duration; write it as PT90S or PT1M30S.")
+    hours, minutes, rest = (float(part or 0) for part in match.groups())
+    return hours * 3600 + minutes * 60 + rest
+
+
+def probe(settings: Json) -> Probe:
+    """A probe's settings as numbers. Raises: ServiceError 400."""
+    return Probe(
+        initial_delay=seconds(settings["initialDelay"]),
+        period=seconds(settings["period"]),
+        timeout=seconds(settings["timeout"]),
+        success_threshold=int(settings["successThreshold"]),
+        failure_threshold=int(settings["failureThreshold"]),
+    )
+
+
+def cores(instance_type: str, size: Json, capacity: int) -> int:
+    """Cores of quota that so many instances need, with the fifth that the service keeps for upgrades."""
+    instances = capacity if EXEMPT.search(instance_type) else math.ceil(1.2 * capacity)
+    return instances * int(size["vCPUs"])
+
+
+def refused(reason: str) -> ServiceError:
+    """A refusal of the inferencing back end, as it reaches the caller."""
+    detail = f'{{"errors":{{"VmSize":["{reason}"]}},"title":"One or more validation errors occurred.","status":400}}'
+    text = f"The request is invalid. InferencingClient HttpRequest error, error detail: {detail}"
+    return ServiceError(400, "BadRequest", text)
+
+
+def out_of_quota(instance_type: str, subscription: str, usage: int, limit: int, needed: int) -> ServiceError:
+    return refused(
+        f"Not enough quota available for {instance_type} in SubscriptionId {subscription}. "
+        f"Current usage/limit: {usage}/{limit}. Additional needed: {needed} "
+        "Please see troubleshooting guide, available here: https://aka.ms/oe-tsg#error-outofquota"
+    )
+
+
+def endpoint_missing(name: str, workspace: str) -> ServiceError:
+    text = f"Online endpoint {name} not found in workspace {workspace}"
+    return ServiceError(404, "UserError", text, inner_error="NotFoundError")
+
+
+def canceled(key: str) -> ServiceError:
+    return ServiceError(409, "OperationCanceled", f"The operation was canceled: {key} was deleted meanwhile.")
+
+
+def no_code_variables(model_id: str) -> dict[str, str]:
+    """What the service adds to a deployment of an MLflow model without a scoring script."""
+    parts = model_id.split("/")
+    name, version = (parts[-3], parts[-1]) if len(parts) > 3 else (model_id, "1")
+    return {
+        "AZUREML_MODEL_DIR": f"/var/azureml-app/azureml-models/{name}/{version}",
+        "AZUREML_ENTRY_SCRIPT": "mlflow_score_script.py",
+        "AML_APP_ROOT": "/var/mlflow_resources",
+    }
+
+
+def resource(document: Json, world: World, api_version: str) -> Json:
+    """The deployment as the service shows it in that api-version."""
+    asked, succeeded = document["properties"], document["state"] == "Succeeded"
+    operation = world.operations.status_url(str(document.get("operation")), api_version)
+    added = no_code_variables(str(asked["model"])) if succeeded else {}
+    only = {"privateNetworkConnection": False} if api_version == "2022-02-01-preview" else {"dataCollector": None}
+    return {
+        "id": f"{world.workspace_id}/onlineEndpoints/{document['endpoint']}/deployments/{document['name']}",
+        "name": document["name"],
+        "type": f"{PROVIDER}/workspaces/onlineEndpoints/deployments",
+        "properties": {
+            "description": asked.get("description"),
+            "properties": {**(asked.get("properties") or {}), "AzureAsyncOperationUri": operation},
+            "codeConfiguration": None,
+            "environmentId": asked.get("environmentId"),
+            "environmentVariables": {**added, **(asked.get("environmentVariables") or {})},
+            "scaleSettings": asked.get("scaleSettings") or {"scaleType": "Default"},
+            "requestSettings": asked["requestSettings"],
+            "modelMountPath": asked.get("modelMountPath"),
+            "appInsightsEnabled": bool(asked.get("appInsightsEnabled")),
+            "livenessProbe": asked["livenessProbe"],
+            "readinessProbe": asked["readinessProbe"],
+            "provisioningState": document["state"],
+            "instanceType": asked["instanceType"],
+            "model": asked["model"],
+            "egressPublicNetworkAccess": asked.get("egressPublicNetworkAccess") or "Enabled",
+            "endpointComputeType": "Managed",
+            **only,
+        },
+        "systemData": {
+            "createdAt": document["created"],
+            "createdBy": "local user",
+            "lastModifiedAt": document["modified"],
+        },
+        "tags": document["tags"],
+        "location": world.settings.location,
+        "kind": "Managed",
+        "sku": {"name": "Default", "tier": "Standard", "capacity": document["capacity"]},
+    }

@@ -1,0 +1,323 @@
+"""Deployments of online endpoints: the REST resources, and the model servers behind them.
+
+A PUT is checked (name, endpoint's state, instance type, quota, limits, model) before anything starts; then an operation
+loads the model and starts its server, and the deployment is Succeeded when the server is ready, Failed when it ends or
+never gets ready. The servers come back after a restart of the emulator. Of `instance_count` instances one process is
+started. Scoring scripts and custom containers are refused.
+
+REST: onlineEndpoints/{endpoint}/deployments, api-versions 2022-02-01-preview (list) and 2023-04-01-preview (the rest).
+"""
+
+import logging
+import shutil
+import threading
+from pathlib import Path
+
+from azureml_emulator.assets import Assets
+from azureml_emulator.compute import Compute
+from azureml_emulator.deployment_rules import (
+    canceled,
+    check_name,
+    checked,
+    cores,
+    endpoint_missing,
+    key_of,
+    out_of_quota,
+    probe,
+    refused,
+    resource,
+)
+from azureml_emulator.faults import Faults
+from azureml_emulator.servers import Plan, Server, ServingError, last_lines, mlflow_folder, serving_command
+from azureml_emulator.wire import NULL, Answer, Call, Json, Route, ServiceError, now, page, versions
+from azureml_emulator.world import World
+
+log = logging.getLogger(__name__)
+
+KIND = "deployments"
+VERSIONS = versions("2022-02-01-preview", "2023-04-01-preview")
+CONTAINERS = {"InferenceServer": "inference-server.log", "StorageInitializer": "storage-initializer.log"}
+
+
+class Deployments:
+    """The deployments of all endpoints; `Endpoints` owns the one object."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._lock = threading.Lock()
+        self._servers: dict[str, Server] = {}
+
+    def routes(self) -> list[Route]:
+        one = "{workspace}/onlineEndpoints/{endpoint}/deployments/{deployment}"
+        return [
+            Route("GET", "{workspace}/onlineEndpoints/{endpoint}/deployments", VERSIONS, self._list),
+            Route("GET", one, VERSIONS, self._get),
+            Route("PUT", one, VERSIONS, self._put),
+            Route("DELETE", one, VERSIONS, self._delete),
+            Route("POST", one + "/getLogs", VERSIONS, self._logs),
+        ]
+
+    def recover(self) -> None:
+        """Takes up unfinished operations and starts the servers of finished deployments again."""
+        for key, document in self._world.store.list(KIND):
+            if document["state"] == "Succeeded":
+                self._bring_back(key, document)
+        for operation, key in self._world.operations.unfinished(KIND):
+            self._world.operations.resume(operation, lambda key=key: self._go_on(key))
+
+    def stop(self) -> None:
+        """Ends all servers, at the same time; their deployments stay as they are for the next start."""
+        with self._lock:
+            threads = [threading.Thread(target=server.stop) for server in self._servers.values()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def named(self, endpoint: str) -> dict[str, Json]:
+        """The deployments of an endpoint by lower-case name."""
+        return {str(item["name"]).lower(): item for _, item in self._world.store.list(KIND, f"{endpoint.lower()}/")}
+
+    def server(self, endpoint: str, deployment: str) -> Server | None:
+        with self._lock:
+            return self._servers.get(key_of(endpoint, deployment))
+
+    def remove_all(self, endpoint: str) -> None:
+        """Ends the servers of an endpoint and forgets its deployments."""
+        for key, _ in self._world.store.list(KIND, f"{endpoint.lower()}/"):
+            self._forget(key)
+
+    def _list(self, call: Call) -> Answer:
+        endpoint = self._endpoint(call)
+        documents = self.named(str(endpoint["name"])).values()
+        return Answer(200, page([resource(item, self._world, call.api_version) for item in documents], call))
+
+    def _get(self, call: Call) -> Answer:
+        self._endpoint(call)
+        return Answer(200, resource(self._document(call), self._world, call.api_version))
+
+    def _put(self, call: Call) -> Answer:
+        endpoint, name = self._endpoint(call), call.path_params["deployment"]
+        check_name("Deployment", name)
+        if endpoint["state"] != "Succeeded":
+            state = f"it is in {endpoint['state']} provisioning state."
+            raise ServiceError(
+                409, "Conflict", f"Cannot create a deployment in endpoint {endpoint['name']} because {state}"
+            )
+        key = key_of(str(endpoint["name"]), name)
+        present = self._world.store.get(KIND, key)
+        if present and present["state"] not in ("Succeeded", "Failed"):
+            text = (
+                f"Deployment {name} is in {present['state']} provisioning state; wait until that operation has ended."
+            )
+            raise ServiceError(409, "Conflict", text)
+        document = checked(call.json(), str(endpoint["name"]), name)
+        self._check_size(key, document)
+        self._check_model(document)
+        document |= {
+            "state": "Updating" if present else "Creating",
+            "created": present["created"] if present else now(),
+        }
+        self._world.store.put(KIND, key, document)
+        operation = self._world.operations.start(KIND, key, lambda: self._create(key))
+        document["operation"] = operation
+        self._world.store.change(KIND, key, lambda item: item.update(operation=operation))
+        headers = self._headers(call, operation)
+        headers["Location"] = f"{call.base_url}{call.raw_path}?api-version={call.api_version}"
+        return Answer(201, resource(document, self._world, call.api_version), headers)
+
+    def _delete(self, call: Call) -> Answer:
+        key = key_of(call.path_params["endpoint"], call.path_params["deployment"])
+        document = self._world.store.get(KIND, key)
+        if document is None:
+            return Answer(204)
+        if self._endpoint(call)["traffic"].get(str(document["name"]).lower()):
+            text = f"Deployment {document['name']} receives traffic and cannot be deleted. Set its traffic to 0 first."
+            raise ServiceError(400, "BadRequest", text)
+        self._world.store.change(KIND, key, lambda item: item.update(state="Deleting"))
+        operation = self._world.operations.start(KIND, key, lambda: self._remove(key))
+        location = self._world.operations.result_url(operation, call.api_version)
+        return Answer(202, NULL, self._headers(call, operation) | {"Location": location})
+
+    def _logs(self, call: Call) -> Answer:
+        self._endpoint(call)
+        document, request = self._document(call), call.json()
+        container = str(request.get("containerType") or "InferenceServer")
+        if container not in CONTAINERS:
+            known = ", ".join(CONTAINERS)
+            raise ServiceError(400, "BadArgument", f"Container type '{container}' is unknown; choose one of {known}.")
+        file = self._folder(key_of(str(document["endpoint"]), str(document["name"]))) / CONTAINERS[container]
+        lines = last_lines(file, int(request.get("tail") or 500))
+        header = f"Instance status:\n{container}: {document['state']}\n\nContainer logs:\n"
+        return Answer(200, {"content": header + "\n".join(lines)})
+
+    def _check_size(self, key: str, document: Json) -> None:
+        """Raises: ServiceError for an instance type that is unknown or for which the quota does not suffice."""
+        instance_type = str(document["properties"].get("instanceType") or "")
+        size = self._world.room(Compute).size(instance_type)
+        if size is None:
+            known = "Choose a size that compute.list_sizes() gives."
+            raise refused(f"Specified instance type '{instance_type}' is not supported. {known}")
+        needed, family = cores(instance_type, size, int(document["capacity"])), str(size["family"])
+        usage, limit = self._used_cores(family, but=key), self._world.room(Compute).quota(family)
+        fault = self._world.room(Faults).take("quota", instance_type)
+        if fault:
+            usage, limit = fault.usage, fault.limit
+        if usage + needed > limit:
+            raise out_of_quota(instance_type, self._world.settings.subscription_id, usage, limit, needed)
+
+    def _used_cores(self, family: str, *, but: str) -> int:
+        """Cores that the present deployments, except one, reserve in a machine family."""
+        used = 0
+        for key, item in self._world.store.list(KIND):
+            instance_type = str(item["properties"]["instanceType"])
+            size = self._world.room(Compute).size(instance_type)
+            if key != but and size and size["family"] == family:
+                used += cores(instance_type, size, int(item["capacity"]))
+        return used
+
+    def _check_model(self, document: Json) -> None:
+        """Raises: ServiceError when the model is missing or cannot be served."""
+        try:
+            serving_command(mlflow_folder(self._model(document)), self._world.settings.home)
+        except ServingError as error:
+            raise ServiceError(400, "BadArgument", str(error)) from error
+
+    def _go_on(self, key: str) -> None:
+        """The work of an operation that the last process left unfinished."""
+        document = self._world.store.get(KIND, key)
+        if document and document["state"] == "Deleting":
+            self._remove(key)
+        elif document:
+            self._create(key)
+
+    def _create(self, key: str) -> None:
+        """The work of a PUT: from the stored document to a ready server.
+
+        Raises: ServiceError, which fails the operation; the deployment then stays, Failed, with its logs.
+        """
+        document = self._world.store.get(KIND, key)
+        try:
+            self._fail_as_told(key)
+            self._world.operations.wait(self._world.timing.deployment_seconds)
+            self._stop_server(key)
+            if document is None:
+                raise canceled(key)
+            server = self._start_server(key, document)
+            while not server.settled(0.1):
+                self._world.operations.wait(0)
+            # A server that ends because the emulator stops is no failure of the deployment.
+            self._world.operations.wait(0)
+            server.check_ready()
+        except ServingError as error:
+            self._stop_server(key)
+            if not self._settle(key, "Failed"):
+                raise canceled(key) from error
+            raise ServiceError(400, "BadArgument", str(error)) from error
+        if not self._settle(key, "Succeeded"):
+            raise canceled(key)
+
+    def _bring_back(self, key: str, document: Json) -> None:
+        """Starts the server of a finished deployment after a restart; a model that is gone makes it Failed."""
+        try:
+            self._start_server(key, document)
+        except ServingError as error:
+            log.warning("deployment %s did not come back: %s", key, error)
+            self._settle(key, "Failed")
+
+    def _fail_as_told(self, key: str) -> None:
+        """Raises: ServingError for a fault that fails this deployment, after its seconds; waits for one that hangs."""
+        faults = self._world.room(Faults)
+        fault = faults.for_deployment(key)
+        if fault and (fault.effect == "hang" or fault.seconds):
+            faults.hold(fault, lambda: self._gone(key))
+        if fault and fault.effect == "fail":
+            raise ServingError(f"User container has crashed or terminated: {fault.error_message()}")
+
+    def _remove(self, key: str) -> None:
+        """The work of a DELETE."""
+        error = self._world.room(Faults).hinder_deletion(key, lambda: self._world.store.get(KIND, key) is None)
+        if error:
+            self._world.store.change(KIND, key, lambda item: item.update(state="Failed"))
+            raise error
+        self._world.operations.wait(self._world.timing.delete_seconds)
+        self._forget(key)
+
+    def _forget(self, key: str) -> None:
+        # The document goes first: a creation still under way then sees that it is not wanted any more.
+        self._world.store.delete(KIND, key)
+        self._stop_server(key)
+        shutil.rmtree(self._folder(key), ignore_errors=True)
+
+    def _settle(self, key: str, state: str) -> bool:
+        """Writes the end of a creation, unless the deployment is being deleted; says whether it was written."""
+        if self._gone(key):
+            return False
+        changes: Json = {"state": state, "modified": now()}
+        return self._world.store.change(KIND, key, lambda item: item.update(changes)) is not None
+
+    def _gone(self, key: str) -> bool:
+        document = self._world.store.get(KIND, key)
+        return document is None or document["state"] == "Deleting"
+
+    def _start_server(self, key: str, document: Json) -> Server:
+        """A started server. Raises: ServingError when the model is not there any more or the deployment was deleted."""
+        properties, folder = document["properties"], self._folder(key)
+        try:
+            model = mlflow_folder(self._model(document))
+        except ServiceError as error:
+            raise ServingError(error.message) from error
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / CONTAINERS["StorageInitializer"]).open("a", encoding="utf-8") as stream:
+            stream.write(f"{now()} Downloading {properties['model']}\n{now()} Model is at {model}\n")
+        plan = Plan(
+            command=serving_command(model, self._world.settings.home),
+            environment={"AZUREML_MODEL_DIR": str(model), **(properties.get("environmentVariables") or {})},
+            folder=folder,
+            liveness=probe(properties["livenessProbe"]),
+            readiness=probe(properties["readinessProbe"]),
+        )
+        server = Server(plan)
+        with self._lock:
+            if self._gone(key):
+                raise ServingError("The deployment was deleted.")
+            self._servers[key] = server
+        server.start()
+        return server
+
+    def _stop_server(self, key: str) -> None:
+        with self._lock:
+            server = self._servers.pop(key, None)
+        if server:
+            server.stop()
+
+    def _model(self, document: Json) -> Path:
+        return self._world.room(Assets).locate(str(document["properties"]["model"]))
+
+    def _folder(self, key: str) -> Path:
+        return self._world.settings.home / "deployments" / key
+
+    def _endpoint(self, call: Call) -> Json:
+        name = call.path_params["endpoint"]
+        document = self._world.store.get("endpoints", name.lower())
+        if document is None:
+            raise endpoint_missing(name, self._world.settings.workspace_name)
+        return document
+
+    def _document(self, call: Call) -> Json:
+        endpoint, name = call.path_params["endpoint"], call.path_params["deployment"]
+        document = self._world.store.get(KIND, key_of(endpoint, name))
+        if document is None:
+            text = (
+                f"Deployment {name} not found in endpoint {endpoint}, workspace {self._world.settings.workspace_name}"
+            )
+            raise ServiceError(404, "UserError", text)
+        return document
+
+    def _headers(self, call: Call, operation: str) -> dict[str, str]:
+        address = self._world.operations.status_url(operation, call.api_version)
+        return {
+            **self._world.operations.polling_headers(),
+            "Azure-AsyncOperation": address,
+            "x-ms-async-operation-timeout": "PT30M",
+        }

@@ -1,0 +1,310 @@
+"""Managed online endpoints: the REST resources, their keys and their traffic.
+
+A PUT answers 201 Creating at once and an operation finishes it; deleting an endpoint deletes its deployments and ends
+their servers, and only then a GET answers 404. Scoring is in `gateway.py`, deployments in `deployments.py`.
+
+REST: onlineEndpoints, api-versions 2022-02-01-preview and (GET only in the SDK) 2023-04-01-preview.
+"""
+
+import secrets
+from datetime import UTC, datetime, timedelta
+
+from azureml_emulator.deployment_rules import canceled, check_name, endpoint_missing
+from azureml_emulator.deployments import Deployments
+from azureml_emulator.faults import Faults
+from azureml_emulator.wire import NULL, PROVIDER, Answer, Call, Json, Route, ServiceError, now, page, versions
+from azureml_emulator.world import World
+
+KIND = "endpoints"
+VERSIONS = versions("2022-02-01-preview", "2023-04-01-preview")
+AUTH_MODES = {"key": "Key", "amltoken": "AMLToken"}
+MOST_MIRRORED = 50
+TOKEN_HOURS = 12
+KEY_BYTES = 24
+
+
+class Endpoints:
+    """The online endpoints of the workspace, and their `deployments`."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.deployments = Deployments(world)
+
+    def routes(self) -> list[Route]:
+        one = "{workspace}/onlineEndpoints/{endpoint}"
+        return [
+            Route("GET", "{workspace}/onlineEndpoints", VERSIONS, self._list),
+            Route("GET", one, VERSIONS, self._get),
+            Route("PUT", one, VERSIONS, self._put),
+            Route("DELETE", one, VERSIONS, self._delete),
+            Route("POST", one + "/listKeys", VERSIONS, self._keys),
+            Route("POST", one + "/token", VERSIONS, self._token),
+            Route("POST", one + "/regenerateKeys", VERSIONS, self._regenerate),
+            *self.deployments.routes(),
+        ]
+
+    def recover(self) -> None:
+        for operation, key in self._world.operations.unfinished(KIND):
+            self._world.operations.resume(operation, lambda key=key: self._go_on(key))
+        self.deployments.recover()
+
+    def stop(self) -> None:
+        self.deployments.stop()
+
+    def find(self, name: str) -> Json | None:
+        """The stored document of an endpoint: state, keys, lower-case traffic."""
+        return self._world.store.get(KIND, name.lower())
+
+    def _list(self, call: Call) -> Answer:
+        rows = [self._resource(item, call) for _, item in self._world.store.list(KIND) if fits(item, call)]
+        return Answer(200, page(rows, call, int(call.query.get("count") or 30)))
+
+    def _get(self, call: Call) -> Answer:
+        document = self._document(call)
+        if document["hidden_until"] > datetime.now(UTC).timestamp():
+            raise endpoint_missing(str(document["name"]), self._world.settings.workspace_name)
+        return Answer(200, self._resource(document, call))
+
+    def _put(self, call: Call) -> Answer:
+        name = call.path_params["endpoint"]
+        check_name("Endpoint", name)
+        present = self.find(name)
+        if present and present["state"] == "Deleting":
+            text = "There is already an endpoint with this name, Endpoint name needs to be unique within a region."
+            raise ServiceError(400, "BadRequest", f"The request is invalid. {text} Try some other name.")
+        if present and present["state"] in ("Creating", "Updating"):
+            text = f"Endpoint {name} is in {present['state']} provisioning state; wait until that operation has ended."
+            raise ServiceError(409, "Conflict", text)
+        document = self._checked(call.json(), name)
+        if present:
+            document |= {
+                field: present[field] for field in ("created", "primary_key", "secondary_key", "token", "hidden_until")
+            }
+            document["state"] = "Updating"
+        self._world.store.put(KIND, name.lower(), document)
+        operation = self._world.operations.start(KIND, name.lower(), lambda: self._create(name.lower()))
+        document["operation"] = operation
+        self._world.store.change(KIND, name.lower(), lambda item: item.update(operation=operation))
+        return Answer(201, self._accepted(document, call, updated=present is not None), self._headers(call, operation))
+
+    def _delete(self, call: Call) -> Answer:
+        key = call.path_params["endpoint"].lower()
+        if self._world.store.change(KIND, key, lambda item: item.update(state="Deleting")) is None:
+            return Answer(204)
+        operation = self._world.operations.start(KIND, key, lambda: self._remove(key))
+        location = self._world.operations.result_url(operation, call.api_version)
+        return Answer(202, NULL, self._headers(call, operation) | {"Location": location})
+
+    def _keys(self, call: Call) -> Answer:
+        document = self._document(call)
+        if document["auth_mode"] != "Key":
+            return Answer(200, {"primaryKey": None, "secondaryKey": None})
+        return Answer(200, {"primaryKey": document["primary_key"], "secondaryKey": document["secondary_key"]})
+
+    def _token(self, call: Call) -> Answer:
+        document = self._document(call)
+        if document["auth_mode"] != "AMLToken":
+            raise ServiceError(
+                400,
+                "BadArgument",
+                f"Endpoint {document['name']} has auth mode {document['auth_mode']}; tokens need AMLToken.",
+            )
+        expires = datetime.now(UTC) + timedelta(hours=TOKEN_HOURS)
+        refresh = expires - timedelta(hours=1)
+        return Answer(
+            200,
+            {
+                "accessToken": document["token"],
+                "expiryTimeUtc": int(expires.timestamp()),
+                "refreshAfterTimeUtc": int(refresh.timestamp()),
+                "tokenType": "Bearer",
+            },
+        )
+
+    def _regenerate(self, call: Call) -> Answer:
+        document, request = self._document(call), call.json()
+        field = {"Primary": "primary_key", "Secondary": "secondary_key"}.get(str(request.get("keyType")))
+        if field is None:
+            raise ServiceError(
+                400, "BadArgument", f"keyType '{request.get('keyType')}' is unknown; choose Primary or Secondary."
+            )
+        asked = request.get("keyValue")
+        # The SDK sends the present key along: it means the one to replace, not the one to have.
+        value = asked if asked and asked != document[field] else secrets.token_urlsafe(KEY_BYTES)
+        key = str(document["name"]).lower()
+
+        def replace() -> None:
+            self._world.store.change(KIND, key, lambda item: item.update({field: value}))
+
+        operation = self._world.operations.start("keys", key, replace)
+        location = self._world.operations.result_url(operation, call.api_version)
+        return Answer(202, NULL, {**self._world.operations.polling_headers(), "Location": location})
+
+    def _checked(self, body: Json, name: str) -> Json:
+        """The document of an endpoint as asked for. Raises: ServiceError."""
+        asked = body.get("properties") or {}
+        mode = AUTH_MODES.get(str(asked.get("authMode")).lower())
+        if mode is None:
+            raise ServiceError(
+                400, "BadArgument", f"authMode '{asked.get('authMode')}' is not served here; choose Key or AMLToken."
+            )
+        traffic = self._checked_traffic(name, asked.get("traffic") or {}, whole=100)
+        mirror = self._checked_traffic(name, asked.get("mirrorTraffic") or {}, whole=MOST_MIRRORED)
+        return {
+            "name": name,
+            "state": "Creating",
+            "auth_mode": mode,
+            "description": asked.get("description"),
+            "properties": asked.get("properties") or {},
+            "traffic": traffic,
+            "mirror_traffic": mirror,
+            "identity": body.get("identity") or {"type": "SystemAssigned"},
+            "public_network_access": asked.get("publicNetworkAccess") or "Enabled",
+            "tags": body.get("tags") or {},
+            "created": now(),
+            "modified": now(),
+            "hidden_until": 0,
+            "primary_key": secrets.token_urlsafe(KEY_BYTES),
+            "secondary_key": secrets.token_urlsafe(KEY_BYTES),
+            "token": secrets.token_urlsafe(KEY_BYTES),
+        }
+
+    def _checked_traffic(self, endpoint: str, traffic: dict[str, Json], *, whole: int) -> dict[str, int]:
+        """Percentages by lower-case deployment name. Raises: ServiceError 400 for unknown names or a wrong sum."""
+        shares = {name.lower(): share for name, share in traffic.items()}
+        unknown = sorted(set(shares) - set(self.deployments.named(endpoint)))
+        if unknown:
+            raise ServiceError(
+                400,
+                "BadRequest",
+                f"Traffic names deployments that endpoint {endpoint} does not have: {', '.join(unknown)}.",
+            )
+        wrong = [
+            f"{name}={share}" for name, share in shares.items() if not isinstance(share, int) or not 0 <= share <= 100
+        ]
+        if wrong:
+            raise ServiceError(
+                400, "BadRequest", f"Traffic must be whole percentages from 0 to 100; found {', '.join(wrong)}."
+            )
+        total = sum(int(share) for share in shares.values())
+        if whole == 100 and total not in (0, 100):
+            raise ServiceError(400, "BadRequest", f"Sum of traffic must be either 0 or 100; found {total}.")
+        if total > whole:
+            raise ServiceError(400, "BadRequest", f"Sum of mirror traffic must not exceed {whole}; found {total}.")
+        return {name: int(share) for name, share in shares.items()}
+
+    def _go_on(self, key: str) -> None:
+        """The work of an operation that the last process left unfinished."""
+        document = self.find(key)
+        if document and document["state"] == "Deleting":
+            self._remove(key)
+        elif document:
+            self._create(key)
+
+    def _create(self, key: str) -> None:
+        """The work of a PUT. Raises: ServiceError, which fails the operation."""
+        faults, document = self._world.room(Faults), self.find(key)
+        fault = faults.take("endpoint", key) if document and document["state"] == "Creating" else None
+        if fault and fault.effect == "hang":
+            faults.hold(fault, lambda: self._gone(key))
+        if fault and fault.effect == "fail":
+            self._world.store.change(KIND, key, lambda item: item.update(state="Failed", modified=now()))
+            raise ServiceError(500, "InternalServerError", fault.error_message())
+        self._world.operations.wait(self._world.timing.endpoint_seconds)
+        hidden = datetime.now(UTC).timestamp() + fault.seconds if fault and fault.effect == "not_found" else 0
+        if self._gone(key):
+            raise canceled(key)
+        self._world.store.change(
+            KIND, key, lambda item: item.update(state="Succeeded", modified=now(), hidden_until=hidden)
+        )
+
+    def _remove(self, key: str) -> None:
+        """The work of a DELETE: servers first, the endpoint last, so that a GET answers 404 only when nothing runs."""
+        error = self._world.room(Faults).hinder_deletion(key, lambda: self.find(key) is None)
+        if error:
+            self._world.store.change(KIND, key, lambda item: item.update(state="Failed"))
+            raise error
+        self._world.operations.wait(self._world.timing.delete_seconds)
+        self.deployments.remove_all(key)
+        self._world.store.delete(KIND, key)
+
+    def _gone(self, key: str) -> bool:
+        document = self.find(key)
+        return document is None or document["state"] == "Deleting"
+
+    def _document(self, call: Call) -> Json:
+        name = call.path_params["endpoint"]
+        document = self.find(name)
+        if document is None:
+            raise endpoint_missing(name, self._world.settings.workspace_name)
+        return document
+
+    def _headers(self, call: Call, operation: str) -> dict[str, str]:
+        return {
+            **self._world.operations.polling_headers(),
+            "Azure-AsyncOperation": self._world.operations.status_url(operation, call.api_version),
+            "Location": f"{call.base_url}{call.raw_path}?api-version={call.api_version}",
+            "x-ms-async-operation-timeout": "PT30M",
+        }
+
+    def _accepted(self, document: Json, call: Call, *, updated: bool) -> Json:
+        """The body of a 201: always Creating and without addresses; an update's lacks what the caller knows already."""
+        resource = self._resource(document, call)
+        resource["properties"] |= {"provisioningState": "Creating", "scoringUri": None, "swaggerUri": None}
+        if updated:
+            del resource["location"], resource["identity"]
+            resource["properties"]["properties"].pop("azureml.onlineendpointid")
+            resource["systemData"] = {"lastModifiedAt": document["modified"]}
+        return resource
+
+    def _resource(self, document: Json, call: Call) -> Json:
+        """The endpoint as the service shows it."""
+        settings, name = self._world.settings, document["name"]
+        identifier = f"{self._world.workspace_id}/onlineEndpoints/{name}"
+        scoring = f"{self._world.url}/scoring/{name}"
+        ready = document["state"] != "Creating"
+        return {
+            "id": identifier,
+            "name": name,
+            "type": f"{PROVIDER}/workspaces/onlineEndpoints",
+            "properties": {
+                "description": document["description"],
+                "properties": {
+                    **document["properties"],
+                    "azureml.onlineendpointid": identifier.lower(),
+                    "AzureAsyncOperationUri": self._world.operations.status_url(
+                        str(document.get("operation")), call.api_version
+                    ),
+                },
+                "scoringUri": f"{scoring}/score" if ready else None,
+                "swaggerUri": f"{scoring}/swagger.json" if ready else None,
+                "authMode": document["auth_mode"],
+                "provisioningState": document["state"],
+                "compute": None,
+                "traffic": document["traffic"],
+                "mirrorTraffic": document["mirror_traffic"],
+                "publicNetworkAccess": document["public_network_access"],
+            },
+            "systemData": {
+                "createdAt": document["created"],
+                "createdBy": "local user",
+                "lastModifiedAt": document["modified"],
+            },
+            "tags": document["tags"],
+            "location": settings.location,
+            "kind": "Managed",
+            "identity": {
+                **document["identity"],
+                "principalId": self._world.workspace_guid,
+                "tenantId": settings.tenant_id,
+            },
+        }
+
+
+def fits(document: Json, call: Call) -> bool:
+    """Whether a listing with the filters `name` and `tags` (`a,b=c`) shows this endpoint."""
+    wanted = [part.partition("=") for part in (call.query.get("tags") or "").split(",") if part]
+    tagged = all(
+        name in document["tags"] and (not sign or document["tags"][name] == value) for name, sign, value in wanted
+    )
+    return tagged and call.query.get("name", document["name"]) == document["name"]

@@ -1,0 +1,177 @@
+"""Scoring: what stands between a caller and a deployment's server.
+
+Checks the endpoint's key, chooses a deployment by traffic or by the `azureml-model-deployment` header, keeps the limits
+of the deployment, and answers with the service's status codes: 401 key, 404 no deployment with traffic, 408 longer than
+the request timeout, 424 the model's own error, 429 too many requests at once, 502 and 503 a server that broke off or is
+not ready. Its errors are plain text, as the service's are. Mirrored traffic is kept but not sent.
+
+Source: https://learn.microsoft.com/azure/machine-learning/how-to-troubleshoot-online-endpoints
+"""
+
+import hmac
+import random
+import threading
+import time
+from collections import Counter
+from uuid import uuid4
+
+import httpx
+
+from azureml_emulator.deployment_rules import key_of, seconds
+from azureml_emulator.endpoints import Endpoints
+from azureml_emulator.faults import Fault, Faults
+from azureml_emulator.wire import Answer, Call, Json, Route
+from azureml_emulator.world import World
+
+GUIDE = (
+    "\nPlease check this guide to understand why this error code might have been returned \n"
+    "https://docs.microsoft.com/en-us/azure/machine-learning/how-to-troubleshoot-online-endpoints#http-status-codes\n"
+)
+
+
+class Gateway:
+    """The scoring addresses of all endpoints."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._lock = threading.Lock()
+        self._running: Counter[str] = Counter()
+        self._client = httpx.Client(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("POST", "/scoring/{endpoint}/score", None, self._score, "key"),
+            Route("GET", "/scoring/{endpoint}/swagger.json", None, self._score, "key"),
+        ]
+
+    def recover(self) -> None:
+        """Nothing to take up: the gateway keeps no state."""
+
+    def stop(self) -> None:
+        self._client.close()
+
+    def _score(self, call: Call) -> Answer:
+        endpoint = self._world.room(Endpoints).find(call.path_params["endpoint"])
+        if endpoint is None or endpoint["state"] == "Creating":
+            return plain(404, "There is no endpoint at this address.")
+        refusal = check_key(endpoint, call.headers.get("authorization", ""))
+        if refusal:
+            return plain(401, refusal)
+        deployment = self._choose(endpoint, call.headers.get("azureml-model-deployment"))
+        if deployment is None:
+            return plain(404, "The endpoint does not have a valid deployment with positive weight.")
+        key = key_of(str(endpoint["name"]), str(deployment["name"]))
+        if not self._enter(key, most_at_once(deployment)):
+            return plain(429, "too many pending requests")
+        try:
+            return self._forward(call, key, deployment)
+        finally:
+            self._leave(key)
+
+    def _choose(self, endpoint: Json, wanted: str | None) -> Json | None:
+        """The deployment asked for, or one drawn by traffic."""
+        deployments = self._world.room(Endpoints).deployments.named(str(endpoint["name"]))
+        if wanted:
+            return deployments.get(wanted.lower())
+        shares = {name: share for name, share in endpoint["traffic"].items() if share > 0 and name in deployments}
+        if not shares:
+            return None
+        return deployments[random.choices(list(shares), list(shares.values()))[0]]
+
+    def _enter(self, key: str, most: int) -> bool:
+        with self._lock:
+            if self._running[key] >= most:
+                return False
+            self._running[key] += 1
+            return True
+
+    def _leave(self, key: str) -> None:
+        with self._lock:
+            self._running[key] -= 1
+
+    def _forward(self, call: Call, key: str, deployment: Json) -> Answer:
+        """The server's answer, with the headers and the status codes of the service around it."""
+        started = time.monotonic()
+        fault = self._world.room(Faults).take("score", key)
+        timeout = seconds(deployment["properties"]["requestSettings"]["requestTimeout"])
+        if fault and fault.effect != "slow":
+            status, content, kind = as_told(fault)
+        else:
+            if fault and self._too_slow(fault, timeout):
+                return plain(408, "upstream request timeout")
+            server = self._world.room(Endpoints).deployments.server(
+                str(deployment["endpoint"]), str(deployment["name"])
+            )
+            address = server.address if server else None
+            if address is None:
+                return plain(503, "no healthy upstream")
+            try:
+                reply = self._client.request(
+                    call.method,
+                    address + call.path.removeprefix(f"/scoring/{call.path_params['endpoint']}"),
+                    content=call.body,
+                    headers={"content-type": call.headers.get("content-type", "application/json")},
+                    timeout=timeout,
+                )
+            except httpx.TimeoutException:
+                return plain(408, "upstream request timeout")
+            except httpx.HTTPError:
+                return plain(
+                    502,
+                    "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+                )
+            status, content, kind = (
+                reply.status_code,
+                reply.content,
+                reply.headers.get("content-type", "application/json"),
+            )
+        headers = {
+            "Content-Type": kind,
+            "azureml-model-deployment": str(deployment["name"]),
+            "azureml-model-session": str(deployment["name"]),
+            "x-ms-run-fn-exec-ms": f"{(time.monotonic() - started) * 1000:.3f}",
+            "x-ms-run-function-failed": str(status != 200),
+            "x-request-id": call.headers.get("x-request-id") or str(uuid4()),
+        }
+        if status == 200:
+            return Answer(200, content, headers)
+        headers |= {"ms-azureml-model-error-statuscode": str(status), "ms-azureml-model-error-reason": "model_error"}
+        return Answer(424, content + GUIDE.encode(), headers | {"Content-Type": "text/plain; charset=utf-8"})
+
+    def _too_slow(self, fault: Fault, timeout: float) -> bool:
+        """Waits as long as a slow answer takes, at most the timeout; says whether it took longer."""
+        deadline = time.monotonic() + timeout
+        self._world.room(Faults).hold(fault, lambda: time.monotonic() >= deadline)
+        return time.monotonic() >= deadline
+
+
+def plain(status: int, text: str) -> Answer:
+    return Answer(status, (text + GUIDE).encode(), {"Content-Type": "text/plain; charset=utf-8"})
+
+
+def check_key(endpoint: Json, header: str) -> str | None:
+    """Why the Authorization header is refused; None when it holds one of the endpoint's keys or its token."""
+    scheme, _, secret = header.partition(" ")
+    if scheme.lower() != "bearer" or not secret:
+        return "key_auth_bad_header_forbidden"
+    names = ("primary_key", "secondary_key") if endpoint["auth_mode"] == "Key" else ("token",)
+    right = any(hmac.compare_digest(secret.encode(), str(endpoint[name]).encode()) for name in names)
+    return None if right else "key_auth_access_denied"
+
+
+def most_at_once(deployment: Json) -> int:
+    """Requests that a deployment takes at the same time, running and waiting."""
+    return (
+        2
+        * int(deployment["properties"]["requestSettings"]["maxConcurrentRequestsPerInstance"])
+        * int(deployment["capacity"])
+    )
+
+
+def as_told(fault: Fault) -> tuple[int, bytes, str]:
+    """Status, body and content type of a server's answer that a fault puts in place of the real one."""
+    if fault.effect == "empty":
+        return 200, b"", "application/json"
+    if fault.effect == "malformed":
+        return 200, b'{"output": "half an ans', "application/json"
+    return fault.status, fault.error_message().encode(), "text/plain"

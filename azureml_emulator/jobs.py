@@ -1,0 +1,279 @@
+"""The jobs API: pipeline and command jobs, created, read, listed, changed in their tags and cancelled.
+
+A job's name is taken for good: the same body again answers the present job, another body is refused. The work is done by
+engine.py, the state stands in the run documents of runs.py.
+Source: jobs in Microsoft.MachineLearningServices 2023-04-01-preview, 2024-01-01-preview and 2025-01-01-preview.
+"""
+
+import json
+import threading
+import time
+
+from azureml_emulator.assets import Assets
+from azureml_emulator.compute import Compute
+from azureml_emulator.engine import Engine
+from azureml_emulator.plan import Plan, entries, make_plan
+from azureml_emulator.runs import TERMINAL, Runs
+from azureml_emulator.wire import NULL, Answer, Call, Json, JsonValue, Route, ServiceError, not_found, page, system_data, versions
+from azureml_emulator.world import World
+
+READ = versions("2023-04-01-preview", "2024-01-01-preview", "2024-10-01-preview", "2025-01-01-preview")
+CANCEL = versions("2023-04-01-preview")
+# What a second PUT may change, and what the service itself adds to a job that a client sends back.
+CHANGEABLE = {"tags", "properties", "displayName", "description", "isArchived"}
+READ_ONLY = {"status", "services"}
+SERVERLESS = "serverless"
+DEFAULT_OUTPUT = {"mode": "ReadWriteMount", "jobOutputType": "uri_folder", "assetName": None, "assetVersion": None}
+
+
+class Jobs:
+    """All jobs of the workspace and the engines of those under way."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._engines: dict[str, Engine] = {}
+        self._creating = threading.Lock()
+
+    def routes(self) -> list[Route]:
+        one = "{workspace}/jobs/{name}"
+        return [
+            Route("GET", "{workspace}/jobs", READ, self._list),
+            Route("GET", one, READ, self._get),
+            Route("PUT", one, READ, self._put),
+            Route("POST", one + "/cancel", CANCEL, self._cancel),
+        ]
+
+    def recover(self) -> None:
+        """Goes on with every unfinished job, and with the cancellations that were asked for."""
+        for name, job in self._world.store.list("jobs"):
+            if self._runs.get(name)["status"] not in TERMINAL:
+                self._start(self._plan(name, job["properties"]))
+        for operation, name in self._world.operations.unfinished("jobs"):
+            self._world.operations.resume(operation, lambda name=name: self._wait_for_end(name))
+
+    def stop(self) -> None:
+        """Waits shortly for the engines, which see `world.stopping` and end their processes."""
+        deadline = time.monotonic() + 3.5
+        for thread in threading.enumerate():
+            if thread.name.startswith(("job ", "step ")):
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    @property
+    def _runs(self) -> Runs:
+        return self._world.room(Runs)
+
+    def _plan(self, name: str, properties: Json) -> Plan:
+        return make_plan(name, properties, self._world.room(Assets).component)
+
+    def _start(self, plan: Plan) -> None:
+        engine = Engine(self._world, plan)
+        self._engines[plan.job] = engine
+        engine.start()
+
+    def _put(self, call: Call) -> Answer:
+        name, properties = call.path_params["name"], call.json().get("properties")
+        if not isinstance(properties, dict) or str(properties.get("jobType")).lower() not in ("pipeline", "command"):
+            kind = properties.get("jobType") if isinstance(properties, dict) else None
+            text = f"Job '{name}' is of type '{kind}'. The emulator runs jobs of the types Pipeline and Command."
+            raise ServiceError(400, "UserError", text, inner_error="BadArgument")
+        with self._creating:
+            if self._world.store.get("jobs", name) is not None:
+                self._change(name, properties)
+                return Answer(200, self._document(name))
+            self._create(name, properties)
+        return Answer(201, self._document(name), {"Location": f"{call.base_url}{call.raw_path}?api-version={call.api_version}"})
+
+    def _create(self, name: str, properties: Json) -> None:
+        if self._runs.find(name) is not None:
+            raise ServiceError(409, "UserError", f"The name '{name}' belongs to a run. Choose another.", inner_error="ConflictError")
+        plan = self._plan(name, properties)
+        self._check_computes(plan)
+        kind, settings = str(properties["jobType"]).lower(), properties.get("settings")
+        self._runs.create(
+            name,
+            kind=kind,
+            root=name,
+            display_name=str(properties.get("displayName") or name),
+            experiment=str(properties.get("experimentName") or "Default"),
+            description=properties.get("description"),
+            tags={key: str(value) for key, value in entries(properties, "tags")},
+            properties={**run_properties(kind, properties), **dict(entries(properties, "properties"))},
+            continue_on_step_failure=isinstance(settings, dict) and bool(settings.get("continue_on_step_failure")),
+        )
+        self._world.store.put("jobs", name, {"properties": properties})
+        self._runs.set_status(name, "Preparing" if kind == "pipeline" else "Starting")
+        self._start(plan)
+
+    def _check_computes(self, plan: Plan) -> None:
+        """Raises: ServiceError 400 for a cluster that does not exist, or without one for an unknown instance type."""
+        computes = self._world.room(Compute)
+        for step in plan.steps.values():
+            cluster = (step.compute or SERVERLESS).rpartition("/")[2]
+            if cluster != SERVERLESS:
+                if computes.find(cluster) is None:
+                    text = f"Node '{step.path}' asks for compute '{cluster}', which does not exist in the workspace. Create it first."
+                    raise ServiceError(400, "UserError", text, inner_error="ComputeNotFound")
+            elif step.instance_type and computes.size(step.instance_type) is None:
+                text = (
+                    f"Node '{step.path}' asks for the instance type '{step.instance_type}', which does not exist in "
+                    f"'{self._world.settings.location}'. Name a compute cluster or another size."
+                )
+                raise ServiceError(400, "UserError", text, inner_error="InvalidInstanceType")
+
+    def _change(self, name: str, properties: Json) -> None:
+        """Changes what may change. Raises: ServiceError 400 when the body is that of another job."""
+        present = self._world.store.get("jobs", name) or {}
+        old, new = comparable(present["properties"]), comparable(properties)
+        different = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+        if different:
+            text = (
+                f"A job with the name '{name}' already exists and differs in: {', '.join(different)}. Choose another name for "
+                f"another job; of an existing one only {', '.join(sorted(CHANGEABLE))} can be changed."
+            )
+            raise ServiceError(400, "UserError", text, inner_error="JobPropertyImmutable")
+
+        def edit(run: Json) -> None:
+            if "tags" in properties:
+                run["tags"] = {key: str(value) for key, value in entries(properties, "tags")}
+            run["properties"] |= dict(entries(properties, "properties"))
+            run["display_name"] = properties.get("displayName") or run["display_name"]
+            run["description"] = properties.get("description") or run.get("description")
+            run["hidden"] = bool(properties.get("isArchived"))
+
+        self._runs.change(name, edit)
+
+    def _get(self, call: Call) -> Answer:
+        return Answer(200, self._document(call.path_params["name"]))
+
+    def _list(self, call: Call) -> Answer:
+        view = call.query.get("listViewType", "ActiveOnly").lower()
+        names = []
+        for name, _ in self._world.store.list("jobs"):
+            run = self._runs.get(name)
+            archived = bool(run.get("hidden"))
+            fits = view == "all" or archived == (view == "archivedonly")
+            kind, tag = call.query.get("jobType"), call.query.get("tag")
+            if fits and (not kind or kind.lower() == run["kind"]) and (not tag or has_tag(run, tag)):
+                names.append((str(run["created"]), name))
+        documents = [self._document(name) for _, name in sorted(names, reverse=True)]
+        return Answer(200, page(documents, call))
+
+    def _cancel(self, call: Call) -> Answer:
+        name = call.path_params["name"]
+        if self._world.store.get("jobs", name) is None:
+            raise not_found("Job", name)
+        run = self._runs.get(name)
+        if run["status"] in TERMINAL:
+            if run["kind"] == "command":
+                return Answer(200)
+            text = f"The pipeline run {name} is in terminal status, it can't be canceled."
+            raise ServiceError(400, "UserError", text, inner_error="CancelPipelineRunInTerminalStatus")
+        for run_id, _ in self._runs.family(name):
+            self._runs.set_status(run_id, "CancelRequested")
+        self._engines[name].cancelled.set()
+        operation = self._world.operations.start("jobs", name, lambda: self._wait_for_end(name))
+        headers = {"Location": self._world.operations.result_url(operation, call.api_version), "x-ms-async-operation-timeout": "PT1H"}
+        return Answer(202, NULL, {**headers, **self._world.operations.polling_headers()})
+
+    def _wait_for_end(self, name: str) -> None:
+        """Returns when a job has ended. Raises: Interrupted at the emulator's own end."""
+        while name in self._engines and not self._engines[name].done.is_set():
+            self._world.operations.wait(0.05)
+
+    def _document(self, name: str) -> Json:
+        """A job as the service answers it; a run within a pipeline has no properties. Raises: ServiceError 404."""
+        run, job = self._runs.find(name), self._world.store.get("jobs", name)
+        if run is None:
+            raise not_found("Job", name)
+        envelope: Json = {
+            "id": f"{self._world.workspace_id}/jobs/{name}",
+            "name": name,
+            "type": "Microsoft.MachineLearningServices/workspaces/jobs",
+            "systemData": system_data(str(run["created"])),
+        }
+        return envelope | {"properties": self._properties(name, run, job["properties"])} if job else envelope
+
+    def _properties(self, name: str, run: Json, sent: Json) -> Json:
+        properties: Json = {
+            **sent,
+            "description": run.get("description"),
+            "tags": run["tags"],
+            "properties": run["properties"],
+            "displayName": run["display_name"],
+            "status": run["status"],
+            "experimentName": run["experiment"],
+            "services": self._services(name),
+            "computeId": sent.get("computeId"),
+            "isArchived": bool(run.get("hidden")),
+            "identity": sent.get("identity"),
+            "componentId": sent.get("componentId"),
+            "inputs": {key: with_nulls(value, "description") for key, value in entries(sent, "inputs")},
+            "outputs": {key: with_nulls(value, "description", "uri") for key, value in entries(sent, "outputs")},
+        }
+        if run["kind"] == "command":
+            logs: Json = {"description": None, "uri": f"azureml://datastores/workspaceartifactstore/ExperimentRun/dcid.{name}"}
+            properties["outputs"] = {"default": {**logs, **DEFAULT_OUTPUT}, **properties["outputs"]}
+            properties.setdefault("parameters", {})
+        return properties
+
+    def _services(self, name: str) -> Json:
+        settings = self._world.settings
+        tracking = f"azureml:{self._world.tracking_url.removeprefix('https:')}?"
+        workspace = (
+            f"/subscriptions/{settings.subscription_id}/resourcegroups/{settings.resource_group}/workspaces/{settings.workspace_name}"
+        )
+        return {
+            "Tracking": service("Tracking", tracking),
+            "Studio": service("Studio", f"https://ml.azure.com/runs/{name}?wsid={workspace}"),
+        }
+
+
+def service(kind: str, endpoint: str) -> Json:
+    names = ("port", "status", "errorMessage", "properties", "nodes")
+    return {"jobServiceType": kind, "endpoint": endpoint, **dict.fromkeys(names)}
+
+
+def with_nulls(value: JsonValue, *names: str) -> JsonValue:
+    return {**dict.fromkeys(names), **value} if isinstance(value, dict) else value
+
+
+def has_tag(run: Json, wanted: str) -> bool:
+    """Whether a run has a tag, asked for as `key` or `key=value`."""
+    key, equals, value = wanted.partition("=")
+    return key in run["tags"] and (not equals or run["tags"][key] == value)
+
+
+def comparable(properties: Json) -> Json:
+    """What makes a job this job: its body without what may change, what is read-only and what is null or empty."""
+
+    def strip(value: JsonValue) -> JsonValue:
+        if isinstance(value, dict):
+            return {key: inner for key, item in value.items() if (inner := strip(item)) not in (None, {}, [])}
+        return [strip(item) for item in value] if isinstance(value, list) else value
+
+    kept = {key: value for key, value in properties.items() if key not in CHANGEABLE | READ_ONLY}
+    kept["outputs"] = {key: value for key, value in entries(properties, "outputs") if key != "default"}
+    kept["experimentName"] = properties.get("experimentName") or "Default"
+    stripped = strip(kept)
+    assert isinstance(stripped, dict)
+    return stripped
+
+
+def run_properties(kind: str, sent: Json) -> Json:
+    """The properties that the service adds to a job."""
+    if kind != "pipeline":
+        return {"_azureml.ComputeTargetType": "amlctrain"}
+    literals = {key: value["value"] for key, value in entries(sent, "inputs") if isinstance(value, dict) and "value" in value}
+    settings = sent.get("settings")
+    go_on = isinstance(settings, dict) and bool(settings.get("continue_on_step_failure"))
+    return {
+        "azureml.DevPlatv2": "true",
+        "azureml.runsource": "azureml.PipelineRun",
+        "runSource": "MFE",
+        "runType": "HTTP",
+        "azureml.parameters": json.dumps(literals, separators=(",", ":")),
+        "azureml.continue_on_step_failure": str(go_on),
+        "azureml.continue_on_failed_optional_input": "True",
+        "azureml.defaultDataStoreName": "workspaceblobstore",
+        "azureml.pipelineComponent": "pipelinerun",
+    }

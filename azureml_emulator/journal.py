@@ -1,0 +1,76 @@
+"""What was asked and answered: one line a request in HOME/requests.jsonl, and on demand whole exchanges for checking.
+
+Neither holds a token, a key or a signature: queries are reduced to the api-version, and exchanges to resource manager calls
+with their headers left out but those of long-running operations.
+"""
+
+import json
+import threading
+from pathlib import Path
+from urllib.parse import urlencode
+
+from azureml_emulator.wire import NULL, Answer, Call, Json, Route, now
+
+EXCHANGES_VARIABLE = "AZUREML_EMULATOR_EXCHANGES"
+KEPT_HEADERS = ("location", "azure-asyncoperation", "retry-after", "x-ms-async-operation-timeout")
+
+
+class Journal:
+    """The request log of one home, and the folder of exchanges when one is wanted."""
+
+    def __init__(self, file: Path, exchanges: Path | None = None) -> None:
+        self._file = file
+        self._exchanges = exchanges
+        self._lock = threading.Lock()
+        self._count = 0
+        file.touch()
+        if exchanges:
+            exchanges.mkdir(parents=True, exist_ok=True)
+
+    def write(self, call: Call, route: Route | None, answer: Answer, seconds: float) -> None:
+        line = {
+            "time": now(),
+            "method": call.method,
+            "path": call.path,
+            "api_version": call.query.get("api-version"),
+            "status": answer.status,
+            "milliseconds": round(seconds * 1000, 1),
+        }
+        with self._lock:
+            with self._file.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(line) + "\n")
+            self._count += 1
+            count = self._count
+        if self._exchanges and (route is None or route.auth == "arm"):
+            text = json.dumps(exchange(call, answer), indent=1)
+            (self._exchanges / f"{call.headers.get('host', '').rpartition(':')[2]}-{count:06}.json").write_text(text)
+
+
+def read_log(file: Path) -> list[Json]:
+    """The lines of a request log."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def exchange(call: Call, answer: Answer) -> Json:
+    """Request and response as JSON; bodies that are not JSON are left out."""
+    query = {name: value for name, value in call.query.items() if name in ("api-version", "$skipToken", "$top", "$orderBy")}
+    body = "null" if answer.body is NULL else answer.body
+    return {
+        "request": {
+            "method": call.method,
+            "url": f"{call.path}?{urlencode(query)}",
+            "body": parse(call.body),
+        },
+        "response": {
+            "status": answer.status,
+            "headers": {name: value for name, value in answer.headers.items() if name.lower() in KEPT_HEADERS},
+            "body": None if isinstance(body, bytes | str) else body,
+        },
+    }
+
+
+def parse(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None

@@ -1,0 +1,294 @@
+"""A job's body to the steps that run: pipelines are unfolded, inputs bound, computes and sizes read. Runs nothing.
+
+Two notations of a pipeline's nodes are read: that of the REST body (`componentId`, `{"job_input_type": ..., "uri": ...}`) and
+that of component YAML (`component: azureml:name:version`, plain values). A node runs a command component, or holds another
+pipeline. A plan is a function of the job's body and of components, which never change: after a restart it comes out the same.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from uuid import NAMESPACE_URL, uuid5
+
+from azureml_emulator.wire import Json, JsonValue, ServiceError
+
+EXPRESSION = re.compile(r"\$\{\{\s*([\w.\-]+)\s*\}\}")
+OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Literal:
+    """A value as text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Asset:
+    """Data or a model by its address."""
+
+    uri: str
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a node of this job makes: the node's path and the output's name."""
+
+    path: str
+    output: str
+
+
+Value = Literal | Asset | Made
+
+
+@dataclass
+class Step:
+    """One command to run. `path` is the node names from the job down, joined by `/`; empty for a command job itself."""
+
+    path: str
+    component: Json
+    inputs: dict[str, Value]
+    outputs: dict[str, str]
+    compute: str | None = None
+    instance_type: str | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    code: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.path.rpartition("/")[2]
+
+
+@dataclass
+class Plan:
+    """All steps of a job by path, the pipelines within it, and where outputs come from.
+
+    `sources` maps an output of a pipeline (the job's own has the path "") to the node's output that fills it.
+    """
+
+    job: str
+    steps: dict[str, Step] = field(default_factory=dict)
+    pipelines: list[str] = field(default_factory=list)
+    sources: dict[Made, Made] = field(default_factory=dict)
+    output_types: dict[str, str] = field(default_factory=dict)
+
+    def run_id(self, path: str) -> str:
+        """The name of a node's run: the job's own for the path "", else an id that is the same in every start."""
+        return str(uuid5(NAMESPACE_URL, f"{self.job}/{path}")) if path else self.job
+
+    def parent_path(self, path: str) -> str:
+        return path.rpartition("/")[0]
+
+    def source(self, made: Made) -> Made:
+        """The step's output behind an output of a pipeline."""
+        while made in self.sources:
+            made = self.sources[made]
+        return made
+
+    def needs(self, step: Step) -> set[str]:
+        """The paths of the steps whose outputs a step reads."""
+        return {self.source(value).path for value in step.inputs.values() if isinstance(value, Made)}
+
+    def folder(self, made: Made) -> str:
+        """The place of a step's output in the default datastore; that of a job's output lies under the job's name."""
+        for outer in self.sources:
+            if outer.path == "" and self.source(outer) == made:
+                return f"azureml/{self.job}/{outer.output}"
+        return f"azureml/{self.run_id(made.path)}/{made.output}"
+
+
+Components = Callable[[str], Json]
+
+
+def make_plan(job: str, body: Json, components: Components) -> Plan:
+    """The plan of a job's `properties`. Raises: ServiceError 400 for what cannot run, naming the node and what to change."""
+    plan = Plan(job)
+    inputs = {name: read_input(value) for name, value in entries(body, "inputs")}
+    bound = {name: value for name, value in inputs.items() if value is not None}
+    plan.output_types = {name: output_type(value) for name, value in entries(body, "outputs")}
+    if str(body["jobType"]).lower() == "command":
+        plan.steps[""] = command_step(body, bound, plan.output_types)
+        return plan
+    component_id = str(body.get("componentId") or "")
+    pipeline = dict(components(component_id)) if component_id else {}
+    pipeline["jobs"] = body.get("jobs") or pipeline.get("jobs") or {}
+    settings = body.get("settings")
+    compute = settings.get("default_compute") if isinstance(settings, dict) else None
+    unfold(plan, "", pipeline, component_id, bound, str(body.get("computeId") or compute or "") or None, components)
+    check(plan)
+    return plan
+
+
+def command_step(body: Json, inputs: dict[str, Value], outputs: dict[str, str]) -> Step:
+    """The one step of a command job."""
+    resources = body.get("resources")
+    size = resources.get("instanceType") if isinstance(resources, dict) else None
+    return Step(
+        path="",
+        component={"command": body["command"], "inputs": {}, "name": "command"},
+        inputs=inputs,
+        outputs={name: kind for name, kind in outputs.items() if name != "default"},
+        compute=str(body.get("computeId") or "") or None,
+        instance_type=str(size) if size else None,
+        environment={name: str(value) for name, value in entries(body, "environmentVariables")},
+        code=str(body.get("codeId") or "") or None,
+    )
+
+
+def unfold(
+    plan: Plan, path: str, pipeline: Json, owner: str, inputs: dict[str, Value], compute: str | None, components: Components
+) -> None:
+    """Adds the nodes of one pipeline. `owner` is the id of its component, in whose registry short names are looked up."""
+    inputs = with_defaults(pipeline, inputs)
+    for name, node in entries(pipeline, "jobs"):
+        if not isinstance(node, dict):
+            raise ServiceError(400, "UserError", f"Node '{name}' of the pipeline is not an object.")
+        here = f"{path}/{name}".strip("/")
+        component_id = component_reference(node, name, owner)
+        component = components(component_id)
+        bound = {key: bind(read_input(value), path, inputs) for key, value in entries(node, "inputs")}
+        given = {key: value for key, value in bound.items() if value is not None}
+        for key, value in entries(node, "outputs"):
+            match = EXPRESSION.fullmatch(text_of(value).strip())
+            if match and match[1].startswith("parent.outputs."):
+                plan.sources[Made(path, match[1].removeprefix("parent.outputs."))] = Made(here, key)
+        own_compute = resolve_text(node.get("computeId") or node.get("compute"), path, inputs)
+        if component.get("type") == "pipeline":
+            plan.pipelines.append(here)
+            unfold(plan, here, component, component_id, given, own_compute or compute, components)
+        elif component.get("type") == "command":
+            plan.steps[here] = component_step(here, node, component, given, own_compute or compute, path, inputs)
+        else:
+            text = f"Node '{here}' is of type '{component.get('type')}'. The emulator runs command and pipeline components."
+            raise ServiceError(400, "UserError", text)
+
+
+def component_step(
+    here: str, node: Json, component: Json, given: dict[str, Value], compute: str | None, path: str, outer: dict[str, Value]
+) -> Step:
+    missing = [name for name, spec in entries(component, "inputs") if not is_optional(spec) and name not in given]
+    if missing:
+        raise ServiceError(400, "UserError", f"Node '{here}' lacks the required inputs: {', '.join(missing)}.")
+    resources = node.get("resources")
+    size = resources.get("instance_type") if isinstance(resources, dict) else None
+    return Step(
+        path=here,
+        component=component,
+        inputs=with_defaults(component, given),
+        outputs={name: output_type(spec) for name, spec in entries(component, "outputs")},
+        compute=compute,
+        instance_type=resolve_text(size, path, outer),
+        environment={name: str(value) for name, value in entries(node, "environment_variables")},
+        code=str(component.get("code") or "") or None,
+    )
+
+
+def component_reference(node: Json, name: str, owner: str) -> str:
+    """The id of a node's component; `azureml:name:version` within a registry's component is of the same registry."""
+    reference = str(node.get("componentId") or node.get("component") or "")
+    if not reference:
+        raise ServiceError(400, "UserError", f"Node '{name}' names no component (type '{node.get('type')}').")
+    short = re.fullmatch(r"azureml:([^:/]+):([^:/]+)", reference)
+    registry = re.match(r"azureml://registries/[^/]+", owner)
+    if short and registry:
+        return f"{registry[0]}/components/{short[1]}/versions/{short[2]}"
+    return reference
+
+
+def read_input(value: JsonValue) -> Value | None:
+    """An input in either notation, not yet bound: an expression is still a literal."""
+    if isinstance(value, dict):
+        if value.get("uri") or value.get("path"):
+            return Asset(str(value.get("uri") or value["path"]))
+        value = value.get("value")
+    return None if value is None else Literal(str(value))
+
+
+def bind(value: Value | None, path: str, inputs: dict[str, Value]) -> Value | None:
+    """The value with its expressions resolved among the pipeline's inputs and nodes; None when it stays unset."""
+    if not isinstance(value, Literal):
+        return value
+    whole = EXPRESSION.fullmatch(value.text.strip())
+    if whole:
+        return look_up(whole[1], path, inputs)
+
+    def insert(match: re.Match[str]) -> str:
+        found = look_up(match[1], path, inputs)
+        return found.text if isinstance(found, Literal) else ""
+
+    return Literal(EXPRESSION.sub(insert, value.text))
+
+
+def look_up(expression: str, path: str, inputs: dict[str, Value]) -> Value | None:
+    """`parent.inputs.x` or `parent.jobs.node.outputs.x`. Raises: ServiceError 400 for anything else."""
+    parts = expression.split(".")
+    if parts[:2] == ["parent", "inputs"] and len(parts) >= 3:
+        return inputs.get(".".join(parts[2:]))
+    if parts[:2] == ["parent", "jobs"] and len(parts) == 5 and parts[3] == "outputs":
+        return Made(f"{path}/{parts[2]}".strip("/"), parts[4])
+    raise ServiceError(400, "UserError", f"The expression '${{{{{expression}}}}}' cannot be resolved.")
+
+
+def resolve_text(value: JsonValue, path: str, inputs: dict[str, Value]) -> str | None:
+    """A setting of a node that may be an expression, as text."""
+    bound = bind(Literal(str(value)), path, inputs) if value else None
+    return bound.text if isinstance(bound, Literal) and bound.text else None
+
+
+def with_defaults(component: Json, given: dict[str, Value]) -> dict[str, Value]:
+    """The given inputs, and the defaults of a component's inputs that were not given."""
+    specs = [(name, spec) for name, spec in entries(component, "inputs") if isinstance(spec, dict)]
+    defaults = {name: Literal(str(spec["default"])) for name, spec in specs if spec.get("default") is not None}
+    return {**defaults, **given}
+
+
+def is_optional(spec: JsonValue) -> bool:
+    """Whether a component's input may stay away. The service writes booleans of a component as text."""
+    return isinstance(spec, dict) and (str(spec.get("optional")).lower() == "true" or spec.get("default") is not None)
+
+
+def output_type(spec: JsonValue) -> str:
+    kind = (spec.get("jobOutputType") or spec.get("type")) if isinstance(spec, dict) else None
+    return str(kind or "uri_folder")
+
+
+def text_of(value: JsonValue) -> str:
+    return str(value.get("value") or "") if isinstance(value, dict) else str(value or "")
+
+
+def entries(document: Json, key: str) -> list[tuple[str, JsonValue]]:
+    """The members of an object within a document; none when it is absent or null."""
+    value = document.get(key)
+    return list(value.items()) if isinstance(value, dict) else []
+
+
+def check(plan: Plan) -> None:
+    """Raises: ServiceError 400 when an input reads an output that no step makes, or when steps wait for each other."""
+    for step in plan.steps.values():
+        for made in [plan.source(value) for value in step.inputs.values() if isinstance(value, Made)]:
+            if made.path not in plan.steps or made.output not in plan.steps[made.path].outputs:
+                raise ServiceError(400, "UserError", f"Node '{step.path}' reads '{made.path}.{made.output}', which no node makes.")
+    waiting = dict(plan.steps)
+    while waiting:
+        ready = [path for path, step in waiting.items() if not plan.needs(step) & waiting.keys()]
+        if not ready:
+            raise ServiceError(400, "UserError", f"The nodes {', '.join(waiting)} wait for each other.")
+        for path in ready:
+            del waiting[path]
+
+
+def render(command: str, inputs: dict[str, str], outputs: dict[str, str]) -> str:
+    """A component's command line with values in place; a `$[[...]]` part with an unset input is left out."""
+
+    def insert(match: re.Match[str]) -> str:
+        group, _, name = match[1].partition(".")
+        values = {"inputs": inputs, "outputs": outputs}.get(group, {})
+        if name not in values:
+            raise ServiceError(400, "UserError", f"The command uses '{match[0]}', which is not set. Command: {command}")
+        return values[name]
+
+    def keep(match: re.Match[str]) -> str:
+        names = [name.partition(".")[2] for name in EXPRESSION.findall(match[1]) if name.startswith("inputs.")]
+        return match[1] if all(name in inputs for name in names) else ""
+
+    return EXPRESSION.sub(insert, OPTIONAL.sub(keep, command))

@@ -1,0 +1,316 @@
+"""Run history: the runs of jobs and their steps, their status, logs and outputs, as the SDK reads them beside the jobs API.
+
+A run document is the one place where a run's state stands; jobs.py and tracking.py answer from it too. Routes:
+`/history/v1.0/...` (run, details, children, rundata, change of tags), and the two resolvers of output addresses.
+Source: Microsoft's run history OpenAPI as azure-ai-ml uses it.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from uuid import NAMESPACE_URL, uuid4, uuid5
+
+from azureml_emulator.blobs import Blobs
+from azureml_emulator.wire import ARM_GROUP, Answer, Call, Json, JsonValue, Route, ServiceError, now, page
+from azureml_emulator.world import World
+
+TERMINAL = ("Completed", "Failed", "Canceled")
+WORKSPACE = ARM_GROUP + "/workspaces/{workspace}"
+HISTORY = "/history/v1.0" + WORKSPACE
+CONSOLE = "logs/azureml/executionlogs.txt"
+STEP_LOG = "user_logs/std_log.txt"
+RUN_TYPES = {"pipeline": "azureml.PipelineRun", "command": "command", "step": "azureml.StepRun", "subgraph": "azureml.StepRun", "mlflow": "azureml.mlflow"}
+# How run history names the type of an output; the resolver of its address depends on it.
+DATA_TYPES = {"uri_folder": "UriFolder", "uri_file": "UriFile", "mltable": "MLTable"}
+MODEL_TYPES = {"mlflow_model": "MLFlowModel", "custom_model": "CustomModel", "triton_model": "TritonModel"}
+
+
+class Runs:
+    """All runs of the workspace."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._watchers: list[Callable[[str], None]] = []
+
+    def watch(self, watcher: Callable[[str], None]) -> None:
+        """Calls `watcher` with the id of every run that is made or changed."""
+        self._watchers.append(watcher)
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("GET", HISTORY + "/runs/{run}", None, self._get),
+            Route("GET", HISTORY + "/runs/{run}/details", None, self._details),
+            Route("GET", HISTORY + "/runs/{run}/children", None, self._children),
+            Route("POST", HISTORY + "/rundata", None, self._run_data),
+            Route("PATCH", HISTORY + "/experiments/{experiment}/runs/{run}", None, self._patch),
+            Route("POST", "/data/v1.0" + WORKSPACE + "/dataversion/batchGetResolvedUris", None, self._resolve_data),
+            Route("POST", "/modelregistry/v1.0" + WORKSPACE + "/models/batchGetResolvedUris", None, self._resolve_models),
+        ]
+
+    def recover(self) -> None:
+        """Nothing runs; unfinished jobs are taken up by the room of jobs."""
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+    def find(self, run_id: str) -> Json | None:
+        return self._world.store.get("runs", run_id)
+
+    def get(self, run_id: str) -> Json:
+        """The document of a run. Raises: ServiceError 404."""
+        run = self.find(run_id)
+        if run is None:
+            text = f"Run {run_id} was not found."
+            raise ServiceError(404, "UserError", text, shape="native", inner_error="NotFoundError")
+        return run
+
+    def family(self, root: str) -> list[tuple[str, Json]]:
+        """The runs of a job, itself included, in the order of their creation."""
+        runs = [(run_id, run) for run_id, run in self._world.store.list("runs") if run["root"] == root]
+        return sorted(runs, key=lambda entry: str(entry[1]["created"]))
+
+    def create(self, run_id: str, *, kind: str, root: str, parent: str | None = None, display_name: str, **more: JsonValue) -> Json:
+        """A new run, NotStarted. A run within a job takes its experiment from the job's run."""
+        run: Json = {
+            "kind": kind,
+            "root": root,
+            "parent": parent,
+            "display_name": display_name,
+            "number": int(time.time()),
+            "status": "NotStarted",
+            "created": now(),
+            "modified": now(),
+            "started": None,
+            "ended": None,
+            "error": None,
+            "tags": {},
+            "properties": {},
+            "outputs": {},
+            "states": ["NotStarted"],
+            **more,
+        }
+        if "experiment" not in run:
+            run["experiment"] = self.get(root)["experiment"]
+        self._world.store.put("runs", run_id, run)
+        for file in (self.log_file(run_id), self.console_file(run_id)):
+            if file.parent.name == ("azureml" if kind == "pipeline" else "user_logs"):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.touch()
+        self._tell(run_id)
+        return run
+
+    def edit(self, run_id: str, values: Json) -> None:
+        self.change(run_id, lambda run: run.update(values))
+
+    def change(self, run_id: str, edit: Callable[[Json], None]) -> None:
+        """Changes a run's document in place."""
+        self._world.store.change("runs", run_id, edit)
+        self._tell(run_id)
+
+    def _tell(self, run_id: str) -> None:
+        for watcher in self._watchers:
+            watcher(run_id)
+
+    def set_status(self, run_id: str, status: str) -> None:
+        """The run's next state. A terminal state stands; a requested cancellation gives way only to a terminal one."""
+
+        def change(run: Json) -> None:
+            ends = status in TERMINAL
+            if run["status"] in TERMINAL or (run["status"] == "CancelRequested" and not ends) or run["status"] == status:
+                return
+            run["status"] = status
+            run["modified"] = now()
+            run["states"].append(status)
+            if status == "Running" and not run["started"]:
+                run["started"] = run["modified"]
+            if ends:
+                run["ended"] = run["modified"]
+
+        self.change(run_id, change)
+
+    def fail(self, run_id: str, message: str, code: str) -> None:
+        self.edit(run_id, {"error": {"code": code, "message": message}})
+        self.set_status(run_id, "Failed")
+
+    def set_outputs(self, run_id: str, outputs: dict[str, Json]) -> None:
+        """Outputs by name, each {path, type}: the path is in the default datastore."""
+        self.edit(run_id, {"outputs": outputs})
+
+    def artifacts(self, run_id: str) -> Path:
+        """The folder of a run's logs and other artifacts."""
+        blobs = self._world.room(Blobs)
+        return blobs.folder(blobs.artifact_container, f"ExperimentRun/dcid.{run_id}")
+
+    def log_file(self, run_id: str) -> Path:
+        return self.artifacts(run_id) / STEP_LOG
+
+    def console_file(self, job: str) -> Path:
+        return self.artifacts(job) / CONSOLE
+
+    def experiment_id(self, name: str) -> str:
+        """The id of an experiment, the same in every start."""
+        return str(uuid5(NAMESPACE_URL, f"{self._world.workspace_id}/experiments/{name}"))
+
+    def _get(self, call: Call) -> Answer:
+        run_id = call.path_params["run"]
+        return Answer(200, self._document(run_id, self.get(run_id)))
+
+    def _children(self, call: Call) -> Answer:
+        parent = call.path_params["run"]
+        runs = [(run_id, run) for run_id, run in self.family(self.get(parent)["root"]) if run["parent"] == parent]
+        documents = [self._document(run_id, run) for run_id, run in runs]
+        return Answer(200, page(documents, call, int(call.query.get("$top") or 100)))
+
+    def _details(self, call: Call) -> Answer:
+        run_id = call.path_params["run"]
+        document = self._document(run_id, self.get(run_id))
+        kept = ("runId", "runUuid", "parentRunUuid", "rootRunUuid", "target", "status", "parentRunId", "dataContainerId")
+        kept += ("startTimeUtc", "endTimeUtc", "error", "warnings", "tags", "properties", "parameters", "services")
+        kept += ("inputDatasets", "outputDatasets", "inputs", "outputs", "duration", "runTypeV2", "runNumber", "rootRunId")
+        details = {key: document[key] for key in kept}
+        return Answer(200, {**details, "createdTimeUtc": document["createdUtc"], "logFiles": self._log_files(run_id)})
+
+    def _run_data(self, call: Call) -> Answer:
+        run_id = str(call.json().get("runId"))
+        job = self._world.store.get("jobs", run_id) or {}
+        metadata = self._document(run_id, self.get(run_id))
+        definition = job.get("properties")
+        return Answer(200, {"runMetadata": metadata, "runDefinition": definition, "jobSpecification": None, "systemSettings": None})
+
+    def _patch(self, call: Call) -> Answer:
+        """Changes what may change in a run: name, description, tags and properties (merged), and whether it is archived."""
+        wanted, run_id = call.json(), call.path_params["run"]
+        self.get(run_id)
+
+        def change(run: Json) -> None:
+            for key, name in (("displayName", "display_name"), ("description", "description"), ("hidden", "hidden")):
+                if wanted.get(key) is not None:
+                    run[name] = wanted[key]
+            run["tags"] |= wanted.get("tags") or {}
+            run["properties"] |= wanted.get("properties") or {}
+            run["modified"] = now()
+
+        self.change(run_id, change)
+        return Answer(200, self._document(run_id, self.get(run_id)))
+
+    def _resolve_data(self, call: Call) -> Answer:
+        values = {asset_id: {"uri": uri, "type": kind, "legacyDatasetType": None} for asset_id, uri, kind in self._resolved(call)}
+        return Answer(200, {"values": values})
+
+    def _resolve_models(self, call: Call) -> Answer:
+        values = {asset_id: {"path": uri, "type": kind} for asset_id, uri, kind in self._resolved(call)}
+        return Answer(200, {"values": values})
+
+    def _resolved(self, call: Call) -> list[tuple[str, str, str]]:
+        """(asset id, address, type) of the asked outputs, those that exist."""
+        asked = call.json().get("values")
+        found = []
+        for asset_id in asked if isinstance(asked, list) else []:
+            _, _, name = str(asset_id).partition("/azureml_")
+            run_id, _, output = name.rpartition("/")[0].removesuffix("/versions").partition("_output_")
+            place = self._places(run_id).get(output.partition("_")[2])
+            if place:
+                found.append((str(asset_id), place[0], place[1]))
+        return found
+
+    def _places(self, run_id: str) -> dict[str, tuple[str, str]]:
+        """(address, type in run history) of each output of a run, and of its logs under the name `default`."""
+        settings = self._world.settings
+        base = (
+            f"azureml://subscriptions/{settings.subscription_id}/resourcegroups/{settings.resource_group}"
+            f"/workspaces/{settings.workspace_name}/datastores"
+        )
+        run = self.find(run_id) or {"outputs": {}}
+        places = {"default": (f"{base}/workspaceartifactstore/paths/ExperimentRun/dcid.{run_id}/", "UriFolder")}
+        for name, output in run["outputs"].items():
+            slash = "" if output["type"] == "uri_file" else "/"
+            kind = {**DATA_TYPES, **MODEL_TYPES}.get(str(output["type"]), "UriFolder")
+            places[name] = (f"{base}/workspaceblobstore/paths/{output['path']}{slash}", kind)
+        return places
+
+    def _outputs(self, run_id: str) -> Json:
+        base = f"azureml://locations/{self._world.settings.location}/workspaces/{self._world.workspace_guid}"
+        outputs: Json = {}
+        for name, (_, kind) in self._places(run_id).items():
+            plural, group = ("models", "model") if kind in MODEL_TYPES.values() else ("data", "data")
+            outputs[name] = {"assetId": f"{base}/{plural}/azureml_{run_id}_output_{group}_{name}/versions/1", "type": kind}
+        return outputs
+
+    def _log_files(self, run_id: str) -> Json:
+        blobs, folder = self._world.room(Blobs), self.artifacts(run_id)
+        names = sorted(str(file.relative_to(folder)) for kind in ("logs", "user_logs") for file in (folder / kind).rglob("*.txt"))
+        return {name: blobs.sas_url(blobs.artifact_container, f"ExperimentRun/dcid.{run_id}/{name}") for name in names}
+
+    def _document(self, run_id: str, run: Json) -> Json:
+        """A run as run history shows it."""
+        root, parent, user = str(run["root"]), run["parent"], {"userName": "local user", "userTenantId": self._world.settings.tenant_id}
+        run_type = RUN_TYPES[str(run["kind"])]
+        return {
+            "runNumber": run["number"],
+            "rootRunId": root,
+            "createdUtc": run["created"],
+            "createdBy": user,
+            "userId": "local user",
+            "error": self._error(run),
+            "warnings": None,
+            "revision": len(run["states"]),
+            "statusRevision": len(run["states"]) - 1,
+            "runUuid": run_uuid(run_id),
+            "parentRunUuid": run_uuid(str(parent)) if parent else None,
+            "rootRunUuid": run_uuid(root),
+            "lastModifiedBy": user,
+            "lastModifiedUtc": run["modified"],
+            "duration": None,
+            "currentAttemptId": run.get("attempt") or 1,
+            "runId": run_id,
+            "parentRunId": parent,
+            "experimentId": self.experiment_id(str(run["experiment"])),
+            "status": run["status"],
+            "startTimeUtc": run["started"],
+            "endTimeUtc": run["ended"],
+            "displayName": run["display_name"],
+            "name": run.get("component"),
+            "dataContainerId": f"dcid.{run_id}",
+            "description": run.get("description"),
+            "hidden": bool(run.get("hidden")),
+            "runType": run_type,
+            "runTypeV2": {"orchestrator": None, "traits": [run_type], "attribution": None, "computeType": None},
+            "properties": {**run["properties"], **run_properties(run)},
+            "parameters": {},
+            "target": run.get("target"),
+            "tags": run["tags"],
+            "settings": {},
+            "services": {},
+            "inputDatasets": [],
+            "outputDatasets": [],
+            "compute": {"target": run["target"]} if run.get("target") else None,
+            "inputs": {},
+            "outputs": self._outputs(run_id),
+        }
+
+    def _error(self, run: Json) -> Json | None:
+        if not run["error"]:
+            return None
+        location = self._world.settings.location
+        body = {"severity": None, "messageFormat": None, "details": [], "innerError": None, "additionalInfo": None}
+        correlation = {"operation": None, "request": uuid4().hex[:16]}
+        return {
+            "error": {**run["error"], **body},
+            "correlation": correlation,
+            "environment": location,
+            "location": location,
+            "time": run["ended"],
+            "componentName": "PipelineRun" if run["kind"] == "pipeline" else "Execution",
+        }
+
+
+def run_uuid(run_id: str) -> str:
+    return str(uuid5(NAMESPACE_URL, f"run/{run_id}"))
+
+
+def run_properties(run: Json) -> Json:
+    """What the service says about a step's place in its pipeline."""
+    if run["kind"] not in ("step", "subgraph"):
+        return {}
+    place = {"azureml.pipeline": run["root"], "azureml.pipelinerunid": run["parent"], "azureml.runsource": "azureml.StepRun"}
+    return {**place, "azureml.moduleName": run.get("component"), "StepType": "PythonScriptStep" if run["kind"] == "step" else "SubGraph"}

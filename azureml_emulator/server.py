@@ -1,0 +1,234 @@
+"""One running emulator: its home and lock, its certificate, its address, and an end in an orderly way."""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import ssl
+import sys
+import threading
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import TextIO
+
+import certifi
+import trustme
+import uvicorn
+
+from azureml_emulator.app import Application
+from azureml_emulator.identity import CLOUD, Secrets
+from azureml_emulator.journal import EXCHANGES_VARIABLE, Journal
+from azureml_emulator.store import Store, write_atomically
+from azureml_emulator.wire import Json
+from azureml_emulator.world import Settings, Timing, World
+
+BUNDLE = "ca_bundle.pem"
+READY = "ready.json"
+# Seconds for requests that run when the end is asked for.
+GRACE_SECONDS = 2
+# Seconds from the request to end until the process ends, whatever still runs.
+END_SECONDS = 4
+
+
+class HomeInUse(RuntimeError):
+    """Another emulator runs on this home."""
+
+
+class PortInUse(RuntimeError):
+    """Another program listens on the port."""
+
+
+def lock_home(home: Path) -> TextIO:
+    """The lock of a home, kept while the file is open; the system frees it when the process dies. Raises: HomeInUse."""
+    home.mkdir(parents=True, exist_ok=True)
+    file = (home / "lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        owner = file.read().strip()
+        file.close()
+        text = f"An emulator already runs on '{home}' (process {owner}). Stop it with 'kill {owner}', or choose another --home."
+        raise HomeInUse(text) from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def bind(home: Path, port: int | None) -> socket.socket:
+    """A listening socket on 127.0.0.1: the given port, else the one this home used last, else any. Raises: PortInUse."""
+    memory = home / "port"
+    last = int(memory.read_text()) if memory.exists() else 0
+    for candidate in [port] if port else [last, 0]:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", candidate))
+        except OSError as error:
+            listener.close()
+            if port:
+                text = f"Port {port} on 127.0.0.1 cannot be used: {error.strerror}. Choose another --port, or leave it out."
+                raise PortInUse(text) from error
+            continue
+        listener.listen(128)
+        memory.write_text(str(listener.getsockname()[1]))
+        return listener
+    raise PortInUse("No port on 127.0.0.1 is free.")
+
+
+def make_certificates(home: Path) -> ssl.SSLContext:
+    """The server's TLS context. The authority is made once a home; its bundle holds the public roots too."""
+    private, public = home / "ca_key.pem", home / "ca.pem"
+    if not (private.exists() and public.exists()):
+        authority = trustme.CA(organization_name="azureml_emulator")
+        write_atomically(private, authority.private_key_pem.bytes().decode())
+        private.chmod(0o600)
+        write_atomically(public, authority.cert_pem.bytes().decode())
+    authority = trustme.CA.from_pem(public.read_bytes(), private.read_bytes())
+    write_atomically(home / BUNDLE, public_roots(home) + public.read_text(encoding="utf-8"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    return context
+
+
+def public_roots(home: Path) -> str:
+    """The roots that this machine's programs trust already, so that a client can reach both the emulator and the world."""
+    for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+        file = Path(os.environ.get(name) or certifi.where())
+        if file.is_file() and file.name != BUNDLE:
+            return file.read_text(encoding="utf-8").rstrip("\n") + "\n"
+    return Path(certifi.where()).read_text(encoding="utf-8").rstrip("\n") + "\n"
+
+
+def environment(world: World, identity_header: str) -> dict[str, str]:
+    """The variables with which an unchanged azure-ai-ml or mlflow program talks to this emulator."""
+    settings, bundle = world.settings, str(world.settings.home / BUNDLE)
+    return {
+        "ARM_CLOUD_METADATA_URL": f"{world.url}/metadata/endpoints?api-version=2019-05-01",
+        "REGISTRY_DISCOVERY_ENDPOINT_URL": f"{world.url}/",
+        "AZUREML_CURRENT_CLOUD": CLOUD,
+        "IDENTITY_ENDPOINT": f"{world.url}/msi/token",
+        "IDENTITY_HEADER": identity_header,
+        "REQUESTS_CA_BUNDLE": bundle,
+        "SSL_CERT_FILE": bundle,
+        "AZURE_SUBSCRIPTION_ID": settings.subscription_id,
+        "AZURE_RESOURCE_GROUP": settings.resource_group,
+        "AZURE_WORKSPACE_NAME": settings.workspace_name,
+    }
+
+
+def ready_document(world: World, keys: Secrets) -> Json:
+    """What the emulator prints when it is ready."""
+    settings = world.settings
+    return {
+        "url": world.url,
+        "pid": os.getpid(),
+        "home": str(settings.home),
+        "port": settings.port,
+        "subscription_id": settings.subscription_id,
+        "resource_group": settings.resource_group,
+        "workspace_name": settings.workspace_name,
+        "location": settings.location,
+        "registry_name": settings.registry_name,
+        "ca_bundle": str(settings.home / BUNDLE),
+        "request_log": str(settings.home / "requests.jsonl"),
+        "admin_token": keys.admin_token,
+        "env": dict(environment(world, keys.identity_header)),
+    }
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that leaves signals alone and calls `ready` once it answers."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # A connection that only waits for its next request would be closed the TLS way, which waits for the client.
+        for connection in list(self.server_state.connections):
+            if connection.cycle is None or connection.cycle.response_complete:
+                connection.transport.abort()
+        await super().shutdown(sockets)
+
+
+def serve(home: Path, port: int | None, weights: dict[str, Path], *, stop_with_stdin: bool) -> None:
+    """Runs an emulator until SIGTERM, SIGINT or (if asked) the end of standard input.
+
+    Raises: HomeInUse, PortInUse.
+    """
+    home = home.resolve()
+    with lock_home(home):
+        listener = bind(home, port)
+        context = make_certificates(home)
+        world = World(Settings(home=home, port=listener.getsockname()[1], weights=weights), Store(home / "documents"), Timing())
+        exchanges = os.environ.get(EXCHANGES_VARIABLE)
+        application = Application(world, Journal(home / "requests.jsonl", Path(exchanges) if exchanges else None))
+        server = Server(web_config(application, context), lambda: announce(world))
+        ending = threading.Thread(target=application.stop, name="ending")
+
+        def stop(*_: object) -> None:
+            if not world.stopping.is_set():
+                world.stopping.set()
+                server.should_exit = True
+                ending.start()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        if stop_with_stdin:
+            threading.Thread(target=end_with_stdin, daemon=True).start()
+        application.recover()
+        server.run(sockets=[listener])
+        if ending.ident is not None:
+            ending.join(END_SECONDS)
+        (home / READY).unlink(missing_ok=True)
+
+
+def web_config(application: Application, context: ssl.SSLContext) -> uvicorn.Config:
+    config = uvicorn.Config(
+        application.web,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=30,
+    )
+    config.load()
+    # uvicorn takes certificates from files only; a context in memory leaves no private key behind.
+    config.ssl = context
+    return config
+
+
+def announce(world: World) -> None:
+    """Writes HOME/ready.json and HOME/config.json and prints the ready line."""
+    document = ready_document(world, Secrets(world.settings.home / "secrets.json"))
+    write_config(world)
+    file = world.settings.home / READY
+    write_atomically(file, json.dumps(document, indent=1))
+    file.chmod(0o600)
+    print(json.dumps(document), flush=True)
+
+
+def end_with_stdin() -> None:
+    """Asks for the end of this process when its standard input closes."""
+    while sys.stdin.buffer.read1():
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def write_config(world: World) -> None:
+    """HOME/config.json for `MLClient.from_config`."""
+    settings = world.settings
+    names = {"subscription_id": settings.subscription_id, "resource_group": settings.resource_group}
+    write_atomically(settings.home / "config.json", json.dumps({**names, "workspace_name": settings.workspace_name}, indent=1))

@@ -1,0 +1,160 @@
+"""The words of the REST surface: one call, one answer, one error, one route, and the envelopes that resources share.
+
+Rooms (jobs, compute, ...) take a `Call` and give an `Answer`; only `app.py` knows the web server.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote, urlencode
+
+JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
+Json = dict[str, JsonValue]
+
+PROVIDER = "Microsoft.MachineLearningServices"
+ARM_GROUP = "/subscriptions/{subscription}/resourceGroups/{group}/providers/" + PROVIDER
+# A route template may begin with one of these names; it then stands for the whole prefix.
+PREFIXES = {
+    "{workspace}": ARM_GROUP + "/workspaces/{workspace}",
+    "{registry}": "/mferp/managementfrontend" + ARM_GROUP + "/registries/{registry}",
+}
+
+
+class Null:
+    """The body that is the four letters `null`, which the service sends with some 202 answers."""
+
+
+NULL = Null()
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request. Header names are lower case; `path` is decoded; `upload` holds the body of a streamed route."""
+
+    method: str
+    path: str
+    path_params: dict[str, str]
+    query: dict[str, str]
+    headers: dict[str, str]
+    body: bytes
+    base_url: str
+    principal: str = ""
+    upload: Path | None = None
+    raw_path: str = ""
+
+    def json(self) -> Json:
+        """The body as a JSON object. Raises: ServiceError 400 when it is anything else."""
+        try:
+            document = json.loads(self.body or b"{}")
+        except ValueError as error:
+            raise ServiceError(400, "UserError", f"The request body is not JSON: {error}.") from error
+        if not isinstance(document, dict):
+            raise ServiceError(400, "UserError", f"The request body is a {type(document).__name__}, not an object.")
+        return document
+
+    @property
+    def api_version(self) -> str:
+        return self.query.get("api-version", "")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One response: a dict or list is sent as JSON, bytes as they are, None as an empty body, NULL as `null`.
+
+    With `stream` the chunks are sent as the body; `headers` then carries Content-Length.
+    """
+
+    status: int = 200
+    body: object = None
+    headers: dict[str, str] = field(default_factory=dict)
+    stream: Iterator[bytes] | None = None
+
+
+class ServiceError(Exception):
+    """An error answer. `shape`: "mfe" (most of Azure ML), "arm" (resource manager), "native" (data plane), "storage" (XML)."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        shape: Literal["mfe", "arm", "native", "storage"] = "mfe",
+        inner_error: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.shape = shape
+        self.inner_error = inner_error
+        self.headers = headers or {}
+
+
+Handler = Callable[[Call], Answer]
+Auth = Literal["arm", "storage", "tracking", "admin", "key", "none"]
+
+
+@dataclass(frozen=True)
+class Route:
+    """A method and a path template such as `{workspace}/computes/{name}`; `{rest:path}` takes the remaining segments.
+
+    `api_versions` None: the route has no api-version. `auth` "key" and "none" leave the check to the handler.
+    `streamed`: the body goes to `Call.upload`, a file that the handler moves or leaves (it is then deleted).
+    """
+
+    method: str
+    template: str
+    api_versions: frozenset[str] | None
+    handler: Handler
+    auth: Auth = "arm"
+    streamed: bool = False
+
+    @property
+    def full_template(self) -> str:
+        for name, prefix in PREFIXES.items():
+            if self.template == name or self.template.startswith(name + "/"):
+                return prefix + self.template[len(name) :]
+        return self.template
+
+
+def versions(*names: str) -> frozenset[str]:
+    """The api-versions a route answers."""
+    return frozenset(names)
+
+
+def now() -> str:
+    """The present moment as Azure ML writes it: UTC with seven decimals, `2026-01-31T12:00:00.1234560+00:00`."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f") + "0+00:00"
+
+
+def system_data(created_at: str, modified_at: str | None = None, *, principal: str = "local user") -> Json:
+    """The systemData block of a resource."""
+    return {
+        "createdAt": created_at,
+        "createdBy": principal,
+        "createdByType": "User",
+        "lastModifiedAt": modified_at or created_at,
+        "lastModifiedBy": principal,
+        "lastModifiedByType": "User",
+    }
+
+
+def page(items: list[Json], call: Call, size: int = 30) -> Json:
+    """One page of `items` as {value, nextLink}; nextLink repeats the call with `$skipToken` and is absent at the end."""
+    start = int(call.query.get("$skipToken") or call.query.get("$skip") or 0)
+    chunk = items[start : start + size]
+    answer: Json = {"value": chunk}
+    if start + size < len(items):
+        query = {**call.query, "$skipToken": str(start + size)}
+        answer["nextLink"] = f"{call.base_url}{quote(call.path)}?{urlencode(query)}"
+    return answer
+
+
+def not_found(what: str, name: str) -> ServiceError:
+    """The 404 that most of Azure ML gives for a missing resource."""
+    return ServiceError(404, "UserError", f"Not found: {what} '{name}' does not exist.", inner_error="NotFoundError")

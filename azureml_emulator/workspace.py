@@ -1,0 +1,138 @@
+"""The workspace, its datastores and its service addresses. One workspace exists from the first start; none can be made."""
+
+from azureml_emulator.blobs import ACCOUNT, Blobs
+from azureml_emulator.wire import Answer, Call, Json, Route, ServiceError, now, page, system_data, versions
+from azureml_emulator.world import World
+
+WORKSPACE_VERSIONS = versions("2024-10-01-preview", "2023-08-01-preview", "2023-04-01-preview")
+DATASTORE_VERSIONS = versions("2024-10-01-preview", "2023-04-01-preview")
+DEFAULT_DATASTORE = "workspaceblobstore"
+ARTIFACT_DATASTORE = "workspaceartifactstore"
+
+
+class Workspace:
+    """Workspace, datastores, discovery."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        if world.store.get("workspaces", world.settings.workspace_name) is None:
+            world.store.put("workspaces", world.settings.workspace_name, {"created": now(), "tags": {}})
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("GET", "{workspace}", WORKSPACE_VERSIONS, self._get),
+            Route("GET", "{workspace}/datastores", DATASTORE_VERSIONS, self._list_datastores),
+            Route("GET", "{workspace}/datastores/{name}", DATASTORE_VERSIONS, self._get_datastore),
+            Route("POST", "{workspace}/datastores/{name}/listSecrets", DATASTORE_VERSIONS, self._list_secrets),
+            Route("GET", "/discovery", None, self._discovery, auth="none"),
+        ]
+
+    def recover(self) -> None:
+        """Nothing runs."""
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+    def container(self, datastore: str) -> str:
+        """The storage container of a datastore. Raises: ServiceError 404."""
+        blobs = self._world.room(Blobs)
+        containers = {DEFAULT_DATASTORE: blobs.default_container, ARTIFACT_DATASTORE: blobs.artifact_container}
+        if datastore not in containers:
+            text = f"Could not find datastore '{datastore}'. The datastores are {', '.join(containers)}."
+            raise ServiceError(404, "UserError", text, inner_error="NotFoundError")
+        return containers[datastore]
+
+    def _get(self, call: Call) -> Answer:
+        settings, name = self._world.settings, call.path_params["workspace"]
+        group = call.path_params["group"]
+        wanted = (settings.subscription_id, settings.resource_group.lower(), settings.workspace_name.lower())
+        if (call.path_params["subscription"], group.lower(), name.lower()) != wanted:
+            text = f"The Resource 'Microsoft.MachineLearningServices/workspaces/{name}' under resource group '{group}' was not found."
+            raise ServiceError(404, "ResourceNotFound", text, shape="arm")
+        return Answer(200, self._document())
+
+    def _document(self) -> Json:
+        settings, world = self._world.settings, self._world
+        record = world.store.get("workspaces", settings.workspace_name) or {}
+        created = str(record["created"])
+        group = f"/subscriptions/{settings.subscription_id}/resourceGroups/{settings.resource_group}/providers"
+        return {
+            "id": world.workspace_id,
+            "name": settings.workspace_name,
+            "type": "Microsoft.MachineLearningServices/workspaces",
+            "location": settings.location,
+            "tags": record["tags"],
+            "etag": None,
+            "properties": {
+                "friendlyName": settings.workspace_name,
+                "description": "",
+                "storageAccount": f"{group}/Microsoft.Storage/storageAccounts/{ACCOUNT}",
+                "keyVault": f"{group}/Microsoft.Keyvault/vaults/local",
+                "applicationInsights": f"{group}/Microsoft.insights/components/local",
+                "hbiWorkspace": False,
+                "tenantId": settings.tenant_id,
+                "imageBuildCompute": None,
+                "provisioningState": "Succeeded",
+                "v1LegacyMode": False,
+                "softDeleteEnabled": False,
+                "containerRegistry": None,
+                "creationTime": created,
+                "storageHnsEnabled": False,
+                "workspaceId": world.workspace_guid,
+                "privateLinkCount": 0,
+                "publicNetworkAccess": "Enabled",
+                "discoveryUrl": f"{world.url}/discovery",
+                "mlFlowTrackingUri": f"azureml://localhost:{settings.port}/mlflow/v1.0{world.workspace_id}",
+                "enableDataIsolation": False,
+            },
+            "identity": {
+                "type": "SystemAssigned",
+                "principalId": "44444444-4444-4444-4444-444444444444",
+                "tenantId": settings.tenant_id,
+            },
+            "kind": "Default",
+            "sku": {"name": "Basic", "tier": "Basic"},
+            "systemData": system_data(created),
+        }
+
+    def _datastore(self, name: str) -> Json:
+        record = self._world.store.get("workspaces", self._world.settings.workspace_name) or {}
+        return {
+            "id": f"{self._world.workspace_id}/datastores/{name}",
+            "name": name,
+            "type": "Microsoft.MachineLearningServices/workspaces/datastores",
+            "properties": {
+                "description": None,
+                "tags": None,
+                "properties": None,
+                "isDefault": name == DEFAULT_DATASTORE,
+                # The service leaves out the `secrets` that its own OpenAPI requires.
+                "credentials": {"credentialsType": "Sas"},
+                "datastoreType": "AzureBlob",
+                "accountName": f"localhost:{self._world.settings.port}/{ACCOUNT}",
+                "containerName": self.container(name),
+                "endpoint": f"localhost:{self._world.settings.port}",
+                "protocol": "https",
+                "serviceDataAccessAuthIdentity": "WorkspaceSystemAssignedIdentity",
+            },
+            "systemData": system_data(str(record["created"])),
+        }
+
+    def _list_datastores(self, call: Call) -> Answer:
+        documents = [self._datastore(name) for name in (DEFAULT_DATASTORE, ARTIFACT_DATASTORE)]
+        if call.query.get("isDefault", "").lower() == "true":
+            documents = documents[:1]
+        return Answer(200, page(documents, call, int(call.query.get("count") or 30)))
+
+    def _get_datastore(self, call: Call) -> Answer:
+        return Answer(200, self._datastore(call.path_params["name"]))
+
+    def _list_secrets(self, call: Call) -> Answer:
+        container = self.container(call.path_params["name"])
+        hours = int(str(call.json().get("expireAfterHours") or 1))
+        token = self._world.tokens.sign(container, seconds=hours * 3600)
+        return Answer(200, {"secretsType": "Sas", "sasToken": f"?{token}"})
+
+    def _discovery(self, call: Call) -> Answer:
+        names = ("api", "experimentation", "history", "hyperdrive", "labeling", "modelmanagement", "pipelines", "studio")
+        return Answer(200, dict.fromkeys(names, self._world.url))

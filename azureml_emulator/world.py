@@ -1,0 +1,102 @@
+"""What every room is given: where the emulator stands, its documents, its clock settings and the other rooms."""
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from uuid import NAMESPACE_URL, uuid5
+
+from azureml_emulator.store import Store
+from azureml_emulator.wire import PROVIDER, Route
+
+if TYPE_CHECKING:
+    from azureml_emulator.faults import Faults
+    from azureml_emulator.identity import Identity
+    from azureml_emulator.operations import Operations
+
+
+class Room(Protocol):
+    """One part of the service. `recover` runs once after a start, `stop` once before the end."""
+
+    def routes(self) -> list[Route]: ...
+
+    def recover(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+@dataclass
+class Timing:
+    """Seconds that the emulator takes for what Azure takes minutes for. All are settable by `PUT /admin/timing`."""
+
+    retry_after_seconds: float = 1.0  # 0: no Retry-After header, as the service; clients then poll every 5 to 30 s
+    compute_seconds: float = 0.3
+    registry_seconds: float = 0.2
+    queue_seconds: float = 0.2
+    prepare_seconds: float = 0.2
+    finalize_seconds: float = 0.2
+    endpoint_seconds: float = 0.5
+    deployment_seconds: float = 0.2
+    delete_seconds: float = 0.3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Names and places, fixed for the life of the process. `weights`: a registry model's name to a local folder."""
+
+    home: Path
+    port: int
+    subscription_id: str = "11111111-1111-1111-1111-111111111111"
+    tenant_id: str = "22222222-2222-2222-2222-222222222222"
+    resource_group: str = "local"
+    workspace_name: str = "local"
+    location: str = "eastus"
+    registry_name: str = "azureml"
+    weights: dict[str, Path] = field(default_factory=dict)
+
+
+R = TypeVar("R")
+
+
+@dataclass
+class World:
+    """The emulator as its rooms see it."""
+
+    settings: Settings
+    store: Store
+    timing: Timing
+    stopping: threading.Event = field(default_factory=threading.Event)
+    rooms: dict[type, Room] = field(default_factory=dict)
+    tokens: "Identity" = None  # type: ignore[assignment]
+    operations: "Operations" = None  # type: ignore[assignment]
+    faults: "Faults" = None  # type: ignore[assignment]
+
+    def room(self, kind: type[R]) -> R:
+        """The one room of that class, e.g. `world.room(Blobs)`."""
+        return cast(R, self.rooms[kind])
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.settings.port}"
+
+    @property
+    def workspace_id(self) -> str:
+        """The ARM id of the workspace, without the address of the server."""
+        return (
+            f"/subscriptions/{self.settings.subscription_id}/resourceGroups/{self.settings.resource_group}"
+            f"/providers/{PROVIDER}/workspaces/{self.settings.workspace_name}"
+        )
+
+    @property
+    def registry_id(self) -> str:
+        return f"azureml://registries/{self.settings.registry_name}"
+
+    @property
+    def workspace_guid(self) -> str:
+        """The workspace's own id, as in operation ids and storage container names; the same in every start."""
+        return str(uuid5(NAMESPACE_URL, self.workspace_id))
+
+    @property
+    def tracking_url(self) -> str:
+        """The MLflow REST base of the workspace, for processes that the emulator starts."""
+        return f"{self.url}/mlflow/v1.0{self.workspace_id}"

@@ -1,0 +1,174 @@
+"""Fixtures: a real emulator process for the session, or one for a single test, and clients of the real SDK against it.
+
+The variables that lead the SDK to the emulator are set for the test process while a fixture is in use. The emulators write
+every exchange to one folder, which tests/test_openapi.py checks at the end of the session.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+
+# Deprecations inside the SDK and what it needs; warnings of our own code stay errors.
+SDK_WARNINGS = (
+    "ignore::marshmallow.warnings.ChangedInMarshmallow4Warning",
+    "ignore::marshmallow.warnings.RemovedInMarshmallow4Warning",
+    r"ignore::DeprecationWarning:azure\..*",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for line in SDK_WARNINGS:
+        config.addinivalue_line("filterwarnings", line)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The check of all exchanges comes last."""
+    items.sort(key=lambda item: item.path.name == "test_openapi.py")
+
+
+class Emulator:
+    """One emulator process on one home."""
+
+    def __init__(self, home: Path, exchanges: Path) -> None:
+        self.home = home
+        self._exchanges = exchanges
+        self.start()
+
+    def start(self) -> None:
+        self.log = self.home.with_suffix(".log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "azureml_emulator", "--home", str(self.home), "--stop-with-stdin"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.log,
+            cwd=Path(__file__).parent.parent,
+            env={**os.environ, "AZUREML_EMULATOR_EXCHANGES": str(self._exchanges)},
+            text=True,
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"The emulator did not start: {self.home.with_suffix('.log').read_text()}"
+        self.ready = json.loads(line)
+        self.env: dict[str, str] = self.ready["env"]
+
+    def stop(self) -> int:
+        """The exit status after SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(10)
+        self.close()
+        return status
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+        self.close()
+
+    def close(self) -> None:
+        for stream in (self.process.stdin, self.process.stdout, self.log):
+            assert stream is not None
+            stream.close()
+
+    def restart(self, *, kill: bool = False) -> None:
+        """Ends the process (SIGTERM, or SIGKILL) and starts another one on the same home and port."""
+        if kill:
+            self.kill()
+        else:
+            self.stop()
+        self.start()
+
+    def request(self, method: str, path: str, *, token: str = "", content: object = None) -> tuple[int, object]:
+        """Status and body of a plain HTTPS request."""
+        import requests
+
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        bundle = self.ready["ca_bundle"]
+        answer = requests.request(method, self.ready["url"] + path, headers=headers, json=content, verify=bundle, timeout=60)
+        return answer.status_code, answer.json() if answer.content else None
+
+    def admin(self, method: str, path: str, content: object = None) -> object:
+        """The body of an admin answer; the status must be below 400."""
+        status, body = self.request(method, path, token=self.ready["admin_token"], content=content)
+        assert status < 400, body
+        return body
+
+    def client(self, **changes: str) -> "MLClient":
+        """A new MLClient for the workspace, or with registry_name= for the registry. Needs the variables."""
+        from azure.ai.ml import MLClient
+        from azure.identity import DefaultAzureCredential
+
+        place = {name: self.ready[name] for name in ("subscription_id", "resource_group", "workspace_name")}
+        arguments = changes if "registry_name" in changes else {**place, **changes}
+        names = {"resource_group": "resource_group_name"}
+        arguments = {names.get(name, name): value for name, value in arguments.items()}
+        return MLClient(DefaultAzureCredential(), **arguments, enable_telemetry=False)
+
+
+class Variables:
+    """Sets an emulator's variables for this process and takes them back."""
+
+    def __init__(self, values: dict[str, str]) -> None:
+        self._values = values
+        self._before: dict[str, str | None] = {}
+
+    def __enter__(self) -> None:
+        self._before = {name: os.environ.get(name) for name in self._values}
+        os.environ.update(self._values)
+
+    def __exit__(self, *_: object) -> None:
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@pytest.fixture(scope="session")
+def exchanges(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the emulators of this session write what was asked and answered."""
+    return tmp_path_factory.mktemp("exchanges")
+
+
+@pytest.fixture(scope="session")
+def session_emulator(tmp_path_factory: pytest.TempPathFactory, exchanges: Path) -> Iterator[Emulator]:
+    emulator = Emulator(tmp_path_factory.mktemp("emulator") / "home", exchanges)
+    yield emulator
+    emulator.stop()
+
+
+@pytest.fixture
+def emulator(session_emulator: Emulator) -> Iterator[Emulator]:
+    """The session's emulator, with its variables set and no faults."""
+    with Variables(session_emulator.env):
+        yield session_emulator
+
+
+@pytest.fixture
+def fresh_emulator(tmp_path: Path, exchanges: Path) -> Iterator[Emulator]:
+    """An emulator of this test alone, which may be stopped, killed and restarted."""
+    emulator = Emulator(tmp_path / "home", exchanges)
+    with Variables(emulator.env):
+        yield emulator
+    if emulator.process.poll() is None:
+        emulator.stop()
+    emulator.close()
+
+
+@pytest.fixture
+def ml_client(emulator: Emulator) -> "MLClient":
+    return emulator.client()
+
+
+@pytest.fixture
+def registry_client(emulator: Emulator) -> "MLClient":
+    return emulator.client(registry_name="azureml")
