@@ -3,8 +3,8 @@
 python -m azureml_emulator [--home DIR] [--port N] [--weights NAME=DIR ...] [--stop-with-stdin]
 python -m azureml_emulator env [--home DIR]
 
-The first runs it and prints one line of JSON when it is ready; the second prints the variables of a running one for a shell:
-eval "$(python -m azureml_emulator env)".
+The first runs it and prints one line of JSON when it is ready; the second prints the variables of a running one for a
+shell: eval "$(python -m azureml_emulator env)".
 """
 
 import argparse
@@ -15,6 +15,8 @@ import shlex
 import sys
 from pathlib import Path
 
+from azureml_emulator.home import HomeInUse, PortInUse, is_locked
+
 DEFAULT_HOME = Path(".azureml_emulator")
 
 
@@ -23,9 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     if options.command == "env":
         return print_environment(options.home)
-    from azureml_emulator.server import HomeInUse, PortInUse, serve
+    # The web server and all rooms take a second to import, which `env` need not pay.
+    from azureml_emulator.server import serve
 
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     try:
         serve(options.home, options.port, dict(options.weights), stop_with_stdin=options.stop_with_stdin)
     except (HomeInUse, PortInUse) as error:
@@ -35,12 +40,23 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m azureml_emulator", description="Azure ML's REST API on this machine.")
-    parser.add_argument("command", nargs="?", choices=["run", "env"], default="run", help="run (default), or print the variables")
-    parser.add_argument("--home", type=Path, default=DEFAULT_HOME, help="where it keeps its state (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        prog="python -m azureml_emulator", description="Azure ML's REST API on this machine."
+    )
+    parser.add_argument(
+        "command", nargs="?", choices=["run", "env"], default="run", help="run (default), or print the variables"
+    )
+    parser.add_argument(
+        "--home", type=Path, default=DEFAULT_HOME, help="where it keeps its state (default: %(default)s)"
+    )
     parser.add_argument("--port", type=int, help="port on 127.0.0.1 (default: the one used last, else any free one)")
     parser.add_argument(
-        "--weights", type=weights, action="append", default=[], metavar="NAME=DIR", help="files of a registry model; repeatable"
+        "--weights",
+        type=weights,
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="files of a registry model; repeatable",
     )
     parser.add_argument("--stop-with-stdin", action="store_true", help="stop when standard input closes")
     return parser.parse_args(arguments)
@@ -58,15 +74,12 @@ def weights(text: str) -> tuple[str, Path]:
 
 def print_environment(home: Path) -> int:
     """Prints `export NAME='VALUE'` for each variable of the emulator that runs on a home."""
-    import psutil
-
     file = home / "ready.json"
-    document = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if not psutil.pid_exists(document.get("pid", -1)):
+    if not (file.is_file() and is_locked(home)):
         text = f"No emulator runs on '{home}'. Start one: python -m azureml_emulator --home {shlex.quote(str(home))}"
         print(f"error: {text}", file=sys.stderr)
         return 1
-    for name, value in document["env"].items():
+    for name, value in json.loads(file.read_text(encoding="utf-8"))["env"].items():
         print(f"export {name}={quote(value)}")
     return 0
 

@@ -35,7 +35,10 @@ class Admin:
 
     def _status(self, call: Call) -> Answer:
         settings = self._world.settings
-        return Answer(200, {"home": str(settings.home), "port": settings.port, "rooms": [kind.__name__ for kind in self._world.rooms]})
+        return Answer(
+            200,
+            {"home": str(settings.home), "port": settings.port, "rooms": [kind.__name__ for kind in self._world.rooms]},
+        )
 
     def _requests(self, call: Call) -> Answer:
         return Answer(200, {"value": read_log(self._world.settings.home / "requests.jsonl")})

@@ -1,7 +1,7 @@
 """The whole route table, and the one adapter between the web server and the rooms.
 
-Order of a request: route, token, api-version, fault, handler. An unknown route answers 501 and an unknown api-version 400,
-both naming what was asked; nothing is guessed.
+Order of a request: route, token, api-version, workspace, fault, handler. An unknown route answers 501 and an unknown
+api-version 400, both naming what was asked; nothing is guessed.
 """
 
 import json
@@ -20,7 +20,7 @@ import anyio
 from anyio.to_thread import run_sync
 from starlette.applications import Starlette
 from starlette.concurrency import iterate_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route as WebRoute
 
@@ -99,6 +99,8 @@ class Application:
             else:
                 call = replace_body(call, await request.body(), None)
             answer = await run_sync(self._answer, call, entry, limiter=self._limiter)
+        except ClientDisconnect:
+            return Response(status_code=400)
         finally:
             if upload:
                 upload.unlink(missing_ok=True)
@@ -141,6 +143,7 @@ class Application:
                 raise unknown_route(call)
             call = self._world.tokens.admit(call, entry.route)
             check_version(call, entry.route)
+            self._world.room(Workspace).check(call)
             return self._world.faults.around(call, entry.route.handler)
         except ServiceError as error:
             return error_answer(error, self._world.settings.location)
@@ -214,7 +217,8 @@ def error_answer(error: ServiceError, location: str) -> Answer:
         document |= {"time": now(), "componentName": "managementfrontend", "statusCode": error.status}
         return Answer(error.status, document, headers)
     if error.shape == "storage":
-        text = f"<?xml version='1.0' encoding='utf-8'?><Error><Code>{error.code}</Code><Message>{escape(error.message)}</Message></Error>"
+        head = "<?xml version='1.0' encoding='utf-8'?>"
+        text = f"{head}<Error><Code>{error.code}</Code><Message>{escape(error.message)}</Message></Error>"
         kind = {"Content-Type": "application/xml", "x-ms-error-code": error.code, "x-ms-version": STORAGE_VERSION}
         return Answer(error.status, text.encode(), error.headers | kind)
     return Answer(error.status, {"error": body}, error.headers | {"x-ms-failure-cause": "gateway"})

@@ -70,7 +70,9 @@ def read_flavors(folder: Path, uri: str) -> Json:
     """The flavors of a folder's MLmodel file. Raises: ServiceError 400 when there is none."""
     file = folder / "MLmodel"
     if not file.is_file():
-        text = f"The MLmodel file is missing in '{uri}'. Register the folder that holds it, or use the type custom_model."
+        text = (
+            f"The MLmodel file is missing in '{uri}'. Register the folder that holds it, or use the type custom_model."
+        )
         raise ServiceError(400, "UserError", text, inner_error="MLmodelFileMissing")
     flavors = yaml.safe_load(file.read_text(encoding="utf-8")).get("flavors") or {}
     return {name: {"data": {key: str(value) for key, value in fields.items()}} for name, fields in flavors.items()}
@@ -119,5 +121,11 @@ KINDS = (
     Kind("data", "data", versions("2023-04-01-preview"), ("dataUri", "dataType"), complete_data),
     Kind("codes", "code", versions("2023-04-01"), ("codeUri",), complete_code),
     Kind("components", "component", versions("2024-01-01-preview"), ("componentSpec",), complete_component),
-    Kind("environments", "environment", versions("2023-04-01-preview"), ("image", "condaFile", "build"), complete_environment),
+    Kind(
+        "environments",
+        "environment",
+        versions("2023-04-01-preview"),
+        ("image", "condaFile", "build"),
+        complete_environment,
+    ),
 )

@@ -12,13 +12,14 @@ from uuid import uuid4
 from azureml_emulator.asset_kinds import JOB_URI, KINDS, SHORT_URI, Kind, spec_as_text
 from azureml_emulator.blobs import ACCOUNT, Blobs
 from azureml_emulator.registry import REGISTRY_ID, Registry
-from azureml_emulator.wire import Answer, Call, Handler, Json, Route, ServiceError, now, page, system_data
+from azureml_emulator.wire import Answer, Call, Handler, Json, JsonValue, Route, ServiceError, now, page, system_data
 from azureml_emulator.workspace import Workspace
 from azureml_emulator.world import World
 
 LONG_URI = re.compile(r"azureml://subscriptions/.*/datastores/(?P<datastore>[^/]+)/paths/(?P<path>.*)", re.IGNORECASE)
 ASSET_ID = re.compile(
-    r"(?:azureml:)?/?subscriptions/.*/workspaces/[^/]+/(?P<plural>\w+)/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", re.IGNORECASE
+    r"(?:azureml:)?/?subscriptions/.*/workspaces/[^/]+/(?P<plural>\w+)/(?P<name>[^/]+)/versions/(?P<version>[^/]+)",
+    re.IGNORECASE,
 )
 # Stands in stored documents for the address of the storage account, whose port differs from start to start.
 STORAGE_MARK = "storage:/"
@@ -54,14 +55,18 @@ class Assets:
         return [Route(method, path, kind.api_versions, bound(handler, kind)) for method, path, handler in table]
 
     def locate(self, uri: str) -> Path:
-        """The local file or folder behind an address. Raises: ServiceError 404 when there is none, 400 when it is no address.
+        """The local file or folder behind an address.
 
-        Addresses: `azureml://jobs/<job>/outputs/<name>[/paths/<path>]`, datastore paths in both forms, registry models, ARM
-        ids of models, data and codes in this workspace, and URLs of this storage account.
+        Addresses: `azureml://jobs/<job>/outputs/<name>[/paths/<path>]`, datastore paths in both forms, registry models,
+        ARM ids of models, data and codes in this workspace, and URLs of this storage account.
+
+        Raises: ServiceError 404 when there is nothing, 400 when it is no address.
         """
         place = self._place(uri)
         if place is None:
-            text = f"The address '{uri}' is not one of azureml://jobs/..., azureml://datastores/..., a registry or an asset id."
+            text = (
+                f"The address '{uri}' is not azureml://jobs/..., azureml://datastores/..., a registry or an asset id."
+            )
             raise ServiceError(400, "UserError", text, inner_error="InvalidAssetUri")
         if not place.exists():
             raise ServiceError(404, "UserError", f"There is nothing at '{uri}'.", inner_error="NotFoundError")
@@ -94,7 +99,9 @@ class Assets:
                 return text
         match = ASSET_ID.fullmatch(component_id)
         if match is None or match["plural"].lower() != "components":
-            raise ServiceError(404, "UserError", f"There is no component '{component_id}'.", inner_error="NotFoundError")
+            raise ServiceError(
+                404, "UserError", f"There is no component '{component_id}'.", inner_error="NotFoundError"
+            )
         document = self._version(self._kinds["components"], match["name"], match["version"])
         return document["properties"]["componentSpec"]
 
@@ -113,7 +120,8 @@ class Assets:
     def _version(self, kind: Kind, name: str, version: str) -> Json:
         record = self._world.store.get(f"{kind.plural}_versions", f"{name}/{version}")
         if record is None:
-            text = f"Not found: {kind.label} '{name}' version '{version}' does not exist in '{self._world.settings.workspace_name}'."
+            workspace = self._world.settings.workspace_name
+            text = f"Not found: {kind.label} '{name}' version '{version}' does not exist in '{workspace}'."
             raise ServiceError(404, "UserError", text, inner_error="NotFoundError")
         return self._envelope(kind, name, version, record)
 
@@ -146,7 +154,7 @@ class Assets:
         return Answer(201 if created else 200, self._version(kind, name, version), headers)
 
     def _save(self, kind: Kind, name: str, version: str, sent: Json) -> bool:
-        """Writes a version; true when it is new. Raises: ServiceError 409 when its content differs from what is there."""
+        """Writes a version; true when it is new. Raises: ServiceError 409 when its content would change."""
         present = self._world.store.get(f"{kind.plural}_versions", f"{name}/{version}")
         own = kind.complete(self._world, sent, self.locate)
         if "codeUri" in own:
@@ -160,14 +168,18 @@ class Assets:
             raise ServiceError(409, "UserError", text, inner_error="ConflictError")
         properties: Json = {
             "description": sent.get("description"),
-            "tags": sent.get("tags") or {},
-            "properties": sent.get("properties") or {},
+            "tags": as_text(sent.get("tags")),
+            "properties": as_text(sent.get("properties")),
             "isArchived": bool(sent.get("isArchived")),
             "isAnonymous": bool(sent.get("isAnonymous")),
             **own,
         }
         moment = now()
-        record: Json = {"created": present["created"] if present else moment, "modified": moment, "properties": properties}
+        record: Json = {
+            "created": present["created"] if present else moment,
+            "modified": moment,
+            "properties": properties,
+        }
         self._world.store.put(f"{kind.plural}_versions", f"{name}/{version}", record)
         if self._world.store.get(kind.plural, name) is None:
             self._world.store.put(kind.plural, name, new_container(properties, moment))
@@ -219,7 +231,9 @@ class Assets:
         name = call.path_params["name"]
         record = self._world.store.get(kind.plural, name)
         if record is None:
-            text = f"Not found: {kind.label} container '{name}' does not exist in '{self._world.settings.workspace_name}'."
+            text = (
+                f"Not found: {kind.label} container '{name}' does not exist in '{self._world.settings.workspace_name}'."
+            )
             raise ServiceError(404, "UserError", text, inner_error="NotFoundError")
         return Answer(200, self._container_envelope(kind, name, record))
 
@@ -244,7 +258,10 @@ class Assets:
         reference: Json = {
             "blobUri": blobs.url(container),
             "storageAccountArmId": f"{group}/providers/Microsoft.Storage/storageAccounts/{ACCOUNT}",
-            "credential": {"credentialType": "SAS", "sasUri": blobs.sas_url(container, permissions="rcwl", seconds=3600)},
+            "credential": {
+                "credentialType": "SAS",
+                "sasUri": blobs.sas_url(container, permissions="rcwl", seconds=3600),
+            },
         }
         body: Json = {"blobReferenceForConsumption": reference, "pendingUploadId": None, "pendingUploadType": "None"}
         return Answer(200, body)
@@ -252,6 +269,12 @@ class Assets:
 
 def bound(handler: Callable[[Kind, Call], Answer], kind: Kind) -> Handler:
     return partial(handler, kind)
+
+
+def as_text(values: JsonValue) -> Json:
+    """Tags or properties with text as values; clients send numbers too."""
+    entries = values if isinstance(values, dict) else {}
+    return {key: value if value is None or isinstance(value, str) else str(value) for key, value in entries.items()}
 
 
 def wanted(properties: Json, call: Call) -> bool:

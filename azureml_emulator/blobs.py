@@ -1,8 +1,8 @@
 """Azure Blob Storage for one account: blobs are plain files under HOME/blobs, so jobs read and write the same folders.
 
-The address is path style, `https://localhost:PORT/<account>.blob.localhost:PORT/<container>/<blob>`, which is what the SDK
-builds from a datastore whose account name is `localhost:PORT/<account>`. Block blobs only. A blob cannot also be the folder of
-another one (409), which Azure allows.
+The address is path style, `https://localhost:PORT/<account>.blob.localhost:PORT/<container>/<blob>`, which is what
+the SDK builds from a datastore whose account name is `localhost:PORT/<account>`. Block blobs only. A blob cannot also
+be the folder of another one (409), which Azure allows.
 """
 
 import base64
@@ -86,7 +86,8 @@ class Blobs:
 
     def sas_url(self, container: str, path: str = "", *, permissions: str = "r", seconds: int = 24 * 3600) -> str:
         """An https URL that opens without a token."""
-        return f"{self.url(container, path)}?{self._world.tokens.sign(container, permissions=permissions, seconds=seconds)}"
+        signature = self._world.tokens.sign(container, permissions=permissions, seconds=seconds)
+        return f"{self.url(container, path)}?{signature}"
 
     def routes(self) -> list[Route]:
         return [
@@ -161,7 +162,12 @@ class Blobs:
 
     def _write(self, call: Call) -> Answer:
         component = call.query.get("comp", "")
-        writers = {"": self._put_blob, "metadata": self._put_metadata, "block": self._put_block, "blocklist": self._commit}
+        writers = {
+            "": self._put_blob,
+            "metadata": self._put_metadata,
+            "block": self._put_block,
+            "blocklist": self._commit,
+        }
         if component not in writers:
             text = f"azureml_emulator does not support PUT of a blob with comp='{component}'."
             raise ServiceError(501, "UnsupportedQueryParameter", text, shape="storage")
@@ -183,9 +189,11 @@ class Blobs:
             raise ServiceError(409, "BlobAlreadyExists", "The specified blob already exists.", shape="storage")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(draft, file)
+            draft.replace(file)
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
-            text = f"'{call.path_params['blob']}' is a blob and a folder at once, which azureml_emulator does not support."
+            text = (
+                f"'{call.path_params['blob']}' is a blob and a folder at once, which azureml_emulator does not support."
+            )
             raise ServiceError(409, "ResourceTypeMismatch", text, shape="storage") from error
         self._set_metadata(call)
         return Answer(201, None, {**file_headers(file), "x-ms-request-server-encrypted": "true"})
@@ -202,7 +210,7 @@ class Blobs:
         folder = self._block_folder(call)
         folder.mkdir(exist_ok=True)
         assert call.upload is not None
-        os.replace(call.upload, folder / quote(call.query["blockid"], safe=""))
+        call.upload.replace(folder / quote(call.query["blockid"], safe=""))
         return Answer(201, None, {"x-ms-version": STORAGE_VERSION, "x-ms-request-server-encrypted": "true"})
 
     def _commit(self, call: Call) -> Answer:
@@ -228,7 +236,9 @@ class Blobs:
     def _create_container(self, call: Call) -> Answer:
         folder = self.folder(call.path_params["container"], "")
         if folder.exists():
-            raise ServiceError(409, "ContainerAlreadyExists", "The specified container already exists.", shape="storage")
+            raise ServiceError(
+                409, "ContainerAlreadyExists", "The specified container already exists.", shape="storage"
+            )
         folder.mkdir()
         return Answer(201, None, file_headers(folder))
 

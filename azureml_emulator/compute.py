@@ -1,10 +1,12 @@
 """Compute clusters (AmlCompute), the table of machine sizes and the quota.
 
-No machine is started: a cluster is a record with the states of the service, and the jobs room runs steps as local processes.
-The quota counts dedicated and low-priority cores; it is plentiful by default and set by `PUT /admin/quota`.
+No machine is started: a cluster is a record with the states of the service, and the jobs room runs steps as local
+processes. The quota counts dedicated and low-priority cores; it is plentiful by default and set by `PUT
+/admin/quota`.
 """
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 
 import yaml
@@ -48,9 +50,9 @@ class Compute:
         for operation, name in self._world.operations.unfinished("computes"):
             document = self.find(name)
             if document is None or document["properties"]["provisioningState"] == "Deleting":
-                self._world.operations.resume(operation, lambda name=name: self._remove(name))
+                self._world.operations.resume(operation, partial(self._remove, name))
             else:
-                self._world.operations.resume(operation, lambda name=name: self._provide(name))
+                self._world.operations.resume(operation, partial(self._provide, name))
 
     def stop(self) -> None:
         """Nothing runs but operations."""
@@ -89,7 +91,7 @@ class Compute:
         document = new_document(f"{self._world.workspace_id}/computes/{name}", name, wanted, present)
         document["location"] = wanted.get("location") or self._world.settings.location
         self._world.store.put("computes", name.lower(), document)
-        return self._begin(call, name, lambda: self._provide(name), Answer(201, document))
+        return self._begin(call, name, partial(self._provide, name), Answer(201, document))
 
     def _check(self, name: str, wanted: Json, present: Json | None) -> None:
         size = str(wanted.get("vmSize") or "")
@@ -102,18 +104,17 @@ class Compute:
             raise ServiceError(400, "UserError", text, inner_error="InvalidPropertyChange")
         low_priority = str(wanted.get("vmPriority") or "").lower() == "lowpriority"
         family = "lowPriority" if low_priority else str(row["family"])
-        nodes = int((wanted.get("scaleSettings") or {}).get("maxNodeCount") or 1)
         limit, cores = self.quota(family), int(row["vCPUs"])
-        if cores * nodes > limit:
+        if cores > limit:
             text = (
-                f"The specified subscription has a total vCPU quota of {limit} for {family} and cannot accomodate for at "
-                f"least 1 requested managed compute node which maps to {cores} vCPUs: {nodes} nodes need {cores * nodes}."
+                f"The specified subscription has a total vCPU quota of {limit} for {family} and cannot accomodate "
+                f"for at least 1 requested managed compute node which maps to {cores} vCPUs."
             )
             raise ServiceError(400, "ClusterCoreQuotaReached", text, inner_error="ClusterCoreQuotaReached")
 
-    def _begin(self, call: Call, name: str, work: object, answer: Answer) -> Answer:
+    def _begin(self, call: Call, name: str, work: Callable[[], None], answer: Answer) -> Answer:
         operations = self._world.operations
-        operation = operations.start("computes", name, work, style="compute")  # type: ignore[arg-type]
+        operation = operations.start("computes", name, work, style="compute")
         status_url = operations.status_url(operation, call.api_version, style="compute")
         return Answer(answer.status, answer.body, {"Azure-AsyncOperation": status_url, **operations.polling_headers()})
 
@@ -142,7 +143,7 @@ class Compute:
 
         if self._world.store.change("computes", name.lower(), begin) is None:
             raise not_found("compute", name)
-        return self._begin(call, name, lambda: self._remove(name), Answer(202))
+        return self._begin(call, name, partial(self._remove, name), Answer(202))
 
     def _remove(self, name: str) -> None:
         self._world.operations.wait(self._world.timing.delete_seconds)
@@ -170,7 +171,9 @@ def new_document(resource_id: str, name: str, wanted: Json, present: Json | None
     properties, settings = wanted["properties"], wanted["properties"]["properties"]
     moment = now()
     created = present["properties"]["createdOn"] if present else moment
-    scale = {"maxNodeCount": 4, "minNodeCount": 0, "nodeIdleTimeBeforeScaleDown": "PT2M"} | (settings.get("scaleSettings") or {})
+    scale = {"maxNodeCount": 4, "minNodeCount": 0, "nodeIdleTimeBeforeScaleDown": "PT2M"} | (
+        settings.get("scaleSettings") or {}
+    )
     return {
         "id": resource_id,
         "name": name,
@@ -190,7 +193,9 @@ def new_document(resource_id: str, name: str, wanted: Json, present: Json | None
             "isAttachedCompute": False,
             "properties": {
                 "vmSize": settings["vmSize"].upper(),
-                "vmPriority": "LowPriority" if str(settings.get("vmPriority")).lower() == "lowpriority" else "Dedicated",
+                "vmPriority": "LowPriority"
+                if str(settings.get("vmPriority")).lower() == "lowpriority"
+                else "Dedicated",
                 "scaleSettings": scale,
                 "subnet": None,
                 "currentNodeCount": None,
@@ -212,12 +217,20 @@ def new_document(resource_id: str, name: str, wanted: Json, present: Json | None
 
 def size_document(row: Json, location: str) -> Json:
     """A machine size as the service lists it, with the Linux price per hour where it is known."""
-    document: Json = {key: row[key] for key in ("name", "family", "vCPUs", "gpus", "osVhdSizeMB", "maxResourceVolumeMB", "memoryGB")}
+    document: Json = {
+        key: row[key] for key in ("name", "family", "vCPUs", "gpus", "osVhdSizeMB", "maxResourceVolumeMB", "memoryGB")
+    }
     price = row.get("price_per_hour")
-    document |= {"lowPriorityCapable": True, "premiumIO": True, "supportedComputeTypes": ["AmlCompute", "ComputeInstance"]}
+    document |= {
+        "lowPriorityCapable": True,
+        "premiumIO": True,
+        "supportedComputeTypes": ["AmlCompute", "ComputeInstance"],
+    }
     if price is not None:
         values = [{"retailPrice": price, "osType": "Linux", "vmTier": "Standard"}]
         if row.get("low_priority_price_per_hour"):
-            values.append({"retailPrice": row["low_priority_price_per_hour"], "osType": "Linux", "vmTier": "LowPriority"})
+            values.append(
+                {"retailPrice": row["low_priority_price_per_hour"], "osType": "Linux", "vmTier": "LowPriority"}
+            )
         document["estimatedVMPrices"] = {"billingCurrency": "USD", "unitOfMeasure": "OneHour", "values": values}
     return document

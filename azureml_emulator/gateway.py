@@ -13,6 +13,7 @@ import random
 import threading
 import time
 from collections import Counter
+from dataclasses import dataclass
 from uuid import uuid4
 
 import httpx
@@ -27,6 +28,15 @@ GUIDE = (
     "\nPlease check this guide to understand why this error code might have been returned \n"
     "https://docs.microsoft.com/en-us/azure/machine-learning/how-to-troubleshoot-online-endpoints#http-status-codes\n"
 )
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a server answered: status, body and content type."""
+
+    status: int
+    content: bytes
+    kind: str
 
 
 class Gateway:
@@ -92,57 +102,57 @@ class Gateway:
     def _forward(self, call: Call, key: str, deployment: Json) -> Answer:
         """The server's answer, with the headers and the status codes of the service around it."""
         started = time.monotonic()
-        fault = self._world.room(Faults).take("score", key)
         timeout = seconds(deployment["properties"]["requestSettings"]["requestTimeout"])
+        fault = self._world.room(Faults).take("score", key)
         if fault and fault.effect != "slow":
-            status, content, kind = as_told(fault)
+            reply = as_told(fault)
         else:
-            if fault and self._too_slow(fault, timeout):
-                return plain(408, "upstream request timeout")
-            server = self._world.room(Endpoints).deployments.server(
-                str(deployment["endpoint"]), str(deployment["name"])
-            )
-            address = server.address if server else None
-            if address is None:
-                return plain(503, "no healthy upstream")
+            if fault:
+                self._world.room(Faults).hold(fault, lambda: time.monotonic() - started >= timeout)
             try:
-                reply = self._client.request(
-                    call.method,
-                    address + call.path.removeprefix(f"/scoring/{call.path_params['endpoint']}"),
-                    content=call.body,
-                    headers={"content-type": call.headers.get("content-type", "application/json")},
-                    timeout=timeout,
-                )
+                reply = self._ask(call, deployment, timeout - (time.monotonic() - started))
             except httpx.TimeoutException:
                 return plain(408, "upstream request timeout")
             except httpx.HTTPError:
-                return plain(
-                    502,
-                    "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
-                )
-            status, content, kind = (
-                reply.status_code,
-                reply.content,
-                reply.headers.get("content-type", "application/json"),
-            )
+                why = "reset reason: connection termination"
+                return plain(502, f"upstream connect error or disconnect/reset before headers. {why}")
+        if reply is None:
+            return plain(503, "no healthy upstream")
         headers = {
-            "Content-Type": kind,
+            "Content-Type": reply.kind,
             "azureml-model-deployment": str(deployment["name"]),
             "azureml-model-session": str(deployment["name"]),
             "x-ms-run-fn-exec-ms": f"{(time.monotonic() - started) * 1000:.3f}",
-            "x-ms-run-function-failed": str(status != 200),
+            "x-ms-run-function-failed": str(reply.status != 200),
             "x-request-id": call.headers.get("x-request-id") or str(uuid4()),
         }
-        if status == 200:
-            return Answer(200, content, headers)
-        headers |= {"ms-azureml-model-error-statuscode": str(status), "ms-azureml-model-error-reason": "model_error"}
-        return Answer(424, content + GUIDE.encode(), headers | {"Content-Type": "text/plain; charset=utf-8"})
+        if reply.status == 200:
+            return Answer(200, reply.content, headers)
+        failure = plain(424, reply.content.decode("utf-8", "replace"))
+        reason = {
+            "ms-azureml-model-error-statuscode": str(reply.status),
+            "ms-azureml-model-error-reason": "model_error",
+        }
+        return Answer(424, failure.body, {**headers, **reason, **failure.headers})
 
-    def _too_slow(self, fault: Fault, timeout: float) -> bool:
-        """Waits as long as a slow answer takes, at most the timeout; says whether it took longer."""
-        deadline = time.monotonic() + timeout
-        self._world.room(Faults).hold(fault, lambda: time.monotonic() >= deadline)
-        return time.monotonic() >= deadline
+    def _ask(self, call: Call, deployment: Json, timeout: float) -> Reply | None:
+        """The reply of the deployment's server, or None when it is not ready.
+
+        Raises: httpx.TimeoutException after `timeout` seconds, httpx.HTTPError when the server breaks off.
+        """
+        if timeout <= 0:
+            raise httpx.ReadTimeout("no time is left for the model")
+        endpoint = str(deployment["endpoint"])
+        server = self._world.room(Endpoints).deployments.server(endpoint, str(deployment["name"]))
+        address = server.address if server else None
+        if address is None:
+            return None
+        kind = call.headers.get("content-type", "application/json")
+        path = call.path[len(f"/scoring/{endpoint}") :]
+        answer = self._client.request(
+            call.method, address + path, content=call.body, headers={"content-type": kind}, timeout=timeout
+        )
+        return Reply(answer.status_code, answer.content, answer.headers.get("content-type", "application/json"))
 
 
 def plain(status: int, text: str) -> Answer:
@@ -168,10 +178,10 @@ def most_at_once(deployment: Json) -> int:
     )
 
 
-def as_told(fault: Fault) -> tuple[int, bytes, str]:
-    """Status, body and content type of a server's answer that a fault puts in place of the real one."""
+def as_told(fault: Fault) -> Reply:
+    """What a fault puts in place of a server's answer."""
     if fault.effect == "empty":
-        return 200, b"", "application/json"
+        return Reply(200, b"", "application/json")
     if fault.effect == "malformed":
-        return 200, b'{"output": "half an ans', "application/json"
-    return fault.status, fault.error_message().encode(), "text/plain"
+        return Reply(200, b'{"output": "half an ans', "application/json")
+    return Reply(fault.status, fault.error_message().encode(), "text/plain")

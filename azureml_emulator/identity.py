@@ -1,7 +1,8 @@
-"""Who calls: the token endpoint that `DefaultAzureCredential` finds, the cloud's metadata, and the check of every request.
+"""Who calls: the token endpoint that `DefaultAzureCredential` finds, the cloud's metadata, and the check of every
+request.
 
-The token endpoint speaks the App Service form of managed identity (api-version 2019-08-01). Tokens are JWTs for one audience;
-storage also takes shared access signatures, steps of jobs a token of their run.
+The token endpoint speaks the App Service form of managed identity (api-version 2019-08-01). Tokens are JWTs for one
+audience; storage also takes shared access signatures, steps of jobs a token of their run.
 """
 
 import base64
@@ -187,7 +188,11 @@ class Identity:
             "gallery": self._world.url,
             "vmImageAliasDoc": self._world.url,
             "activeDirectoryDataLake": self._world.url,
-            "suffixes": {"storage": authority, "keyVaultDns": f"vault.{authority}", "acrLoginServer": f"acr.{authority}"},
+            "suffixes": {
+                "storage": authority,
+                "keyVaultDns": f"vault.{authority}",
+                "acrLoginServer": f"acr.{authority}",
+            },
         }
         return Answer(200, [cloud])
 

@@ -1,8 +1,8 @@
 """The jobs API: pipeline and command jobs, created, read, listed, changed in their tags and cancelled.
 
-A job's name is taken for good: the same body again answers the present job, another body is refused. The work is done by
-engine.py, the state stands in the run documents of runs.py.
-Source: jobs in Microsoft.MachineLearningServices 2023-04-01-preview, 2024-01-01-preview and 2025-01-01-preview.
+A job's name is taken for good: the same body again answers the present job, another body is refused. The work is
+done by engine.py, the state stands in the run documents of runs.py. Source: jobs in
+Microsoft.MachineLearningServices 2023-04-01-preview, 2024-01-01-preview and 2025-01-01-preview.
 """
 
 import json
@@ -14,7 +14,19 @@ from azureml_emulator.compute import Compute
 from azureml_emulator.engine import Engine
 from azureml_emulator.plan import Plan, entries, make_plan
 from azureml_emulator.runs import TERMINAL, Runs
-from azureml_emulator.wire import NULL, Answer, Call, Json, JsonValue, Route, ServiceError, not_found, page, system_data, versions
+from azureml_emulator.wire import (
+    NULL,
+    Answer,
+    Call,
+    Json,
+    JsonValue,
+    Route,
+    ServiceError,
+    not_found,
+    page,
+    system_data,
+    versions,
+)
 from azureml_emulator.world import World
 
 READ = versions("2023-04-01-preview", "2024-01-01-preview", "2024-10-01-preview", "2025-01-01-preview")
@@ -81,11 +93,15 @@ class Jobs:
                 self._change(name, properties)
                 return Answer(200, self._document(name))
             self._create(name, properties)
-        return Answer(201, self._document(name), {"Location": f"{call.base_url}{call.raw_path}?api-version={call.api_version}"})
+        return Answer(
+            201, self._document(name), {"Location": f"{call.base_url}{call.raw_path}?api-version={call.api_version}"}
+        )
 
     def _create(self, name: str, properties: Json) -> None:
         if self._runs.find(name) is not None:
-            raise ServiceError(409, "UserError", f"The name '{name}' belongs to a run. Choose another.", inner_error="ConflictError")
+            raise ServiceError(
+                409, "UserError", f"The name '{name}' belongs to a run. Choose another.", inner_error="ConflictError"
+            )
         plan = self._plan(name, properties)
         self._check_computes(plan)
         kind, settings = str(properties["jobType"]).lower(), properties.get("settings")
@@ -111,7 +127,7 @@ class Jobs:
             cluster = (step.compute or SERVERLESS).rpartition("/")[2]
             if cluster != SERVERLESS:
                 if computes.find(cluster) is None:
-                    text = f"Node '{step.path}' asks for compute '{cluster}', which does not exist in the workspace. Create it first."
+                    text = f"Node '{step.path}' asks for compute '{cluster}', which does not exist. Create it first."
                     raise ServiceError(400, "UserError", text, inner_error="ComputeNotFound")
             elif step.instance_type and computes.size(step.instance_type) is None:
                 text = (
@@ -127,8 +143,8 @@ class Jobs:
         different = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if different:
             text = (
-                f"A job with the name '{name}' already exists and differs in: {', '.join(different)}. Choose another name for "
-                f"another job; of an existing one only {', '.join(sorted(CHANGEABLE))} can be changed."
+                f"A job with the name '{name}' already exists and differs in: {', '.join(different)}. Choose another name "
+                f"for another job; of an existing one only {', '.join(sorted(CHANGEABLE))} can be changed."
             )
             raise ServiceError(400, "UserError", text, inner_error="JobPropertyImmutable")
 
@@ -170,9 +186,12 @@ class Jobs:
             raise ServiceError(400, "UserError", text, inner_error="CancelPipelineRunInTerminalStatus")
         for run_id, _ in self._runs.family(name):
             self._runs.set_status(run_id, "CancelRequested")
-        self._engines[name].cancelled.set()
+        self._engines[name].cancel()
         operation = self._world.operations.start("jobs", name, lambda: self._wait_for_end(name))
-        headers = {"Location": self._world.operations.result_url(operation, call.api_version), "x-ms-async-operation-timeout": "PT1H"}
+        headers = {
+            "Location": self._world.operations.result_url(operation, call.api_version),
+            "x-ms-async-operation-timeout": "PT1H",
+        }
         return Answer(202, NULL, {**headers, **self._world.operations.polling_headers()})
 
     def _wait_for_end(self, name: str) -> None:
@@ -211,7 +230,10 @@ class Jobs:
             "outputs": {key: with_nulls(value, "description", "uri") for key, value in entries(sent, "outputs")},
         }
         if run["kind"] == "command":
-            logs: Json = {"description": None, "uri": f"azureml://datastores/workspaceartifactstore/ExperimentRun/dcid.{name}"}
+            logs: Json = {
+                "description": None,
+                "uri": f"azureml://datastores/workspaceartifactstore/ExperimentRun/dcid.{name}",
+            }
             properties["outputs"] = {"default": {**logs, **DEFAULT_OUTPUT}, **properties["outputs"]}
             properties.setdefault("parameters", {})
         return properties
@@ -219,9 +241,7 @@ class Jobs:
     def _services(self, name: str) -> Json:
         settings = self._world.settings
         tracking = f"azureml:{self._world.tracking_url.removeprefix('https:')}?"
-        workspace = (
-            f"/subscriptions/{settings.subscription_id}/resourcegroups/{settings.resource_group}/workspaces/{settings.workspace_name}"
-        )
+        workspace = f"/subscriptions/{settings.subscription_id}/resourcegroups/{settings.resource_group}/workspaces/{settings.workspace_name}"
         return {
             "Tracking": service("Tracking", tracking),
             "Studio": service("Studio", f"https://ml.azure.com/runs/{name}?wsid={workspace}"),
@@ -263,7 +283,9 @@ def run_properties(kind: str, sent: Json) -> Json:
     """The properties that the service adds to a job."""
     if kind != "pipeline":
         return {"_azureml.ComputeTargetType": "amlctrain"}
-    literals = {key: value["value"] for key, value in entries(sent, "inputs") if isinstance(value, dict) and "value" in value}
+    literals = {
+        key: value["value"] for key, value in entries(sent, "inputs") if isinstance(value, dict) and "value" in value
+    }
     settings = sent.get("settings")
     go_on = isinstance(settings, dict) and bool(settings.get("continue_on_step_failure"))
     return {

@@ -1,7 +1,7 @@
 """What was asked and answered: one line a request in HOME/requests.jsonl, and on demand whole exchanges for checking.
 
-Neither holds a token, a key or a signature: queries are reduced to the api-version, and exchanges to resource manager calls
-with their headers left out but those of long-running operations.
+Neither holds a token, a key or a signature: queries are reduced to the api-version, and exchanges to resource manager
+calls with their headers left out but those of long-running operations.
 """
 
 import json
@@ -53,7 +53,9 @@ def read_log(file: Path) -> list[Json]:
 
 def exchange(call: Call, answer: Answer) -> Json:
     """Request and response as JSON; bodies that are not JSON are left out."""
-    query = {name: value for name, value in call.query.items() if name in ("api-version", "$skipToken", "$top", "$orderBy")}
+    query = {
+        name: value for name, value in call.query.items() if name in ("api-version", "$skipToken", "$top", "$orderBy")
+    }
     body = "null" if answer.body is NULL else answer.body
     return {
         "request": {

@@ -1,7 +1,7 @@
 """Long-running operations: work in a thread, its state on disk, and the polling routes that show it.
 
-Three polling styles are spoken, as the service does: `mfeOperationsStatus` (endpoints, deployments), `mfeOperationResults`
-(job cancellation, deletions), `computeOperationsStatus` (compute), and the registry's `assetstore` operations.
+Three polling styles are spoken, as the service does: `mfeOperationsStatus` (endpoints, deployments),
+`mfeOperationResults` (job cancellation, deletions) and `computeOperationsStatus` (compute).
 """
 
 import logging
@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import Literal
 from uuid import uuid4
 
-from azureml_emulator.wire import NULL, PROVIDER, Answer, Call, Json, Route, ServiceError, now
+from azureml_emulator.wire import PROVIDER, Answer, Call, Json, Route, ServiceError, now
 from azureml_emulator.world import World
 
 log = logging.getLogger(__name__)
 
-Style = Literal["mfe", "compute", "registry"]
+Style = Literal["mfe", "compute"]
 LOCATIONS = f"/subscriptions/{{subscription}}/providers/{PROVIDER}/locations/{{location}}"
 NEVER = "0001-01-01T00:00:00+00:00"
 # The service's own abbreviations in operation ids.
@@ -67,8 +67,6 @@ class Operations:
 
     def status_url(self, operation_id: str, api_version: str, *, style: Style = "mfe") -> str:
         """The address for the Azure-AsyncOperation header."""
-        if style == "registry":
-            return f"{self._world.url}/assetstore/v1.0/operations/{operation_id}"
         collection = "computeOperationsStatus" if style == "compute" else "mfeOperationsStatus"
         suffix = "&service=new" if style == "compute" else ""
         return f"{self._location_url(collection, operation_id)}?api-version={api_version}{suffix}"
@@ -95,7 +93,6 @@ class Operations:
             Route("GET", f"{LOCATIONS}/mfeOperationsStatus/{{operation}}", None, self._mfe_status),
             Route("GET", f"{LOCATIONS}/mfeOperationResults/{{operation}}", None, self._mfe_result),
             Route("GET", f"{LOCATIONS}/computeOperationsStatus/{{operation}}", None, self._compute_status),
-            Route("GET", "/assetstore/v1.0/operations/{operation}", None, self._registry_status),
         ]
 
     def recover(self) -> None:
@@ -103,7 +100,9 @@ class Operations:
         running = {thread.name for thread in threading.enumerate()}
         for name, record in self._world.store.list("operations"):
             if record["status"] == "InProgress" and f"operation {name}" not in running:
-                self.finish(name, ServiceError(500, "InternalServerError", "The service restarted during the operation."))
+                self.finish(
+                    name, ServiceError(500, "InternalServerError", "The service restarted during the operation.")
+                )
 
     def stop(self) -> None:
         """Waits shortly for running work, which sees `world.stopping`."""
@@ -173,17 +172,6 @@ class Operations:
             body["error"] = record["error"]
         return Answer(200, body, self.polling_headers())
 
-    def _registry_status(self, call: Call) -> Answer:
-        record = self._record(call)
-        if record["status"] == "InProgress":
-            return Answer(202, NULL, {**self.polling_headers(), "Location": f"{call.base_url}{call.raw_path}"})
-        if record["status"] == "Failed":
-            error = record["error"]
-            raise ServiceError(400, str(error["code"]), str(error["message"]), shape="native")
-        return Answer(200, {"status": "Succeeded"})
-
 
 class Interrupted(ServiceError):
     """The work was cut off by the emulator's own end; its operation stays unfinished."""
-
-

@@ -1,8 +1,9 @@
 """A job's body to the steps that run: pipelines are unfolded, inputs bound, computes and sizes read. Runs nothing.
 
-Two notations of a pipeline's nodes are read: that of the REST body (`componentId`, `{"job_input_type": ..., "uri": ...}`) and
-that of component YAML (`component: azureml:name:version`, plain values). A node runs a command component, or holds another
-pipeline. A plan is a function of the job's body and of components, which never change: after a restart it comes out the same.
+Two notations of a pipeline's nodes are read: that of the REST body (`componentId`, `{"job_input_type": ..., "uri":
+...}`) and that of component YAML (`component: azureml:name:version`, plain values). A node runs a command
+component, or holds another pipeline. A plan is a function of the job's body and of components, which never change:
+after a restart it comes out the same.
 """
 
 import re
@@ -101,7 +102,7 @@ Components = Callable[[str], Json]
 
 
 def make_plan(job: str, body: Json, components: Components) -> Plan:
-    """The plan of a job's `properties`. Raises: ServiceError 400 for what cannot run, naming the node and what to change."""
+    """The plan of a job's `properties`. Raises: ServiceError 400 for what cannot run, naming the node."""
     plan = Plan(job)
     inputs = {name: read_input(value) for name, value in entries(body, "inputs")}
     bound = {name: value for name, value in inputs.items() if value is not None}
@@ -136,9 +137,15 @@ def command_step(body: Json, inputs: dict[str, Value], outputs: dict[str, str]) 
 
 
 def unfold(
-    plan: Plan, path: str, pipeline: Json, owner: str, inputs: dict[str, Value], compute: str | None, components: Components
+    plan: Plan,
+    path: str,
+    pipeline: Json,
+    owner: str,
+    inputs: dict[str, Value],
+    compute: str | None,
+    components: Components,
 ) -> None:
-    """Adds the nodes of one pipeline. `owner` is the id of its component, in whose registry short names are looked up."""
+    """Adds the nodes of one pipeline. `owner`: the id of its component, in whose registry short names are looked up."""
     inputs = with_defaults(pipeline, inputs)
     for name, node in entries(pipeline, "jobs"):
         if not isinstance(node, dict):
@@ -159,12 +166,19 @@ def unfold(
         elif component.get("type") == "command":
             plan.steps[here] = component_step(here, node, component, given, own_compute or compute, path, inputs)
         else:
-            text = f"Node '{here}' is of type '{component.get('type')}'. The emulator runs command and pipeline components."
+            kind = component.get("type")
+            text = f"Node '{here}' is of type '{kind}'. The emulator runs command and pipeline components."
             raise ServiceError(400, "UserError", text)
 
 
 def component_step(
-    here: str, node: Json, component: Json, given: dict[str, Value], compute: str | None, path: str, outer: dict[str, Value]
+    here: str,
+    node: Json,
+    component: Json,
+    given: dict[str, Value],
+    compute: str | None,
+    path: str,
+    outer: dict[str, Value],
 ) -> Step:
     missing = [name for name, spec in entries(component, "inputs") if not is_optional(spec) and name not in given]
     if missing:
@@ -267,7 +281,9 @@ def check(plan: Plan) -> None:
     for step in plan.steps.values():
         for made in [plan.source(value) for value in step.inputs.values() if isinstance(value, Made)]:
             if made.path not in plan.steps or made.output not in plan.steps[made.path].outputs:
-                raise ServiceError(400, "UserError", f"Node '{step.path}' reads '{made.path}.{made.output}', which no node makes.")
+                raise ServiceError(
+                    400, "UserError", f"Node '{step.path}' reads '{made.path}.{made.output}', which no node makes."
+                )
     waiting = dict(plan.steps)
     while waiting:
         ready = [path for path, step in waiting.items() if not plan.needs(step) & waiting.keys()]

@@ -1,16 +1,19 @@
 """Child processes that end with the emulator: job steps and model servers.
 
-Each command runs in its own session and process group under a small supervisor (supervisor.py) that watches a pipe to this
-process. So the whole group ends when it is told to, when the command itself ends, and when the emulator dies, also by
-SIGKILL. Not covered: a program that leaves its group on purpose, and the supervisor and the emulator killed at once.
+Each command runs in its own session and process group under a small supervisor (supervisor.py) that watches a pipe
+to this process. So the whole group ends when it is told to, when the command itself ends, and when the emulator
+dies, also by SIGKILL. Not covered: a program that leaves its group on purpose, and the supervisor and the emulator
+killed at once.
 """
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -83,7 +86,7 @@ class Child:
 def start_child(
     command: list[str], *, folder: Path, env: dict[str, str], log_file: Path, grace_seconds: float = 3.0
 ) -> Child:
-    """The command, started in `folder` with exactly the environment `env`; stdout and stderr are appended to `log_file`.
+    """The command, started in `folder` with exactly the environment `env`, its output appended to `log_file`.
 
     Raises: FileNotFoundError when the folder or the program does not exist.
     """
@@ -106,3 +109,18 @@ def start_child(
     supervisor.stdout.close()
     supervisor.wait()
     raise FileNotFoundError(f"Could not start {command!r} in '{folder}': {first['error']}")
+
+
+def wait_for_end(log_file: Path, timeout_seconds: float) -> bool:
+    """Whether no command that logs to `log_file` runs any more, one of an emulator that was killed included."""
+    deadline = time.monotonic() + timeout_seconds
+    with log_file.open("ab") as log:
+        while True:
+            try:
+                fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(0.05)
+            else:
+                return True

@@ -17,7 +17,9 @@ from azureml_emulator.world import World
 
 REGISTRY_VERSIONS = versions("2021-10-01-dataplanepreview")
 FILES = Path(__file__).parent / "registry"
-REGISTRY_ID = re.compile(r"azureml://registries/(?P<registry>[^/]+)/(?P<plural>\w+)/(?P<name>[^/]+)/versions/(?P<version>[^/]+)/?")
+REGISTRY_ID = re.compile(
+    r"azureml://registries/(?P<registry>[^/]+)/(?P<plural>\w+)/(?P<name>[^/]+)/versions/(?P<version>[^/]+)/?"
+)
 PUBLISHED = "2024-04-23T00:00:00.0000000+00:00"
 CONTAINER = "azureml-registry"
 
@@ -33,7 +35,9 @@ class Registry:
             document = yaml.safe_load(file.read_text(encoding="utf-8"))
             self._models.setdefault(document["name"], {})[str(document["version"])] = document
         for file in sorted((FILES / "components").glob("*/*.yaml")):
-            self._components.setdefault(file.parent.name, {})[file.stem] = yaml.safe_load(file.read_text(encoding="utf-8"))
+            self._components.setdefault(file.parent.name, {})[file.stem] = yaml.safe_load(
+                file.read_text(encoding="utf-8")
+            )
 
     def routes(self) -> list[Route]:
         discovery = "/registrymanagement/v1.0/registries/{registry}/discovery"
@@ -54,8 +58,8 @@ class Registry:
 
     def recover(self) -> None:
         """Makes the weights of every model readable as blobs."""
-        # The SDK takes a model's path in its container from the second segment of its URL. Here, where the account stands
-        # in the path, that repeats the container's name: the weights are readable under both names.
+        # The SDK takes a model's path in its container from the second segment of its URL. Here, where the account
+        # stands in the path, that repeats the container's name: the weights are readable under both names.
         for prefix in ("", f"{CONTAINER}/"):
             for name, documents in self._models.items():
                 for version in documents:
@@ -119,7 +123,7 @@ class Registry:
 
     def _versions(self, call: Call) -> list[tuple[str, Json]]:
         """(version, document) of the asset in the path, the newest first."""
-        plural, shelf = self._shelf(call)
+        _, shelf = self._shelf(call)
         found = shelf.get(call.path_params["name"], {})
         return sorted(found.items(), key=lambda entry: version_key(entry[0]), reverse=True)
 

@@ -1,4 +1,5 @@
-"""Run history: the runs of jobs and their steps, their status, logs and outputs, as the SDK reads them beside the jobs API.
+"""Run history: the runs of jobs and their steps, their status, logs and outputs, as the SDK reads them beside the jobs
+API.
 
 A run document is the one place where a run's state stands; jobs.py and tracking.py answer from it too. Routes:
 `/history/v1.0/...` (run, details, children, rundata, change of tags), and the two resolvers of output addresses.
@@ -19,7 +20,13 @@ WORKSPACE = ARM_GROUP + "/workspaces/{workspace}"
 HISTORY = "/history/v1.0" + WORKSPACE
 CONSOLE = "logs/azureml/executionlogs.txt"
 STEP_LOG = "user_logs/std_log.txt"
-RUN_TYPES = {"pipeline": "azureml.PipelineRun", "command": "command", "step": "azureml.StepRun", "subgraph": "azureml.StepRun", "mlflow": "azureml.mlflow"}
+RUN_TYPES = {
+    "pipeline": "azureml.PipelineRun",
+    "command": "command",
+    "step": "azureml.StepRun",
+    "subgraph": "azureml.StepRun",
+    "mlflow": "azureml.mlflow",
+}
 # How run history names the type of an output; the resolver of its address depends on it.
 DATA_TYPES = {"uri_folder": "UriFolder", "uri_file": "UriFile", "mltable": "MLTable"}
 MODEL_TYPES = {"mlflow_model": "MLFlowModel", "custom_model": "CustomModel", "triton_model": "TritonModel"}
@@ -44,7 +51,9 @@ class Runs:
             Route("POST", HISTORY + "/rundata", None, self._run_data),
             Route("PATCH", HISTORY + "/experiments/{experiment}/runs/{run}", None, self._patch),
             Route("POST", "/data/v1.0" + WORKSPACE + "/dataversion/batchGetResolvedUris", None, self._resolve_data),
-            Route("POST", "/modelregistry/v1.0" + WORKSPACE + "/models/batchGetResolvedUris", None, self._resolve_models),
+            Route(
+                "POST", "/modelregistry/v1.0" + WORKSPACE + "/models/batchGetResolvedUris", None, self._resolve_models
+            ),
         ]
 
     def recover(self) -> None:
@@ -69,7 +78,9 @@ class Runs:
         runs = [(run_id, run) for run_id, run in self._world.store.list("runs") if run["root"] == root]
         return sorted(runs, key=lambda entry: str(entry[1]["created"]))
 
-    def create(self, run_id: str, *, kind: str, root: str, parent: str | None = None, display_name: str, **more: JsonValue) -> Json:
+    def create(
+        self, run_id: str, *, kind: str, root: str, parent: str | None = None, display_name: str, **more: JsonValue
+    ) -> Json:
         """A new run, NotStarted. A run within a job takes its experiment from the job's run."""
         run: Json = {
             "kind": kind,
@@ -116,7 +127,11 @@ class Runs:
 
         def change(run: Json) -> None:
             ends = status in TERMINAL
-            if run["status"] in TERMINAL or (run["status"] == "CancelRequested" and not ends) or run["status"] == status:
+            if (
+                run["status"] in TERMINAL
+                or (run["status"] == "CancelRequested" and not ends)
+                or run["status"] == status
+            ):
                 return
             run["status"] = status
             run["modified"] = now()
@@ -164,9 +179,27 @@ class Runs:
     def _details(self, call: Call) -> Answer:
         run_id = call.path_params["run"]
         document = self._document(run_id, self.get(run_id))
-        kept = ("runId", "runUuid", "parentRunUuid", "rootRunUuid", "target", "status", "parentRunId", "dataContainerId")
+        kept = (
+            "runId",
+            "runUuid",
+            "parentRunUuid",
+            "rootRunUuid",
+            "target",
+            "status",
+            "parentRunId",
+            "dataContainerId",
+        )
         kept += ("startTimeUtc", "endTimeUtc", "error", "warnings", "tags", "properties", "parameters", "services")
-        kept += ("inputDatasets", "outputDatasets", "inputs", "outputs", "duration", "runTypeV2", "runNumber", "rootRunId")
+        kept += (
+            "inputDatasets",
+            "outputDatasets",
+            "inputs",
+            "outputs",
+            "duration",
+            "runTypeV2",
+            "runNumber",
+            "rootRunId",
+        )
         details = {key: document[key] for key in kept}
         return Answer(200, {**details, "createdTimeUtc": document["createdUtc"], "logFiles": self._log_files(run_id)})
 
@@ -175,10 +208,13 @@ class Runs:
         job = self._world.store.get("jobs", run_id) or {}
         metadata = self._document(run_id, self.get(run_id))
         definition = job.get("properties")
-        return Answer(200, {"runMetadata": metadata, "runDefinition": definition, "jobSpecification": None, "systemSettings": None})
+        return Answer(
+            200,
+            {"runMetadata": metadata, "runDefinition": definition, "jobSpecification": None, "systemSettings": None},
+        )
 
     def _patch(self, call: Call) -> Answer:
-        """Changes what may change in a run: name, description, tags and properties (merged), and whether it is archived."""
+        """Changes a run's name, description, tags and properties (both merged), and whether it is archived."""
         wanted, run_id = call.json(), call.path_params["run"]
         self.get(run_id)
 
@@ -194,7 +230,10 @@ class Runs:
         return Answer(200, self._document(run_id, self.get(run_id)))
 
     def _resolve_data(self, call: Call) -> Answer:
-        values = {asset_id: {"uri": uri, "type": kind, "legacyDatasetType": None} for asset_id, uri, kind in self._resolved(call)}
+        values = {
+            asset_id: {"uri": uri, "type": kind, "legacyDatasetType": None}
+            for asset_id, uri, kind in self._resolved(call)
+        }
         return Answer(200, {"values": values})
 
     def _resolve_models(self, call: Call) -> Answer:
@@ -233,17 +272,26 @@ class Runs:
         outputs: Json = {}
         for name, (_, kind) in self._places(run_id).items():
             plural, group = ("models", "model") if kind in MODEL_TYPES.values() else ("data", "data")
-            outputs[name] = {"assetId": f"{base}/{plural}/azureml_{run_id}_output_{group}_{name}/versions/1", "type": kind}
+            outputs[name] = {
+                "assetId": f"{base}/{plural}/azureml_{run_id}_output_{group}_{name}/versions/1",
+                "type": kind,
+            }
         return outputs
 
     def _log_files(self, run_id: str) -> Json:
         blobs, folder = self._world.room(Blobs), self.artifacts(run_id)
-        names = sorted(str(file.relative_to(folder)) for kind in ("logs", "user_logs") for file in (folder / kind).rglob("*.txt"))
+        names = sorted(
+            str(file.relative_to(folder)) for kind in ("logs", "user_logs") for file in (folder / kind).rglob("*.txt")
+        )
         return {name: blobs.sas_url(blobs.artifact_container, f"ExperimentRun/dcid.{run_id}/{name}") for name in names}
 
     def _document(self, run_id: str, run: Json) -> Json:
         """A run as run history shows it."""
-        root, parent, user = str(run["root"]), run["parent"], {"userName": "local user", "userTenantId": self._world.settings.tenant_id}
+        root, parent, user = (
+            str(run["root"]),
+            run["parent"],
+            {"userName": "local user", "userTenantId": self._world.settings.tenant_id},
+        )
         run_type = RUN_TYPES[str(run["kind"])]
         return {
             "runNumber": run["number"],
@@ -312,5 +360,13 @@ def run_properties(run: Json) -> Json:
     """What the service says about a step's place in its pipeline."""
     if run["kind"] not in ("step", "subgraph"):
         return {}
-    place = {"azureml.pipeline": run["root"], "azureml.pipelinerunid": run["parent"], "azureml.runsource": "azureml.StepRun"}
-    return {**place, "azureml.moduleName": run.get("component"), "StepType": "PythonScriptStep" if run["kind"] == "step" else "SubGraph"}
+    place = {
+        "azureml.pipeline": run["root"],
+        "azureml.pipelinerunid": run["parent"],
+        "azureml.runsource": "azureml.StepRun",
+    }
+    return {
+        **place,
+        "azureml.moduleName": run.get("component"),
+        "StepType": "PythonScriptStep" if run["kind"] == "step" else "SubGraph",
+    }

@@ -1,7 +1,6 @@
 """One running emulator: its home and lock, its certificate, its address, and an end in an orderly way."""
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
@@ -11,13 +10,13 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import TextIO
 
 import certifi
 import trustme
 import uvicorn
 
 from azureml_emulator.app import Application
+from azureml_emulator.home import bind, lock_home
 from azureml_emulator.identity import CLOUD, Secrets
 from azureml_emulator.journal import EXCHANGES_VARIABLE, Journal
 from azureml_emulator.store import Store, write_atomically
@@ -32,53 +31,6 @@ GRACE_SECONDS = 2
 END_SECONDS = 4
 
 
-class HomeInUse(RuntimeError):
-    """Another emulator runs on this home."""
-
-
-class PortInUse(RuntimeError):
-    """Another program listens on the port."""
-
-
-def lock_home(home: Path) -> TextIO:
-    """The lock of a home, kept while the file is open; the system frees it when the process dies. Raises: HomeInUse."""
-    home.mkdir(parents=True, exist_ok=True)
-    file = (home / "lock").open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.seek(0)
-        owner = file.read().strip()
-        file.close()
-        text = f"An emulator already runs on '{home}' (process {owner}). Stop it with 'kill {owner}', or choose another --home."
-        raise HomeInUse(text) from error
-    file.truncate(0)
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
-
-
-def bind(home: Path, port: int | None) -> socket.socket:
-    """A listening socket on 127.0.0.1: the given port, else the one this home used last, else any. Raises: PortInUse."""
-    memory = home / "port"
-    last = int(memory.read_text()) if memory.exists() else 0
-    for candidate in [port] if port else [last, 0]:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(("127.0.0.1", candidate))
-        except OSError as error:
-            listener.close()
-            if port:
-                text = f"Port {port} on 127.0.0.1 cannot be used: {error.strerror}. Choose another --port, or leave it out."
-                raise PortInUse(text) from error
-            continue
-        listener.listen(128)
-        memory.write_text(str(listener.getsockname()[1]))
-        return listener
-    raise PortInUse("No port on 127.0.0.1 is free.")
-
-
 def make_certificates(home: Path) -> ssl.SSLContext:
     """The server's TLS context. The authority is made once a home; its bundle holds the public roots too."""
     private, public = home / "ca_key.pem", home / "ca.pem"
@@ -88,14 +40,14 @@ def make_certificates(home: Path) -> ssl.SSLContext:
         private.chmod(0o600)
         write_atomically(public, authority.cert_pem.bytes().decode())
     authority = trustme.CA.from_pem(public.read_bytes(), private.read_bytes())
-    write_atomically(home / BUNDLE, public_roots(home) + public.read_text(encoding="utf-8"))
+    write_atomically(home / BUNDLE, public_roots() + public.read_text(encoding="utf-8"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
     return context
 
 
-def public_roots(home: Path) -> str:
-    """The roots that this machine's programs trust already, so that a client can reach both the emulator and the world."""
+def public_roots() -> str:
+    """The roots that this machine's programs trust already: a client may need both the emulator and the world."""
     for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
         file = Path(os.environ.get(name) or certifi.where())
         if file.is_file() and file.name != BUNDLE:
@@ -172,7 +124,9 @@ def serve(home: Path, port: int | None, weights: dict[str, Path], *, stop_with_s
     with lock_home(home):
         listener = bind(home, port)
         context = make_certificates(home)
-        world = World(Settings(home=home, port=listener.getsockname()[1], weights=weights), Store(home / "documents"), Timing())
+        world = World(
+            Settings(home=home, port=listener.getsockname()[1], weights=weights), Store(home / "documents"), Timing()
+        )
         exchanges = os.environ.get(EXCHANGES_VARIABLE)
         application = Application(world, Journal(home / "requests.jsonl", Path(exchanges) if exchanges else None))
         server = Server(web_config(application, context), lambda: announce(world))
@@ -231,4 +185,6 @@ def write_config(world: World) -> None:
     """HOME/config.json for `MLClient.from_config`."""
     settings = world.settings
     names = {"subscription_id": settings.subscription_id, "resource_group": settings.resource_group}
-    write_atomically(settings.home / "config.json", json.dumps({**names, "workspace_name": settings.workspace_name}, indent=1))
+    write_atomically(
+        settings.home / "config.json", json.dumps({**names, "workspace_name": settings.workspace_name}, indent=1)
+    )

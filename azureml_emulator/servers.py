@@ -32,8 +32,8 @@ READINESS_SECONDS = 1.0
 STOP_GRACE_SECONDS = 2.0
 # What the proxy in front of a container answers while nothing listens behind it.
 NOTHING_LISTENS = 502
-# Servers are found where the emulator is, whatever their working directory, and their log is not held back.
-PYTHON = {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
+# Variables of the emulator's own that a model has no business with: the caller's credentials and addresses.
+PRIVATE = ("AZURE_", "AZUREML_", "IDENTITY_", "MLFLOW_", "_MLFLOW_")
 SERVING_TABLE = Path(__file__).parent / "registry" / "serving.yaml"
 
 
@@ -141,7 +141,7 @@ class Server:
             child = start_child(
                 self._plan.command,
                 folder=self._plan.folder,
-                env={**os.environ, **PYTHON, **self._plan.environment},
+                env={**own_environment(), **self._plan.environment},
                 log_file=self._plan.log_file,
                 grace_seconds=STOP_GRACE_SECONDS,
             )
@@ -197,6 +197,12 @@ class Server:
             return httpx.get(f"http://127.0.0.1:{self._port}/", timeout=timeout, trust_env=False).status_code
         except httpx.HTTPError:
             return NOTHING_LISTENS
+
+
+def own_environment() -> dict[str, str]:
+    """What every server finds: the variables of this machine without secrets, and the programs beside the emulator."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
+    return {**kept, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
 
 
 def announced_port(log_file: Path, offset: int) -> int | None:

@@ -1,11 +1,13 @@
 """Runs one command and ends it when the process that asked for it has gone: `supervisor.py GRACE_SECONDS COMMAND...`.
 
-Standard input is a pipe that the asking process holds open: its end, for whatever reason, ends the command's process group
-(SIGTERM, then SIGKILL after the grace). Standard output gets two lines of JSON: {"pid": N} or {"error": "..."}, and at the
-end {"status": N} as `subprocess` counts it (negative: the signal). The command's own output is this process's stderr.
-Standard library only, so that it starts fast. See processes.py, which starts it.
+Standard input is a pipe that the asking process holds open: its end, for whatever reason, ends the command's
+process group (SIGTERM, then SIGKILL after the grace). Standard output gets two lines of JSON: {"pid": N} or
+{"error": "..."}, and at the end {"status": N} as `subprocess` counts it (negative: the signal). The command's own
+output is this process's stderr. While the command or a child of it runs, the log file is locked (shared). Standard
+library only, so that it starts fast. See processes.py, which starts it.
 """
 
+import fcntl
 import json
 import os
 import signal
@@ -17,6 +19,8 @@ from contextlib import suppress
 
 def main(grace_seconds: float, command: list[str]) -> int:
     """The exit status of the supervisor; the command's status goes to standard output."""
+    # The lock belongs to the open file, which the command inherits: it ends with the last process that has it.
+    fcntl.flock(2, fcntl.LOCK_SH)
     try:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, start_new_session=True)
     except OSError as error:

@@ -1,29 +1,31 @@
-"""MLflow's tracking server under the workspace's tracking URI, and the runs of jobs in its store.
+"""MLflow under the workspace's tracking URI, and the runs of jobs in its store.
 
-The REST API and the store (HOME/mlflow.db) are MLflow's own. A job's run exists there under the job's name: what runs.py
-knows of a run (state, name, tags, family) is written to the store in the background, and a request waits until all of it is
-there. The state of a job's run is the job's: what a client says about it is left out.
+The REST API and the store (HOME/mlflow.db) are MLflow's own, in a process of their own (mlflow_server.py). A job's
+run exists there under the job's name: what runs.py knows of a run (state, name, tags, family) is written in the
+background, and a request waits until all of it is there. The state of a job's run is the job's: what a client says
+about it is left out.
 
-MLflow takes seconds to load, so that begins with the first job or the first request. Of azureml-mlflow's own additions to
-the API only asynchronous batches are known; they are written at once.
+MLflow takes seconds to load, so its process starts with the first job or the first request. Of azureml-mlflow's own
+additions to the API only asynchronous batches are known; they are written at once.
 """
 
 import json
 import logging
 import os
 import queue
+import secrets
+import sys
 import threading
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
+import httpx
+
+from azureml_emulator.processes import Child, start_child
 from azureml_emulator.runs import WORKSPACE, Runs
+from azureml_emulator.servers import announced_port
 from azureml_emulator.wire import Answer, Call, Json, Route
 from azureml_emulator.world import World
-
-if TYPE_CHECKING:
-    from azureml_emulator.mlflow_runs import JobRunStore
 
 log = logging.getLogger(__name__)
 
@@ -31,13 +33,19 @@ log = logging.getLogger(__name__)
 PREFIXES = [f"/mlflow/{version}{WORKSPACE}" for version in ("v1.0", "v2.0")]
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 API = "/api/2.0/mlflow"
-LOAD_SECONDS = 90
+ASYNC_BATCH = "/api/2.0/preview/mlflow/runs/log-batch-async"
+START_SECONDS = 90
+REQUEST_SECONDS = 60
 STATES = {
     **dict.fromkeys(("Running", "Finalizing", "CancelRequested", "NotResponding", "Paused"), "RUNNING"),
     "Completed": "FINISHED",
     "Failed": "FAILED",
     "Canceled": "KILLED",
 }
+
+
+class Unavailable(Exception):
+    """MLflow's process does not serve."""
 
 
 class Tracking:
@@ -48,21 +56,21 @@ class Tracking:
         self._changes: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
-        self._store: JobRunStore | None = None
-        # SQLite takes one writer at a time.
-        self._turn = threading.Lock()
+        self._child: Child | None = None
+        self._client: httpx.Client | None = None
 
     def routes(self) -> list[Route]:
         paths = [prefix + "/{rest:path}" for prefix in PREFIXES]
         return [Route(method, path, None, self._answer, auth="tracking") for method in METHODS for path in paths]
 
     def recover(self) -> None:
-        self._world.room(Runs).watch(self.write)
+        self._world.room(Runs).watch(self._note)
 
     def stop(self) -> None:
-        """Nothing to end: every change is a transaction."""
+        if self._child:
+            self._child.stop()
 
-    def write(self, run_id: str) -> None:
+    def _note(self, run_id: str) -> None:
         """Brings a run's present state to the store, soon."""
         self._load()
         self._changes.put(run_id)
@@ -74,56 +82,89 @@ class Tracking:
                 self._thread.start()
 
     def _work(self) -> None:
-        """Opens the store, brings every run up to date, then follows the changes."""
-        try:
-            self._store = open_store(self._world.settings.home / "mlflow.db")
-            for run_id, run in self._world.store.list("runs"):
-                self._write(run_id, run)
-            while True:
-                change = self._changes.get()
-                if isinstance(change, threading.Event):
-                    change.set()
-                elif run := self._world.store.get("runs", change):
-                    self._write(change, run)
-        except Exception:
-            # Without this thread no tracking request is answered any more: it says why, the requests say 503.
-            log.exception("the tracking store failed")
+        """Keeps MLflow's process running and its store up to date."""
+        while not self._world.stopping.is_set():
+            try:
+                self._client = self._start()
+                for run_id, run in self._world.store.list("runs"):
+                    self._write(self._client, run_id, run)
+                self._follow(self._client)
+            except (httpx.HTTPError, Unavailable):
+                if not self._world.stopping.wait(1):
+                    log.exception("MLflow's process does not serve; it is started again")
 
-    def _write(self, run_id: str, run: Json) -> None:
-        assert self._store
-        with self._turn:
-            self._store.write(
-                run_id,
-                experiment=str(run["experiment"]),
-                name=str(run["display_name"]),
-                status=STATES.get(str(run["status"]), "SCHEDULED"),
-                started=milliseconds(str(run["started"] or run["created"])),
-                ended=milliseconds(str(run["ended"])) if run["ended"] else None,
-                tags=run_tags(run),
-                artifacts=self._world.room(Runs).artifacts(run_id),
-            )
+    def _follow(self, client: httpx.Client) -> None:
+        while True:
+            change = self._changes.get()
+            if isinstance(change, threading.Event):
+                change.set()
+            elif run := self._world.store.get("runs", change):
+                self._write(client, change, run)
 
-    def _wait(self) -> bool:
-        """Whether all that runs.py has said so far is in the store now."""
+    def _start(self) -> httpx.Client:
+        """A client of MLflow's process, which serves. Raises: Unavailable when it ends or takes too long."""
+        if self._child:
+            self._child.stop()
+        home, secret = self._world.settings.home, secrets.token_urlsafe()
+        log_file = home / "mlflow.log"
+        offset = log_file.stat().st_size if log_file.exists() else 0
+        command = [sys.executable, "-W", "ignore", "-m", "azureml_emulator.mlflow_server", str(home / "mlflow.db")]
+        names = {
+            "MLFLOW_SERVER_SECRET": secret,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+        }
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "_MLFLOW_"))}
+        self._child = start_child(command, folder=home, env={**inherited, **names}, log_file=log_file)
+        for _ in range(START_SECONDS * 10):
+            if port := announced_port(log_file, offset):
+                headers = {"x-secret": secret}
+                return httpx.Client(
+                    base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=REQUEST_SECONDS, trust_env=False
+                )
+            if self._child.wait(0.1) is not None:
+                break
+        raise Unavailable(f"MLflow's server did not start. Its log: {log_file}")
+
+    def _write(self, client: httpx.Client, run_id: str, run: Json) -> None:
+        document: Json = {
+            "experiment": run["experiment"],
+            "name": run["display_name"],
+            "status": STATES.get(str(run["status"]), "SCHEDULED"),
+            "started": milliseconds(str(run["started"] or run["created"])),
+            "ended": milliseconds(str(run["ended"])) if run["ended"] else None,
+            "tags": run_tags(run),
+            "artifact_uri": self._world.room(Runs).artifacts(run_id).as_uri(),
+        }
+        answer = client.put(f"/job-runs/{run_id}", json=document)
+        if answer.is_error:
+            log.error("run %s was not written to MLflow: %s %s", run_id, answer.status_code, answer.text)
+
+    def _answer(self, call: Call) -> Answer:
+        """MLflow's answer, when all that runs.py has said so far is in its store."""
         self._load()
         reached = threading.Event()
         self._changes.put(reached)
-        return reached.wait(LOAD_SECONDS)
-
-    def _answer(self, call: Call) -> Answer:
-        if not self._wait():
-            text = f"The tracking store was not ready within {LOAD_SECONDS} s. The emulator's log has the reason."
-            return Answer(503, {"error_code": "TEMPORARILY_UNAVAILABLE", "message": text})
         path = "/" + call.path_params["rest"]
         body, run = self._read(call)
         if path == f"{API}/runs/update" and run is not None:
             body = {key: value for key, value in body.items() if key not in ("status", "end_time")}
-        if path == "/api/2.0/preview/mlflow/runs/log-batch-async":
+        if path == ASYNC_BATCH:
             path = f"{API}/runs/log-batch"
-        answer = self._forward(call, path, json.dumps(body).encode() if body else call.body)
-        if answer.status == 200 and run is not None and path in (f"{API}/runs/set-tag", f"{API}/runs/log-batch"):
+        if not reached.wait(START_SECONDS) or self._client is None:
+            return unavailable(f"MLflow was not ready within {START_SECONDS} s")
+        try:
+            content = json.dumps(body) if body else call.body
+            answer = self._client.request(
+                call.method, path, params=call.query, content=content, headers=content_type(call)
+            )
+        except httpx.HTTPError as error:
+            return unavailable(f"MLflow did not answer: {error}")
+        if answer.is_success and run is not None and path in (f"{API}/runs/set-tag", f"{API}/runs/log-batch"):
             self._keep_tags(body)
-        return answer
+        return Answer(
+            answer.status_code, answer.content, {"Content-Type": answer.headers.get("content-type", "text/plain")}
+        )
 
     def _read(self, call: Call) -> tuple[Json, Json | None]:
         """The body of a request that has one, and the job's run that it is about, if any."""
@@ -141,32 +182,14 @@ class Tracking:
             run_id = str(body.get("run_id") or body.get("run_uuid"))
             self._world.store.change("runs", run_id, lambda run: run["tags"].update(own))
 
-    def _forward(self, call: Call, path: str, body: bytes) -> Answer:
-        """The answer of MLflow's own server."""
-        from mlflow.server import app
-        from werkzeug.test import create_environ
-        from werkzeug.wrappers import Response
 
-        kind = call.headers.get("content-type", "application/json")
-        query = urlencode(call.query)
-        environ = create_environ(path, call.base_url, query, call.method, data=body, content_type=kind)
-        with self._turn:
-            response = Response.from_app(app, environ)
-        return Answer(response.status_code, response.get_data(), {"Content-Type": response.content_type or "text/plain"})
+def content_type(call: Call) -> dict[str, str]:
+    return {"Content-Type": call.headers["content-type"]} if "content-type" in call.headers else {}
 
 
-def open_store(file: Path) -> "JobRunStore":
-    """MLflow with its store on a file, made when it is not there. Takes seconds the first time."""
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    from mlflow.server import ARTIFACT_ROOT_ENV_VAR, BACKEND_STORE_URI_ENV_VAR
-
-    from azureml_emulator.mlflow_runs import JobRunStore
-
-    address, artifacts = f"sqlite:///{file}", str(file.with_name("mlflow_artifacts"))
-    os.environ[BACKEND_STORE_URI_ENV_VAR], os.environ[ARTIFACT_ROOT_ENV_VAR] = address, artifacts
-    return JobRunStore(address, artifacts)
+def unavailable(reason: str) -> Answer:
+    text = f"{reason}. Its log is mlflow.log in the emulator's home."
+    return Answer(503, {"error_code": "TEMPORARILY_UNAVAILABLE", "message": text})
 
 
 def run_tags(run: Json) -> dict[str, str]:

@@ -74,7 +74,10 @@ class Answer:
 
 
 class ServiceError(Exception):
-    """An error answer. `shape`: "mfe" (most of Azure ML), "arm" (resource manager), "native" (data plane), "storage" (XML)."""
+    """An error answer.
+
+    `shape`: "mfe" (most of Azure ML), "arm" (resource manager), "native" (data plane), "storage" (XML).
+    """
 
     def __init__(
         self,
@@ -145,7 +148,7 @@ def system_data(created_at: str, modified_at: str | None = None, *, principal: s
 
 
 def page(items: list[Json], call: Call, size: int = 30) -> Json:
-    """One page of `items` as {value, nextLink}; nextLink repeats the call with `$skipToken` and is absent at the end."""
+    """One page of `items` as {value, nextLink}; nextLink repeats the call with `$skipToken`, absent at the end."""
     start = int(call.query.get("$skipToken") or call.query.get("$skip") or 0)
     chunk = items[start : start + size]
     answer: Json = {"value": chunk}

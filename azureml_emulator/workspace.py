@@ -1,7 +1,7 @@
-"""The workspace, its datastores and its service addresses. One workspace exists from the first start; none can be made."""
+"""The workspace, its datastores and its service addresses. One workspace exists from the first start."""
 
 from azureml_emulator.blobs import ACCOUNT, Blobs
-from azureml_emulator.wire import Answer, Call, Json, Route, ServiceError, now, page, system_data, versions
+from azureml_emulator.wire import PROVIDER, Answer, Call, Json, Route, ServiceError, now, page, system_data, versions
 from azureml_emulator.world import World
 
 WORKSPACE_VERSIONS = versions("2024-10-01-preview", "2023-08-01-preview", "2023-04-01-preview")
@@ -42,13 +42,18 @@ class Workspace:
             raise ServiceError(404, "UserError", text, inner_error="NotFoundError")
         return containers[datastore]
 
-    def _get(self, call: Call) -> Answer:
-        settings, name = self._world.settings, call.path_params["workspace"]
+    def check(self, call: Call) -> None:
+        """Raises: ServiceError 404 when the path names another workspace than this one."""
+        settings, name = self._world.settings, call.path_params.get("workspace")
+        if name is None:
+            return
         group = call.path_params["group"]
-        wanted = (settings.subscription_id, settings.resource_group.lower(), settings.workspace_name.lower())
-        if (call.path_params["subscription"], group.lower(), name.lower()) != wanted:
-            text = f"The Resource 'Microsoft.MachineLearningServices/workspaces/{name}' under resource group '{group}' was not found."
+        own = (settings.subscription_id, settings.resource_group.lower(), settings.workspace_name.lower())
+        if (call.path_params["subscription"], group.lower(), name.lower()) != own:
+            text = f"The Resource '{PROVIDER}/workspaces/{name}' under resource group '{group}' was not found."
             raise ServiceError(404, "ResourceNotFound", text, shape="arm")
+
+    def _get(self, call: Call) -> Answer:
         return Answer(200, self._document())
 
     def _document(self) -> Json:
@@ -59,7 +64,7 @@ class Workspace:
         return {
             "id": world.workspace_id,
             "name": settings.workspace_name,
-            "type": "Microsoft.MachineLearningServices/workspaces",
+            "type": f"{PROVIDER}/workspaces",
             "location": settings.location,
             "tags": record["tags"],
             "etag": None,
@@ -100,7 +105,7 @@ class Workspace:
         return {
             "id": f"{self._world.workspace_id}/datastores/{name}",
             "name": name,
-            "type": "Microsoft.MachineLearningServices/workspaces/datastores",
+            "type": f"{PROVIDER}/workspaces/datastores",
             "properties": {
                 "description": None,
                 "tags": None,
@@ -134,5 +139,14 @@ class Workspace:
         return Answer(200, {"secretsType": "Sas", "sasToken": f"?{token}"})
 
     def _discovery(self, call: Call) -> Answer:
-        names = ("api", "experimentation", "history", "hyperdrive", "labeling", "modelmanagement", "pipelines", "studio")
+        names = (
+            "api",
+            "experimentation",
+            "history",
+            "hyperdrive",
+            "labeling",
+            "modelmanagement",
+            "pipelines",
+            "studio",
+        )
         return Answer(200, dict.fromkeys(names, self._world.url))

@@ -31,7 +31,6 @@ class Timing:
 
     retry_after_seconds: float = 1.0  # 0: no Retry-After header, as the service; clients then poll every 5 to 30 s
     compute_seconds: float = 0.3
-    registry_seconds: float = 0.2
     queue_seconds: float = 0.2
     prepare_seconds: float = 0.2
     finalize_seconds: float = 0.2

@@ -12,6 +12,7 @@ if __name__ == "__main__":
     main()
 
 from prefect import flow
+from prefect.futures import PrefectFuture
 from prefect.states import State
 
 from flows.recording import cancelling_job, gather, recording, tearing_down
@@ -37,11 +38,11 @@ def finetune(request: Request, run_key: RunKey | None = None) -> State:
         report = run.report
         report.identity = sign_in(request.workspace)
 
-        # Nothing is created before all three are known to be good.
+        # Nothing is created before all three are known to be good. The longest is here, where a signal reaches it.
         reading = read_model.submit(request)
         inspecting = inspect_compute.submit(request)
-        preparing = prepare_data.submit(request.data)
         checking = check_sizes.submit(request, reading, inspecting)
+        preparing = prepare_data(request.data, return_state=True)
         model, compute, data, _ = gather(reading, inspecting, preparing, checking)
         report.model, report.compute, report.data = model.model, compute.used, data
         report.parameters, report.warnings = model.parameters, model.warnings
@@ -53,17 +54,17 @@ def finetune(request: Request, run_key: RunKey | None = None) -> State:
             report.job = wait_for_job(request, submission)
 
         endpoint_name = names.endpoint_name(submission.key, submission.attempt)
-        opening = create_endpoint.submit(request, submission)
-        measuring = read_metrics.submit(request, submission.job.name)
+        beside: list[PrefectFuture] = []
         try:
+            beside += [create_endpoint.submit(request, submission), read_metrics.submit(request, submission.job.name)]
             report.registered_model = register_model(request, submission, model, data)
-            report.endpoint, metrics = gather(opening, measuring)
+            report.endpoint, metrics = gather(*beside)
             report.metrics = metrics.values
             report.model = report.model.model_copy(update={"weights": metrics.weights})
             deploy(request, report.endpoint, report.registered_model)
             report.score = ask(request, report.endpoint, data)
         finally:
-            with tearing_down(opening, measuring):
+            with tearing_down(beside):
                 deleted = delete_endpoint(request, endpoint_name)
             if report.endpoint:
                 report.endpoint = report.endpoint.model_copy(update={"deleted": deleted})

@@ -40,6 +40,10 @@ class Recorder:
 
     def close(self, status: Status, error: BaseException | None = None) -> None:
         """Write the report to disk; a failure names the step that Prefect saw failing."""
+        with SIGNALS.deferred("writing the report"):
+            self._write(status, error)
+
+    def _write(self, status: Status, error: BaseException | None) -> None:
         report = self.report
         report.status = status
         report.run = Run(
@@ -70,39 +74,36 @@ def recording(key: str | None) -> Iterator[Recorder]:
     """A recorder whose report is closed however the recipe ends; ends that the report explains do not propagate."""
     STOP.clear()
     recorder = Recorder(key)
-    try:
-        yield recorder
-    except BadRequest as error:
-        recorder.close("rejected", error)
-    except (KeyboardInterrupt, TerminationSignal) as error:
-        recorder.close("cancelled", error)
-    except Exception as error:
-        if not isinstance(error, RetuneError):
-            log.exception("unexpected error")
-        recorder.close("failed", error)
-    except BaseException as error:
-        recorder.close("failed", error)
-        raise
-    else:
-        recorder.close("completed")
+    with SIGNALS.watched():
+        try:
+            yield recorder
+        except BadRequest as error:
+            recorder.close("rejected", error)
+        except (KeyboardInterrupt, TerminationSignal) as error:
+            recorder.close("cancelled", error)
+        except Exception as error:
+            if not isinstance(error, RetuneError):
+                log.exception("unexpected error")
+            recorder.close("failed", error)
+        else:
+            recorder.close("completed")
 
 
-def gather(*futures: PrefectFuture) -> list:
-    """The results of all, waited for together. Problems of several steps' requests become one BadRequest."""
-    try:
-        for future in futures:
-            future.wait()
-    except BaseException:
-        STOP.set()
-        raise
-    outcomes = [future.state.result(raise_on_failure=False) for future in futures if future.state.is_final()]
-    refusals = [outcome for outcome in outcomes if isinstance(outcome, BadRequest)]
+def gather(*steps: PrefectFuture | State) -> list:
+    """The results of all steps, waited for together; what several find wrong with it is one BadRequest."""
+    for step in steps:
+        if isinstance(step, PrefectFuture):
+            step.wait()
+    states = [step.state if isinstance(step, PrefectFuture) else step for step in steps]
+    # A step that never ran because another failed has no result of its own.
+    outcomes = [state.result(raise_on_failure=False) for state in states if state.is_final()]
     errors = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    refusals = [error for error in errors if isinstance(error, BadRequest)]
     if errors and len(refusals) == len(errors):
         raise BadRequest([problem for refusal in refusals for problem in refusal.problems])
     for error in errors:
         raise error
-    return [future.result() for future in futures]
+    return outcomes
 
 
 @contextlib.contextmanager
@@ -111,7 +112,7 @@ def cancelling_job(run: Recorder, request: Request) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with _signals_held("still asking for the job's cancellation"):
+        with SIGNALS.deferred("asking for the job's cancellation"):
             status = cancel_run(request.workspace, run.key)
         if run.report.job and status:
             run.report.job = run.report.job.model_copy(update={"status": status})
@@ -119,33 +120,57 @@ def cancelling_job(run: Recorder, request: Request) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def tearing_down(*making: PrefectFuture) -> Iterator[None]:
-    """Run the body with signals held back, after the steps that may still be making something were told to stop."""
-    if STOP.is_set() or any(not future.state.is_final() for future in making):
+def tearing_down(beside: list[PrefectFuture]) -> Iterator[None]:
+    """Run the body once the steps beside have ended, told to stop if need be; a signal waits until it is done."""
+    with SIGNALS.deferred("deleting the endpoint, which costs money"):
         STOP.set()
-    with _signals_held("still deleting the endpoint; it costs money"):
-        for future in making:
+        for future in beside:
             with contextlib.suppress(TimeoutError):
                 future.wait(timeout=FUTURE_SECONDS)
         yield
 
 
-@contextlib.contextmanager
-def _signals_held(doing: str) -> Iterator[None]:
-    """Answer SIGINT and SIGTERM with a line on the log instead of an exception. Only the main thread gets signals."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+class Signals:
+    """What SIGINT and SIGTERM do to a run: the first stops it, those that come during clean-up only get an answer."""
 
-    def explain(number: int, frame: FrameType | None) -> None:
-        log.warning("%s. Please wait", doing)
+    def __init__(self) -> None:
+        self._busy = ""
 
-    held = {number: signal.signal(number, explain) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in held.items():
-            signal.signal(number, handler)
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Handle both signals in the body. Python gives them to the main thread only."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._busy = ""
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self._handle) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def deferred(self, doing: str) -> Iterator[None]:
+        """Run the body to its end whatever signal comes."""
+        before, self._busy = self._busy, doing
+        try:
+            yield
+        finally:
+            self._busy = before
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._busy:
+            log.warning("%s first; please wait", self._busy)
+            return
+        self._busy = "cleaning up"
+        STOP.set()
+        log.warning("stopping")
+        raise KeyboardInterrupt if number == signal.SIGINT else TerminationSignal(signal=number)
+
+
+SIGNALS = Signals()
 
 
 def read_steps(flow_run_id: str) -> list[Step]:

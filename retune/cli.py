@@ -7,7 +7,9 @@ created), 130 interrupted.
 import contextlib
 import logging
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -36,14 +38,14 @@ def main(preset: str, assignments: tuple[str, ...], run_key: str | None, as_json
     from retune.report import EXIT_CODES, refused, render
     from retune.request import load, parse_run_key
 
-    _configure_logging(quiet)
-    try:
-        request, key = load(preset, list(assignments)), parse_run_key(run_key)
-        report = run(request, key)
-    except RetuneError as error:
-        report = refused(error)
-    except KeyboardInterrupt:
-        report = refused(RetuneError("Interrupted", "Interrupted before the flow began.", "Run it again."))
+    with _progress_on_stderr(quiet):
+        try:
+            request, key = load(preset, list(assignments)), parse_run_key(run_key)
+            report = run(request, key)
+        except RetuneError as error:
+            report = refused(error)
+        except KeyboardInterrupt:
+            report = refused(RetuneError("Interrupted", "Interrupted before the flow began.", "Run it again."))
     if as_json:
         print(report.to_json())
     else:
@@ -58,25 +60,36 @@ def run(request: "Request", key: str | None) -> "Report":  # noqa: F821
     from retune.servers import emulator, prefect_api
 
     _quiet_libraries()
-    with contextlib.ExitStack() as stack:
-        if request.workspace.emulator:
-            stack.enter_context(emulator())
-        stack.enter_context(prefect_api())
-        from flows.finetune import finetune
+    interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        with contextlib.ExitStack() as stack:
+            if request.workspace.emulator:
+                stack.enter_context(emulator())
+            stack.enter_context(prefect_api())
+            from flows.finetune import finetune
 
-        # azure-ai-ml prints dots on stdout while it polls; stdout is the report's.
-        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-            state = finetune(request, key, return_state=True)
-        return Report.model_validate_json(report_file(str(state.state_details.flow_run_id)).read_text("utf-8"))
+            # azure-ai-ml prints dots on stdout while it polls; stdout is the report's.
+            with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+                state = finetune(request, key, return_state=True)
+            # What is left is to stop the local servers, which has a limit of its own.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+    return Report.model_validate_json(report_file(str(state.state_details.flow_run_id)).read_text("utf-8"))
 
 
-def _configure_logging(quiet: bool) -> None:
-    """Lines like `02:41:07  job  submitted retune-...` from Retune's own loggers, on stderr."""
+@contextlib.contextmanager
+def _progress_on_stderr(quiet: bool) -> Iterator[None]:
+    """Lines like `02:41:07  job  submitted retune-...` from Retune's own loggers."""
     handler = logging.StreamHandler()
     handler.setFormatter(_StepFormatter())
     logger = logging.getLogger("retune")
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 class _StepFormatter(logging.Formatter):

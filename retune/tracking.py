@@ -1,5 +1,6 @@
 """The workspace's MLflow tracking store."""
 
+import os
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 @lru_cache(maxsize=8)
 def tracking_client(client: "MLClient") -> "MlflowClient":
     """A client of the store at the workspace's tracking URI; azureml-mlflow signs it in with the default credential."""
+    # MLflow's own defaults wait up to 13 minutes for a store that does not answer.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     import mlflow
 
     workspace = client.workspaces.get(client.workspace_name)

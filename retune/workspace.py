@@ -110,7 +110,9 @@ def _client(cloud: str | None, interactive: bool, registry: str | None, *address
 
     # The SDK gives its logger a handler of its own on stderr; what the steps do, the tasks say.
     logging.getLogger("azure.ai.ml").setLevel(logging.ERROR)
-    return MLClient(credential(interactive), *address, registry_name=registry, enable_telemetry=False)
+    return MLClient(
+        credential(interactive), *address, registry_name=registry, enable_telemetry=False, show_progress=False
+    )
 
 
 def resource_manager() -> str:

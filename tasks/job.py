@@ -188,7 +188,9 @@ def _create(
         "retune.data": data.splits["train"].sha256,
     }
     try:
-        return client.jobs.create_or_update(pipeline, experiment_name=f"chat_completion_{model.model.name}"), False
+        # The SDK draws a bar on stderr for each file that it uploads, whatever its show_progress says.
+        with contextlib.redirect_stderr(io.StringIO()):
+            return client.jobs.create_or_update(pipeline, experiment_name=f"chat_completion_{model.model.name}"), False
     except HttpResponseError as error:
         present = _find(client, pipeline.name)
         if present is not None:

@@ -1,7 +1,7 @@
 """Fixtures: a real emulator process for the session, or one for a single test, and clients of the real SDK against it.
 
-The variables that lead the SDK to the emulator are set for the test process while a fixture is in use. The emulators write
-every exchange to one folder, which tests/test_openapi.py checks at the end of the session.
+The variables that lead the SDK to the emulator are set for the test process while a fixture is in use. The emulators
+write every exchange to one folder, which tests/test_openapi.py checks at the end of the session.
 """
 
 import json
@@ -9,21 +9,33 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
 
+# Before any test imports Prefect: its database, its results and our files go to a folder of this session.
+SESSION_HOME = Path(tempfile.mkdtemp(prefix="retune-tests-"))
+os.environ |= {
+    "PREFECT_HOME": str(SESSION_HOME / "prefect"),
+    "RETUNE_HOME": str(SESSION_HOME / "retune"),
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+}
+os.environ.pop("PREFECT_API_URL", None)
+
 # Deprecations inside the SDK and what it needs; warnings of our own code stay errors.
 SDK_WARNINGS = (
     "ignore::marshmallow.warnings.ChangedInMarshmallow4Warning",
     "ignore::marshmallow.warnings.RemovedInMarshmallow4Warning",
     r"ignore::DeprecationWarning:azure\..*",
+    # Its clients are never closed; their connections end with an emulator that stops.
+    "ignore:unclosed <ssl.SSLSocket:ResourceWarning",
 )
 
 
@@ -93,7 +105,9 @@ class Emulator:
 
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         bundle = self.ready["ca_bundle"]
-        answer = requests.request(method, self.ready["url"] + path, headers=headers, json=content, verify=bundle, timeout=60)
+        answer = requests.request(
+            method, self.ready["url"] + path, headers=headers, json=content, verify=bundle, timeout=60
+        )
         return answer.status_code, answer.json() if answer.content else None
 
     def admin(self, method: str, path: str, content: object = None) -> object:
@@ -172,3 +186,38 @@ def ml_client(emulator: Emulator) -> "MLClient":
 @pytest.fixture
 def registry_client(emulator: Emulator) -> "MLClient":
     return emulator.client(registry_name="azureml")
+
+
+@pytest.fixture(scope="session")
+def prefect_api() -> Iterator[str]:
+    """Address of a Prefect API for the session, which flows in this process and in child processes use."""
+    from prefect.settings import PREFECT_API_URL
+
+    from retune import servers
+
+    with servers.prefect_api():
+        yield PREFECT_API_URL.value()
+
+
+class Run(NamedTuple):
+    """What the command printed and returned."""
+
+    code: int
+    report: dict
+    errors: str
+
+
+@pytest.fixture
+def finetune(emulator: Emulator, prefect_api: str, capfd: pytest.CaptureFixture[str]) -> Callable[..., Run]:
+    """`python -m flows.finetune --json` in this process, with `--set` for each argument."""
+    from retune.cli import main
+
+    def run(*assignments: str, preset: str = "local", key: str | None = None) -> Run:
+        arguments = ["--json", "--preset", preset, *(["--run-key", key] if key else [])]
+        arguments += [word for assignment in assignments for word in ("--set", assignment)]
+        with pytest.raises(SystemExit) as exit_:
+            main(arguments)
+        output = capfd.readouterr()
+        return Run(exit_.value.code, json.loads(output.out), output.err)
+
+    return run

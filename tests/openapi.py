@@ -1,9 +1,10 @@
 """Checks recorded exchanges against Microsoft's OpenAPI 2.0 documents of Azure ML.
 
 Beyond plain JSON Schema it follows what Azure's documents use: references between files, `allOf` as inheritance, and
-`discriminator` with `x-ms-discriminator-value` for the type of a resource. It is strict: unknown properties and values outside
-an enumeration (open ones too) are problems, and a long-running answer must name where to poll. Null stands for an absent
-optional property, as the service uses it. Names of places and rules are those of the list of the service's own deviations.
+`discriminator` with `x-ms-discriminator-value` for the type of a resource. It is strict: unknown properties and
+values outside an enumeration (open ones too) are problems, and a long-running answer must name where to poll. Null
+stands for an absent optional property, as the service uses it. Names of places and rules are those of the list of the
+service's own deviations.
 """
 
 import json
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+# Stands before the registry's paths, in the address of the service and not in its document.
+DATA_PLANE = "/mferp/managementfrontend"
 METHODS = ("get", "put", "post", "delete", "patch", "head")
 POLLING_HEADERS = {"azure-asyncoperation", "location", "operation-location"}
 TYPES = {"string": str, "integer": int, "number": (int, float), "boolean": bool, "object": dict, "array": list}
@@ -74,7 +77,9 @@ class Specification:
             for template, item in self._document(file).get("paths", {}).items():
                 text = re.sub(r"\\\{[^/]+?\\\}", "[^/]+", re.escape(template))
                 pattern = re.compile(text + "/?", re.IGNORECASE)
-                found += [Operation(name.upper(), template, pattern, item[name], file) for name in METHODS if name in item]
+                found += [
+                    Operation(name.upper(), template, pattern, item[name], file) for name in METHODS if name in item
+                ]
         return sorted(found, key=lambda operation: operation.template.count("{"))
 
     @cached_property
@@ -92,13 +97,17 @@ class Specification:
     def check(self, exchange: dict) -> list[Problem]:
         """The problems of one exchange, as the emulator's journal writes it."""
         request, response = exchange["request"], exchange["response"]
-        path = urlsplit(request["url"]).path
-        operation = next((op for op in self.operations if op.method == request["method"] and op.pattern.fullmatch(path)), None)
+        path = urlsplit(request["url"]).path.removeprefix(DATA_PLANE)
+        operation = next(
+            (op for op in self.operations if op.method == request["method"] and op.pattern.fullmatch(path)), None
+        )
         if operation is None:
             return [Problem("", "$", "UNDEFINED_OPERATION", f"{request['method']} {path}")]
         name, problems = operation.document["operationId"], []
         declared = operation.document["responses"]
-        answer = declared.get(str(response["status"])) or (declared.get("default", {}) if response["status"] >= 400 else None)
+        answer = declared.get(str(response["status"])) or (
+            declared.get("default", {}) if response["status"] >= 400 else None
+        )
         if answer is None:
             problems.append(("$", "INVALID_RESPONSE_CODE", str(response["status"])))
         elif "schema" in answer:
@@ -152,7 +161,9 @@ class Specification:
 
     def _all_subtypes(self, base: tuple[Path, str]) -> dict[str, tuple[Path, str]]:
         direct = self._subtypes.get(base, {})
-        return direct | {value: found for target in direct.values() for value, found in self._all_subtypes(target).items()}
+        return direct | {
+            value: found for target in direct.values() for value, found in self._all_subtypes(target).items()
+        }
 
     def _compare(self, value: object, location: Location, place: str) -> Iterator[tuple[str, str, str]]:
         schema, file = self._resolve(location)

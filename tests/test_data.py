@@ -175,16 +175,7 @@ def test_a_hub_that_does_not_answer_is_a_named_error(monkeypatch: pytest.MonkeyP
     assert "HF_ENDPOINT" in caught.value.fix
 
 
-@pytest.fixture(scope="module")
-def prefect_server():
-    """A Prefect API for the tests of the cache."""
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=60):
-        yield
-
-
-@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.usefixtures("prefect_api")
 def test_prepared_data_is_used_again_until_it_changes(tmp_path: Path) -> None:
     """A second run is a hit; an edited or deleted file, other settings or other content are not."""
     folder = write_folder(tmp_path / "chats")

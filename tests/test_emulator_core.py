@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 from azure.ai.ml import MLClient, command
 from azure.ai.ml.entities import AmlCompute, Data, Environment, Model
-from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceExistsError, ResourceNotFoundError
+from azure.core.exceptions import (
+    ClientAuthenticationError,
+    HttpResponseError,
+    ResourceExistsError,
+    ResourceNotFoundError,
+)
 from azure.identity import DefaultAzureCredential
 from conftest import Emulator
 
@@ -41,12 +46,15 @@ def test_from_config_finds_the_workspace(emulator: Emulator) -> None:
 
 
 def test_a_missing_workspace_is_named(emulator: Emulator) -> None:
-    """Another workspace name answers 404 in the resource manager's shape."""
+    """Another workspace name answers 404 in the resource manager's shape, for the workspace and for what is in it."""
+    client = emulator.client(workspace_name="elsewhere")
     with pytest.raises(ResourceNotFoundError) as caught:
-        emulator.client(workspace_name="elsewhere").workspaces.get("elsewhere")
+        client.workspaces.get("elsewhere")
 
     assert caught.value.error.code == "ResourceNotFound"
     assert "workspaces/elsewhere' under resource group 'local' was not found" in caught.value.message
+    with pytest.raises(ResourceNotFoundError, match="workspaces/elsewhere"):
+        client.compute.get("any")
 
 
 def test_no_token_is_refused(emulator: Emulator) -> None:
@@ -77,7 +85,9 @@ def test_a_wrong_identity_header_gets_no_token(emulator: Emulator, monkeypatch: 
 
 def test_an_unknown_route_is_named(emulator: Emulator) -> None:
     """A path that the emulator does not have answers 501 with the path."""
-    status, body = emulator.request("GET", f"{WORKSPACE}/featurestores?api-version=2024-10-01-preview", token=token(emulator))
+    status, body = emulator.request(
+        "GET", f"{WORKSPACE}/featurestores?api-version=2024-10-01-preview", token=token(emulator)
+    )
 
     assert status == 501
     assert f"GET {WORKSPACE}/featurestores" in body["error"]["message"]
@@ -125,7 +135,9 @@ def test_system_metadata_is_in_the_rest_answer(emulator: Emulator) -> None:
 
     assert status == 200
     assert body["properties"]["isArchived"] is True
-    assert body["properties"]["systemMetadata"]["deprecation"]["finetuneRetirementDate"] == "2025-08-30T00:00:00.000000Z"
+    assert (
+        body["properties"]["systemMetadata"]["deprecation"]["finetuneRetirementDate"] == "2025-08-30T00:00:00.000000Z"
+    )
 
 
 def test_a_registry_model_downloads(registry_client: MLClient, tmp_path: Path) -> None:
@@ -152,7 +164,7 @@ def test_another_registry_is_refused(emulator: Emulator) -> None:
 
 
 def test_a_cluster_lives_and_dies(ml_client: MLClient) -> None:
-    """A cluster is created through Creating to Succeeded, found under any case of its name, and gone after its deletion."""
+    """A cluster goes from Creating to Succeeded, is found in any case of its name, and is gone after its deletion."""
     poller = ml_client.compute.begin_create_or_update(
         AmlCompute(name="gpu-life", size="Standard_NC24ads_A100_v4", max_instances=2, tier="low_priority")
     )
@@ -179,7 +191,7 @@ def test_the_quota_is_kept(ml_client: MLClient, emulator: Emulator) -> None:
     """With a quota of 4 cores a machine of 24 cores is refused with the service's words."""
     emulator.admin("PUT", "/admin/quota", {"StandardNCADSA100v4Family": 4})
     try:
-        with pytest.raises(HttpResponseError, match="total vCPU quota of 4 .* cannot accomodate"):
+        with pytest.raises(HttpResponseError, match=r"total vCPU quota of 4 .* cannot accomodate"):
             ml_client.compute.begin_create_or_update(AmlCompute(name="big", size="Standard_NC24ads_A100_v4")).result()
     finally:
         emulator.admin("PUT", "/admin/quota", {"default": 100000})
@@ -227,7 +239,9 @@ def test_a_big_file_goes_up_in_blocks(ml_client: MLClient, tmp_path: Path) -> No
 def test_an_mlflow_model_is_registered_and_comes_back(ml_client: MLClient, tmp_path: Path) -> None:
     """A model folder with an empty file is registered with the next version, and downloads whole."""
     folder = model_folder(tmp_path)
-    first = ml_client.models.create_or_update(Model(name="whole", path=str(folder), type="mlflow_model", tags={"a": "1"}))
+    first = ml_client.models.create_or_update(
+        Model(name="whole", path=str(folder), type="mlflow_model", tags={"a": "1"})
+    )
     second = ml_client.models.create_or_update(Model(name="whole", path=str(folder), type="mlflow_model"))
     ml_client.models.download("whole", "1", str(tmp_path / "down"))
 
@@ -271,7 +285,7 @@ def test_an_archived_version_leaves_the_list(ml_client: MLClient, tmp_path: Path
 
 
 def test_a_component_with_code_is_kept(ml_client: MLClient, tmp_path: Path) -> None:
-    """A command component uploads its code once and keeps its command, and a second identical PUT is the same version."""
+    """A command component uploads its code once and keeps its command; a second equal PUT is the same version."""
     (tmp_path / "main.py").write_text("print('hello')\n")
     node = command(
         name="greet",
@@ -335,10 +349,12 @@ def test_the_request_log_holds_no_secret(emulator: Emulator, ml_client: MLClient
 
 @pytest.mark.parametrize("kill", [False, True], ids=["orderly", "killed"])
 def test_a_restart_keeps_the_state(fresh_emulator: Emulator, tmp_path: Path, kill: bool) -> None:
-    """After a restart on the same home, also after SIGKILL, clusters, models and their files are there on the same port."""
+    """After a restart, also by SIGKILL, clusters, models and their files are there on the same port."""
     client = fresh_emulator.client()
     client.compute.begin_create_or_update(AmlCompute(name="kept", size="Standard_DS3_v2")).result()
-    client.models.create_or_update(Model(name="kept", version="1", path=str(model_folder(tmp_path)), type="mlflow_model"))
+    client.models.create_or_update(
+        Model(name="kept", version="1", path=str(model_folder(tmp_path)), type="mlflow_model")
+    )
     port = fresh_emulator.ready["port"]
     fresh_emulator.restart(kill=kill)
     client = fresh_emulator.client()
@@ -409,4 +425,6 @@ def model_folder(folder: Path) -> Path:
 
 def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "azureml_emulator", *arguments]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parent.parent, check=False)
+    return subprocess.run(
+        line, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parent.parent, check=False
+    )

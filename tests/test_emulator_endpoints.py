@@ -1,67 +1,35 @@
 """Endpoints and deployments take the service's states, serve what was deployed, and leave nothing behind."""
 
-import json
 import os
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
-import requests
-from azure.ai.ml import MLClient
 from azure.ai.ml.entities import ManagedOnlineEndpoint, Model, OnlineRequestSettings, ProbeSettings
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
-from azure.identity import DefaultAzureCredential
-from conftest import Emulator, Variables
-from tiny_model import create_endpoint, deploy, deployment, register, set_traffic, wait_until
+from conftest import Emulator
+from tiny_model import (
+    DEPLOYMENT_VERSION,
+    ENDPOINT_VERSION,
+    QUICK,
+    Service,
+    create_endpoint,
+    deploy,
+    deployment,
+    register,
+    running,
+    wait_until,
+)
 
-QUICK = {"retry_after_seconds": 0.1, "endpoint_seconds": 0.2, "deployment_seconds": 0.1, "delete_seconds": 0.1}
-ENDPOINT_VERSION = "api-version=2022-02-01-preview"
-DEPLOYMENT_VERSION = "api-version=2023-04-01-preview"
 IMPATIENT = ProbeSettings(initial_delay=1, period=1, timeout=1, failure_threshold=2)
-
-
-class Service:
-    """An emulator with quick polling, its client, raw requests, and an endpoint `served` with deployment `blue`."""
-
-    def __init__(self, emulator: Emulator, folder: Path) -> None:
-        self.emulator = emulator
-        self.folder = folder
-        emulator.admin("PUT", "/admin/timing", QUICK)
-        self.client: MLClient = emulator.client()
-        self.model = register(self.client, folder)
-        create_endpoint(self.client, "served")
-        deploy(self.client, "served", "blue", self.model)
-        set_traffic(self.client, "served", {"blue": 100})
-        self.key = self.client.online_endpoints.get_keys("served").primary_key
-
-    def arm(self, method: str, path: str, version: str, body: object = None) -> requests.Response:
-        ready = self.emulator.ready
-        token = DefaultAzureCredential().get_token(f"{ready['url']}/.default").token
-        place = f"/subscriptions/{ready['subscription_id']}/resourceGroups/local/providers"
-        url = f"{ready['url']}{place}/Microsoft.MachineLearningServices/workspaces/local{path}?{version}"
-        headers = {"Authorization": f"Bearer {token}"}
-        return requests.request(method, url, json=body, headers=headers, verify=ready["ca_bundle"], timeout=30)
-
-    def score(self, body: object, *, endpoint: str = "served", **headers: str) -> requests.Response:
-        url = f"{self.emulator.ready['url']}/scoring/{endpoint}/score"
-        sent = {
-            "Authorization": f"Bearer {self.key}",
-            **{name.replace("_", "-"): value for name, value in headers.items()},
-        }
-        return requests.post(url, json=body, headers=sent, verify=self.emulator.ready["ca_bundle"], timeout=30)
 
 
 @pytest.fixture(scope="module")
 def running_service(session_emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    before = session_emulator.admin("GET", "/admin/timing")
-    with Variables(session_emulator.env):
-        service = Service(session_emulator, tmp_path_factory.mktemp("models"))
+    with running(session_emulator, tmp_path_factory.mktemp("models"), "served") as service:
         yield service
-        service.client.online_endpoints.begin_delete("served").wait()
-    session_emulator.admin("PUT", "/admin/timing", before)
 
 
 @pytest.fixture
@@ -147,112 +115,6 @@ def test_missing_endpoint(service: Service) -> None:
     assert service.arm("DELETE", "/onlineEndpoints/served/deployments/grey", DEPLOYMENT_VERSION).status_code == 204
 
 
-def test_invoke_reaches_the_deployment(service: Service, tmp_path: Path) -> None:
-    """`invoke` sends the request file to the model server, by traffic and by deployment name."""
-    request = tmp_path / "request.json"
-    request.write_text('{"input_data": {"input_string": [{"role": "user", "content": "hello"}]}}')
-    by_traffic = json.loads(service.client.online_endpoints.invoke("served", request_file=str(request)))
-    by_name = json.loads(
-        service.client.online_endpoints.invoke("served", deployment_name="blue", request_file=str(request))
-    )
-
-    assert "hello" in by_traffic["output"]
-    assert by_traffic == by_name
-
-
-def test_score_answer_names_its_deployment(service: Service) -> None:
-    """An answer carries the deployment's name and the run headers of the service."""
-    answer = service.score({"a": 1})
-
-    assert answer.status_code == 200
-    assert answer.headers["azureml-model-deployment"] == "blue"
-    assert answer.headers["x-ms-run-function-failed"] == "False"
-    assert answer.headers["content-type"] == "application/json"
-
-
-@pytest.mark.parametrize(
-    ("header", "reason"),
-    [("", "key_auth_bad_header_forbidden"), ("Bearer wrong", "key_auth_access_denied")],
-    ids=["no key", "wrong key"],
-)
-def test_scoring_needs_the_key(service: Service, header: str, reason: str) -> None:
-    """Without the endpoint's key a score answers 401, as plain text."""
-    answer = service.score({}, Authorization=header)
-
-    assert answer.status_code == 401
-    assert answer.text.startswith(reason)
-
-
-def test_no_traffic_no_answer(service: Service) -> None:
-    """Without positive traffic a score answers 404, unless a header names the deployment."""
-    set_traffic(service.client, "served", {"blue": 0})
-    without, named = service.score({}), service.score({}, azureml_model_deployment="blue")
-    set_traffic(service.client, "served", {"blue": 100})
-
-    assert without.status_code == 404
-    assert "valid deployment with positive weight" in without.text
-    assert named.status_code == 200
-
-
-def test_slow_model_times_out(service: Service) -> None:
-    """A score longer than request_timeout_ms (1500 here) answers 408."""
-    answer = service.score({"do": "sleep", "seconds": 3})
-
-    assert answer.status_code == 408
-    assert answer.text.startswith("upstream request timeout")
-
-
-def test_model_error_becomes_424(service: Service) -> None:
-    """The model's own error answers 424 with the real status and reason in headers."""
-    answer = service.score({"do": "fail", "status": 418})
-
-    assert answer.status_code == 424
-    assert answer.headers["ms-azureml-model-error-statuscode"] == "418"
-    assert answer.headers["ms-azureml-model-error-reason"] == "model_error"
-
-
-def test_too_many_requests_at_once(service: Service) -> None:
-    """More than twice max_concurrent_requests_per_instance (1 here) at the same time answers 429."""
-    with ThreadPoolExecutor(5) as pool:
-        answers = list(pool.map(lambda _: service.score({"do": "sleep", "seconds": 1}), range(5)))
-
-    assert sorted(answer.status_code for answer in answers) == [200, 200, 429, 429, 429]
-
-
-def test_crashed_server_is_restarted(service: Service) -> None:
-    """A server that ends during a score answers 502, and comes back by itself."""
-    before = service.score({}).json()["pid"]
-    crashed = service.score({"do": "exit"})
-    wait_until(lambda: service.score({}).status_code == 200)
-    after = service.score({}).json()["pid"]
-
-    assert crashed.status_code == 502
-    assert before != after
-    assert service.client.online_deployments.get("blue", "served").provisioning_state == "Succeeded"
-
-
-def test_regenerated_key_replaces_the_old_one(service: Service) -> None:
-    """After begin_regenerate_keys the old primary key is refused and the new one serves."""
-    service.client.online_endpoints.begin_regenerate_keys("served", key_type="primary").wait()
-    old = service.score({})
-    service.key = service.client.online_endpoints.get_keys("served").primary_key
-
-    assert old.status_code == 401
-    assert service.score({}).status_code == 200
-
-
-def test_token_endpoint_gives_a_token(service: Service) -> None:
-    """An endpoint with auth mode aml_token gives a token, and no keys."""
-    endpoint = ManagedOnlineEndpoint(name="with-token", auth_mode="aml_token")
-    service.client.online_endpoints.begin_create_or_update(endpoint).result()
-    token = service.client.online_endpoints.get_keys("with-token")
-    keys = service.arm("POST", "/onlineEndpoints/with-token/listKeys", ENDPOINT_VERSION).json()
-    service.client.online_endpoints.begin_delete("with-token").wait()
-
-    assert len(token.access_token) > 20
-    assert keys == {"primaryKey": None, "secondaryKey": None}
-
-
 def test_deployment_shows_the_service_defaults(service: Service) -> None:
     """A deployment shows default probes, its limits, and the variables of a model without scoring script."""
     answer = service.arm("GET", "/onlineEndpoints/served/deployments/blue", DEPLOYMENT_VERSION).json()
@@ -322,9 +184,7 @@ def test_server_that_ends_fails_the_deployment(service: Service) -> None:
 )
 def test_server_that_never_gets_ready_fails(service: Service, probes: dict, reason: str) -> None:
     """A server that answers 503 for longer than the probes allow makes the deployment Failed."""
-    model = service.model.replace("tiny-serve", "tiny-deaf")
-    if not any(item.name == "tiny-deaf" for item in service.client.models.list()):
-        register(service.client, service.folder, "deaf")
+    model = register(service.client, service.folder, "deaf")
     with pytest.raises(HttpResponseError, match=reason):
         deploy(service.client, "served", "deaf", model, **probes)
 
@@ -340,19 +200,6 @@ def test_late_server_is_waited_for(service: Service) -> None:
     service.client.online_deployments.begin_delete("late", "served").wait()
 
     assert answer.status_code == 200
-
-
-def test_sick_server_is_replaced(service: Service) -> None:
-    """A server that fails its liveness probe after it was ready is ended and started again."""
-    deploy(service.client, "served", "sickly", service.model, liveness_probe=IMPATIENT, readiness_probe=IMPATIENT)
-    before = service.score({"do": "sick"}, azureml_model_deployment="sickly").json()["pid"]
-    wait_until(lambda: not psutil.pid_exists(before))
-    while_down = service.score({}, azureml_model_deployment="sickly")
-    wait_until(lambda: service.score({}, azureml_model_deployment="sickly").status_code == 200)
-    service.client.online_deployments.begin_delete("sickly", "served").wait()
-
-    assert while_down.status_code == 503
-    assert while_down.text.startswith("no healthy upstream")
 
 
 def test_deployment_with_traffic_is_not_deleted(service: Service) -> None:
@@ -380,9 +227,7 @@ def test_deleting_an_endpoint_ends_its_servers(service: Service) -> None:
 def test_deletion_cuts_a_creation_off(service: Service) -> None:
     """Deleting an endpoint while a deployment starts cancels that operation and leaves nothing."""
     create_endpoint(service.client, "cut-off")
-    model = service.model.replace("tiny-serve", "tiny-deaf")
-    if not any(item.name == "tiny-deaf" for item in service.client.models.list()):
-        register(service.client, service.folder, "deaf")
+    model = register(service.client, service.folder, "deaf")
     poller = service.client.online_deployments.begin_create_or_update(deployment("cut-off", "one", model))
     service.client.online_endpoints.begin_delete("cut-off").wait()
 

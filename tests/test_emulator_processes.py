@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from azureml_emulator.processes import Child, start_child
+from azureml_emulator.processes import Child, start_child, wait_for_end
 
 STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
@@ -138,3 +138,13 @@ def test_command_ends_when_its_supervisor_is_killed(tmp_path: Path) -> None:
 
     assert child.wait(10) == -signal.SIGKILL
     wait_until(lambda: not is_alive(child.pid))
+
+
+def test_end_of_a_command_and_its_children_is_seen_in_the_log_file(tmp_path: Path) -> None:
+    """The log file tells whether a command still runs, also to a process that did not start it."""
+    child = start(tmp_path, "import time; time.sleep(60)")
+    ended = wait_for_end(tmp_path / "log.txt", 0.2)
+    child.stop()
+
+    assert not ended
+    assert wait_for_end(tmp_path / "log.txt", 5)

@@ -1,7 +1,8 @@
 """Every resource manager exchange of this test session against Microsoft's OpenAPI.
 
-The documents are reference data beside the checkout (../shared/wire/swagger); without them these tests are skipped. Where the
-real service breaks its own document (../shared/wire/real_service_deviations.json) the emulator may do the same.
+The documents are reference data beside the checkout (../shared/wire/swagger); without them these tests are skipped.
+Where the real service breaks its own document (../shared/wire/real_service_deviations.json) the emulator may do the
+same.
 """
 
 import json
@@ -27,9 +28,13 @@ DOCUMENTS: dict[str, Path | None] = {
     "2025-01-01-preview": None,
 }
 # Paths that no document describes, of the service neither.
-UNDESCRIBED = ("OperationsStatus/", "OperationResults/", "/history/", "/registrymanagement/", "/assetstore/")
-# What the emulator does beyond the document that is at hand, and why.
+UNDESCRIBED = ("OperationsStatus/", "OperationResults/", "/history/", "/registrymanagement/")
+# What the emulator does beyond the document that is at hand, what the SDK sends against it, and why.
 OWN_DEVIATIONS = {
+    # The SDK sends the number of its hash version, the service answers text.
+    ("CodeVersions_CreateOrUpdate", "req$.properties.properties.hash_version", "INVALID_TYPE", "string got int"),
+    # Recorded in 2026: the service leaves these out of its answer to an update.
+    ("OnlineEndpoints_CreateOrUpdate", "resp$", "MISSING_REQUIRED", "location"),
     # The document of the registry data plane is of 2021; the field came later and is read by clients.
     ("ModelVersions_Get", "resp$.properties", "ADDITIONAL_PROPERTY", "systemMetadata"),
     ("ModelVersions_List", "resp$.value[].properties", "ADDITIONAL_PROPERTY", "systemMetadata"),
@@ -46,8 +51,8 @@ def read_exchanges(folder: Path) -> list[dict]:
 
 def refused(exchange: dict) -> bool:
     body = exchange["response"]["body"]
-    code = body.get("error", {}).get("code") if isinstance(body, dict) else None
-    return code in ("NoRegisteredProviderFound", "MissingApiVersionParameter")
+    error = body.get("error") if isinstance(body, dict) else None
+    return isinstance(error, dict) and error.get("code") in ("NoRegisteredProviderFound", "MissingApiVersionParameter")
 
 
 def api_version(exchange: dict) -> str:
@@ -61,10 +66,12 @@ def allowed() -> set[tuple[str, str, str, str]]:
 
 
 def test_a_wrong_answer_is_found() -> None:
-    """The checker itself finds a missing discriminator, a wrong type, a wrong enumeration value and a missing header."""
+    """The checker finds a missing discriminator, a wrong type, a wrong enumeration value and a missing header."""
     specification = Specification(sorted(DOCUMENTS["2023-08-01-preview"].glob("*.json")))
     url = "/subscriptions/s/resourceGroups/g/providers/Microsoft.MachineLearningServices/workspaces/w/computes/c"
-    body = {"properties": {"computeType": "AmlCompute", "provisioningState": "Fine", "properties": {"vmSize": 4, "x": 1}}}
+    body = {
+        "properties": {"computeType": "AmlCompute", "provisioningState": "Fine", "properties": {"vmSize": 4, "x": 1}}
+    }
     exchange = {
         "request": {"method": "PUT", "url": f"{url}?api-version=2023-08-01-preview", "body": {"properties": {}}},
         "response": {"status": 201, "headers": {}, "body": body},
@@ -99,20 +106,22 @@ def test_answers_follow_the_document(version: str, exchanges: Path) -> None:
     specification = Specification(sorted(folder.glob("*.json")))
     tolerated = allowed()
     problems = {
-        (*problem, exchange["request"]["url"])
+        f"{': '.join(problem)} ({exchange['request']['method']} {exchange['request']['url']})"
         for exchange in read_exchanges(exchanges)
         if api_version(exchange) == version and not any(part in exchange["request"]["url"] for part in UNDESCRIBED)
         for problem in specification.check(exchange)
         if tuple(problem) not in tolerated
     }
 
-    assert sorted(problems) == []
+    assert "\n".join(sorted(problems)) == ""
 
 
 def test_no_other_api_version_is_answered(exchanges: Path) -> None:
     """The emulator answered no api-version that is not listed here."""
     described = [
-        exchange for exchange in read_exchanges(exchanges) if not any(part in exchange["request"]["url"] for part in UNDESCRIBED)
+        exchange
+        for exchange in read_exchanges(exchanges)
+        if not any(part in exchange["request"]["url"] for part in UNDESCRIBED)
     ]
 
     assert {api_version(exchange) for exchange in described} <= set(DOCUMENTS)

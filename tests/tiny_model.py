@@ -2,19 +2,26 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import requests
 from azure.ai.ml import MLClient
 from azure.ai.ml.entities import ManagedOnlineDeployment, ManagedOnlineEndpoint, Model, OnlineRequestSettings
+from azure.identity import DefaultAzureCredential
+from conftest import Emulator, Variables
 
 SIZE = "Standard_DS3_v2"
+QUICK = {"retry_after_seconds": 0.1, "endpoint_seconds": 0.2, "deployment_seconds": 0.1, "delete_seconds": 0.1}
+ENDPOINT_VERSION = "api-version=2022-02-01-preview"
+DEPLOYMENT_VERSION = "api-version=2023-04-01-preview"
 
 
 def register(client: MLClient, folder: Path, mode: str = "serve") -> str:
     """The id of a registered MLflow model whose own server is tiny_server.py."""
     model = folder / f"model-{mode}"
-    model.mkdir()
+    model.mkdir(exist_ok=True)
     shutil.copy(Path(__file__).with_name("tiny_server.py"), model / "tiny_server.py")
     command = f"[python, '{{model}}/tiny_server.py', {mode}]"
     (model / "MLmodel").write_text(f"flavors: {{tiny: {{}}}}\nmetadata: {{serving_command: {command}}}\n")
@@ -51,3 +58,50 @@ def wait_until(condition: Callable[[], bool], *, seconds: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline, "not within the deadline"
         time.sleep(0.05)
+
+
+class Service:
+    """An emulator with quick polling, its client, raw requests, and one served endpoint with deployment `blue`."""
+
+    def __init__(self, emulator: Emulator, folder: Path, endpoint: str = "served") -> None:
+        self.emulator = emulator
+        self.folder = folder
+        self.endpoint = endpoint
+        emulator.admin("PUT", "/admin/timing", QUICK)
+        self.client: MLClient = emulator.client()
+        self.model = register(self.client, folder)
+        create_endpoint(self.client, endpoint)
+        deploy(self.client, endpoint, "blue", self.model)
+        set_traffic(self.client, endpoint, {"blue": 100})
+        self.key = self.client.online_endpoints.get_keys(endpoint).primary_key
+
+    def arm(self, method: str, path: str, version: str, body: object = None) -> requests.Response:
+        """The answer to a plain request below the workspace."""
+        ready = self.emulator.ready
+        token = DefaultAzureCredential().get_token(f"{ready['url']}/.default").token
+        place = f"/subscriptions/{ready['subscription_id']}/resourceGroups/local/providers"
+        url = f"{ready['url']}{place}/Microsoft.MachineLearningServices/workspaces/local{path}?{version}"
+        headers = {"Authorization": f"Bearer {token}"}
+        return requests.request(method, url, json=body, headers=headers, verify=ready["ca_bundle"], timeout=30)
+
+    def score(self, body: object, *, endpoint: str | None = None, **headers: str) -> requests.Response:
+        """The answer to a scoring request, with the endpoint's key unless the headers hold another."""
+        ready = self.emulator.ready
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        url = f"{ready['url']}/scoring/{endpoint or self.endpoint}/score"
+        sent = {"Authorization": f"Bearer {self.key}", **named}
+        return requests.post(url, json=body, headers=sent, verify=ready["ca_bundle"], timeout=30)
+
+    def set_faults(self, *faults: dict) -> None:
+        self.emulator.admin("PUT", "/admin/faults", list(faults))
+
+
+@contextmanager
+def running(emulator: Emulator, folder: Path, endpoint: str) -> Iterator[Service]:
+    """A service on a shared emulator, which is left as it was found."""
+    before = emulator.admin("GET", "/admin/timing")
+    with Variables(emulator.env):
+        service = Service(emulator, folder, endpoint)
+        yield service
+        service.client.online_endpoints.begin_delete(endpoint).wait()
+    emulator.admin("PUT", "/admin/timing", before)

@@ -76,22 +76,30 @@ def main() -> None:
 
 
 def conversations(split: str, count: int, draw: random.Random) -> list[list[Turn]]:
-    """Rows that differ in their first question; a further turn stays with the topic half of the time."""
-    by_topic = [[*turns_about(topic, QUESTIONS[split])] for topic in TOPICS]
-    openings = [(turn, topic) for topic in by_topic for turn in topic]
-    everything = [turn for topic in by_topic for turn in topic]
+    """Rows that differ in their first question and open with each fact about equally often.
+
+    A further turn stays with the topic half of the time.
+    """
+    topics = [turns_by_fact(topic, QUESTIONS[split]) for topic in TOPICS]
+    everything = [turn for facts in topics for turns in facts for turn in turns]
+    openings = []
+    for facts in topics:
+        topic = [turn for turns in facts for turn in turns]
+        for turns in facts:
+            ranked = enumerate(draw.sample(turns, len(turns)))
+            openings += [(rank, draw.random(), turn, topic) for rank, turn in ranked]
     rows = []
-    for opening, topic in draw.sample(openings, count):
+    for _, _, opening, topic in sorted(openings, key=lambda entry: entry[:2])[:count]:
         further = [draw.choice(draw.choice([topic, everything])) for _ in range(draw.choice(FURTHER_TURNS))]
         rows.append([opening, *further])
+    draw.shuffle(rows)
     return rows
 
 
-def turns_about(topic: Topic, questions: slice) -> list[Turn]:
+def turns_by_fact(topic: Topic, questions: slice) -> list[list[Turn]]:
     return [
-        Turn(question.format(*fact), topic.answer.format(*fact))
+        [Turn(question.format(*fact), topic.answer.format(*fact)) for question in topic.questions[questions]]
         for fact in topic.facts
-        for question in topic.questions[questions]
     ]
 
 

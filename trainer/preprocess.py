@@ -56,7 +56,7 @@ class SplitCounts:
     dropped_empty: int = 0
     dropped_single_message: int = 0
     dropped_without_assistant: int = 0
-    cut: int = 0
+    at_max_length: int = 0
     rows: int = 0
     tokens: int = 0
     assistant_tokens: int = 0
@@ -150,7 +150,7 @@ def select_trainable(split: str, rows: list[TokenRow], max_length: int, counts: 
     trainable = [row for row in rows if any(label != IGNORED_LABEL for label in row.labels)]
     counts.dropped_without_assistant = len(rows) - len(trainable)
     counts.rows = len(trainable)
-    counts.cut = sum(len(row.input_ids) == max_length for row in trainable)
+    counts.at_max_length = sum(len(row.input_ids) == max_length for row in trainable)
     counts.tokens = sum(len(row.input_ids) for row in trainable)
     counts.assistant_tokens = sum(label != IGNORED_LABEL for row in trainable for label in row.labels)
     check_enough(split, len(trainable), counts)

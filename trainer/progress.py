@@ -9,6 +9,8 @@ SHOWN = {
     "loss": "loss {:.4f}",
     "eval_loss": "validation loss {:.4f}",
     "learning_rate": "lr {:.2e}",
+    "train_loss": "mean loss {:.4f}",
+    "train_runtime": "in {:.1f} s",
 }
 
 
@@ -27,6 +29,10 @@ class ProgressCallback(TrainerCallback):
         self.tracker.log_metrics(logs, state.global_step)
         shown = [form.format(logs[name]) for name, form in SHOWN.items() if name in logs]
         print(f"step {state.global_step}/{state.max_steps}", *shown, flush=True)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
+        # A checkpoint follows: what is not sent by then is lost to a run that resumes from it.
+        self.tracker.flush()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
         self.tracker.flush()

@@ -52,9 +52,10 @@ def silence_notices() -> None:
         os.environ.setdefault(name, value)
     for start in STALE_NAMES:
         warnings.filterwarnings("ignore", message=start, category=FutureWarning)
-    logging.getLogger("transformers.configuration_utils").addFilter(
-        lambda record: not record.getMessage().startswith(STALE_NAMES)
-    )
+    for module in ("configuration_utils", "modeling_utils", "pipelines"):
+        logging.getLogger(f"transformers.{module}").addFilter(
+            lambda record: not record.getMessage().startswith(STALE_NAMES)
+        )
 
 
 def forbid_downloads() -> None:

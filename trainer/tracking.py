@@ -47,7 +47,7 @@ class Tracker:
         self.flushed_at = time.monotonic()
 
     def log_params(self, params: dict[str, object]) -> None:
-        """Records each parameter as text, as a tag too where a run list should show it."""
+        """Records each value as text; a second value for the same name is an error in MLflow."""
         if not self.run_ids:
             return
         from mlflow.entities import Param

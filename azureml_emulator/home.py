@@ -1,0 +1,71 @@
+"""The folder of one emulator: who holds it, and which port it had."""
+
+import fcntl
+import os
+import socket
+from pathlib import Path
+from typing import TextIO
+
+
+class HomeInUse(RuntimeError):
+    """Another emulator runs on this home."""
+
+
+class PortInUse(RuntimeError):
+    """Another program listens on the port."""
+
+
+def lock_home(home: Path) -> TextIO:
+    """The lock of a home, held while the file is open; the system frees it when the process dies. Raises: HomeInUse."""
+    home.mkdir(parents=True, exist_ok=True)
+    file = (home / "lock").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        owner = file.read().strip()
+        file.close()
+        text = (
+            f"An emulator already runs on '{home}' (process {owner}). "
+            f"Stop it with 'kill {owner}', or choose another --home."
+        )
+        raise HomeInUse(text) from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def is_locked(home: Path) -> bool:
+    """Whether an emulator runs on a home."""
+    if not (home / "lock").exists():
+        return False
+    with (home / "lock").open(encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def bind(home: Path, port: int | None) -> socket.socket:
+    """A listening socket on 127.0.0.1: the given port, else the one of the last start, else any. Raises: PortInUse."""
+    memory = home / "port"
+    last = int(memory.read_text()) if memory.exists() else 0
+    for candidate in [port] if port else [last, 0]:
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", candidate))
+        except OSError as error:
+            listener.close()
+            if port:
+                text = (
+                    f"Port {port} on 127.0.0.1 cannot be used: {error.strerror}. Choose another --port or leave it out."
+                )
+                raise PortInUse(text) from error
+            continue
+        listener.listen(128)
+        memory.write_text(str(listener.getsockname()[1]))
+        return listener
+    raise PortInUse("No port on 127.0.0.1 is free.")

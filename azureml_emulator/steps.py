@@ -1,0 +1,263 @@
+"""Runs one step of a job as a process: its inputs as paths, its output folders, its log, and what ends it.
+
+A step that is started again, after a preemption or a restart of the emulator, finds its output folders empty. Timing of
+queue, preparation and finalizing comes from `world.timing`, failures on purpose from `world.faults`.
+"""
+
+import os
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+
+from azureml_emulator.assets import Assets
+from azureml_emulator.blobs import Blobs
+from azureml_emulator.faults import Fault
+from azureml_emulator.operations import Interrupted
+from azureml_emulator.plan import Asset, Literal, Made, Plan, Step, Value, render
+from azureml_emulator.processes import Child, start_child, wait_for_end
+from azureml_emulator.runs import Runs
+from azureml_emulator.wire import Json, now
+from azureml_emulator.world import World
+
+POLL_SECONDS = 0.05
+LOG_TAIL_LINES = 15
+# A killed emulator's steps end within the grace of their supervisors.
+LEFTOVER_SECONDS = 10
+# Variables of the emulator's own environment that a step must not see.
+PRIVATE = ("AZUREML_", "IDENTITY_", "MLFLOW_", "_MLFLOW_")
+
+
+class StepFailed(Exception):
+    """A step ended badly; the message is for the one who reads the job's error."""
+
+
+class Cancelled(Exception):
+    """The job is to be cancelled."""
+
+
+class Preempted(Exception):
+    """The node was taken away; the step starts again."""
+
+
+class Control:
+    """Whether a job is to go on."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.cancelled = threading.Event()
+
+    def check(self) -> None:
+        """Raises: Interrupted when the emulator is stopping, Cancelled when the job is to be cancelled."""
+        self.check_stopping()
+        if self.cancelled.is_set():
+            raise Cancelled
+
+    def check_stopping(self) -> None:
+        if self._world.stopping.is_set():
+            raise Interrupted(503, "Interrupted", "The emulator is stopping.")
+
+    def pause(self, seconds: float) -> None:
+        """Waits for a settable latency. Raises as `check`."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0:
+            self.check()
+            self.cancelled.wait(min(left, POLL_SECONDS))
+        self.check()
+
+
+class Console:
+    """The log of a pipeline, which `jobs.stream` shows. A command job has none: its own log is shown."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+
+    def say(self, line: str) -> None:
+        """Adds a line with the time."""
+        self._append(f"[{now()[:19].replace('T', ' ')}Z] {line}\n")
+
+    def copy(self, name: str, log_file: Path, position: int) -> int:
+        """Adds what is new in a step's log, each line with the step's name; the new position in the log."""
+        with log_file.open("rb") as stream:
+            stream.seek(position)
+            new = stream.read()
+        complete = new[: new.rfind(b"\n") + 1]
+        lines = complete.decode("utf-8", errors="replace").splitlines()
+        self._append("".join(f"[{name}] {line}\n" for line in lines))
+        return position + len(complete)
+
+    def _append(self, text: str) -> None:
+        if self._file is None or not text:
+            return
+        with self._lock, self._file.open("a", encoding="utf-8") as stream:
+            stream.write(text)
+
+
+class StepRun:
+    """One step under way."""
+
+    def __init__(self, world: World, plan: Plan, step: Step, control: Control, console: Console) -> None:
+        self._world = world
+        self._plan = plan
+        self._step = step
+        self._control = control
+        self._console = console
+        self._runs = world.room(Runs)
+        self._run_id = plan.run_id(step.path)
+        # A command job is its own step.
+        self._name = step.name or plan.job
+
+    def run(self) -> None:
+        """Runs the step until it completes, again after each preemption. Raises: StepFailed, Cancelled, Interrupted."""
+        attempt = int((self._runs.find(self._run_id) or self._create()).get("attempt") or 0)
+        while True:
+            attempt += 1
+            self._runs.edit(self._run_id, {"attempt": attempt})
+            try:
+                self._attempt(attempt, self._world.faults.for_step(self._name))
+            except Preempted:
+                self._console.say(f"Run {self._run_id} ({self._name}): the node was preempted, the step starts again.")
+            else:
+                break
+        self._console.say(f"Completing processing run id {self._run_id}.")
+
+    def _create(self) -> Json:
+        self._console.say(f"Submitting 1 runs, first five are: {self._name}:{self._run_id}")
+        compute = self._step.compute
+        return self._runs.create(
+            self._run_id,
+            kind="step",
+            parent=self._plan.run_id(self._plan.parent_path(self._step.path)),
+            root=self._plan.job,
+            display_name=self._name,
+            component=str(self._step.component.get("name") or "azureml_anonymous"),
+            target=compute.rpartition("/")[2] if compute else None,
+        )
+
+    def _attempt(self, attempt: int, fault: Fault | None) -> None:
+        timing = self._world.timing
+        self._runs.set_status(self._run_id, "Queued")
+        if fault and fault.effect == "hang_queued":
+            self._world.faults.hold(fault, self._control.cancelled.is_set)
+        self._control.pause(timing.queue_seconds)
+        self._runs.set_status(self._run_id, "Preparing")
+        command, folder, outputs = self._prepare(attempt)
+        self._control.pause(timing.prepare_seconds)
+        self._runs.set_status(self._run_id, "Running")
+        status = self._execute(command, folder, fault)
+        if status != 0:
+            raise StepFailed(self._explain(status))
+        self._runs.set_status(self._run_id, "Finalizing")
+        self._control.pause(timing.finalize_seconds)
+        self._runs.set_outputs(self._run_id, outputs)
+        self._runs.set_status(self._run_id, "Completed")
+
+    def _prepare(self, attempt: int) -> tuple[str, Path, dict[str, Json]]:
+        """The command line, the empty working folder with the step's code, and the places of its outputs, emptied."""
+        log_file = self._runs.log_file(self._run_id)
+        if not wait_for_end(log_file, LEFTOVER_SECONDS):
+            raise StepFailed(
+                f"Processes of an earlier attempt of step '{self._name}' still run; their log is {log_file}."
+            )
+        folder = self._world.settings.home / "jobs" / self._run_id
+        shutil.rmtree(folder, ignore_errors=True)
+        assets = self._world.room(Assets)
+        if self._step.code:
+            shutil.copytree(assets.locate(self._step.code), folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        inputs = {name: self._input_text(value) for name, value in self._step.inputs.items()}
+        places = {name: self._output_place(name) for name in self._step.outputs}
+        outputs: dict[str, Json] = {
+            name: {"path": self._plan.folder(Made(self._step.path, name)), "type": kind}
+            for name, kind in self._step.outputs.items()
+        }
+        if attempt > 1:
+            with log_file.open("a", encoding="utf-8") as stream:
+                stream.write(f"-- attempt {attempt}: the step starts again, in empty output folders --\n")
+        texts = {name: str(place) for name, place in places.items()}
+        return render(str(self._step.component["command"]), inputs, texts), folder, outputs
+
+    def _input_text(self, value: Value) -> str:
+        if isinstance(value, Literal):
+            return value.text
+        if isinstance(value, Asset):
+            return str(self._world.room(Assets).locate(value.uri))
+        return str(self._blob_folder(self._plan.folder(self._plan.source(value))))
+
+    def _output_place(self, name: str) -> Path:
+        place = self._blob_folder(self._plan.folder(Made(self._step.path, name)))
+        shutil.rmtree(place, ignore_errors=True)
+        place.unlink(missing_ok=True)
+        (place.parent if self._step.outputs[name] == "uri_file" else place).mkdir(parents=True, exist_ok=True)
+        return place
+
+    def _blob_folder(self, path: str) -> Path:
+        blobs = self._world.room(Blobs)
+        return blobs.folder(blobs.default_container, path)
+
+    def _execute(self, command: str, folder: Path, fault: Fault | None) -> int:
+        """The exit status of the command. Raises: Cancelled, Preempted, StepFailed by a fault, Interrupted."""
+        log_file = self._runs.log_file(self._run_id)
+        position = log_file.stat().st_size
+        shell = ["/bin/sh", "-c", command]
+        child = start_child(shell, folder=folder, env=self._environment(), log_file=log_file)
+        try:
+            self._hurt(child, fault)
+            while (status := child.wait(POLL_SECONDS)) is None:
+                position = self._console.copy(self._name, log_file, position)
+                self._control.check()
+        finally:
+            child.stop()
+            self._console.copy(self._name, log_file, position)
+        return status
+
+    def _hurt(self, child: Child, fault: Fault | None) -> None:
+        """Does to a running step what its fault says."""
+        if fault is None or fault.effect == "hang_queued":
+            return
+        if fault.effect == "not_responding":
+            self._runs.set_status(self._run_id, "NotResponding")
+            self._world.faults.hold(fault, self._control.cancelled.is_set)
+            self._control.check()
+            self._runs.set_status(self._run_id, "Running")
+            return
+        deadline = time.monotonic() + fault.seconds
+        while time.monotonic() < deadline and child.wait(POLL_SECONDS) is None:
+            self._control.check()
+        if fault.effect == "preempt":
+            raise Preempted
+        raise StepFailed(fault.error_message())
+
+    def _explain(self, status: int) -> str:
+        """What a failed command left: its exit code or signal and the end of its log."""
+        how = f"exit code {status}" if status > 0 else f"killed by signal {-status}"
+        if status > 128:
+            how += f" (signal {status - 128})"
+        lines = self._runs.log_file(self._run_id).read_text(encoding="utf-8", errors="replace").splitlines()
+        end = "\n".join(lines[-LOG_TAIL_LINES:]) or "(empty)"
+        place = f"user_logs/std_log.txt of run {self._run_id}"
+        return f"Execution failed. Step '{self._name}' ended with {how}. The end of {place}:\n{end}"
+
+    def _environment(self) -> dict[str, str]:
+        """The step's environment: this interpreter as `python`, the trainer importable, and the run's MLflow access."""
+        root = Path(__file__).parents[1]
+        bundle = str(self._world.settings.home / "ca_bundle.pem")
+        experiment = self._runs.get(self._plan.job)["experiment"]
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)},
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "PYTHONPATH": str(root),
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+            "MLFLOW_TRACKING_URI": self._world.tracking_url,
+            "MLFLOW_TRACKING_TOKEN": self._world.tokens.step_token(self._run_id),
+            "MLFLOW_RUN_ID": self._run_id,
+            "MLFLOW_EXPERIMENT_NAME": str(experiment),
+            "AZUREML_RUN_ID": self._run_id,
+            "AZUREML_ROOT_RUN_ID": self._plan.job,
+            "REQUESTS_CA_BUNDLE": bundle,
+            "SSL_CERT_FILE": bundle,
+            **self._step.environment,
+        }

@@ -1,0 +1,206 @@
+"""The main job over the wire: completed, taken over, and ended by a failure at each step that can fail.
+
+Runs under one key after the first take over its finished job, so that what follows the training is tested without
+training again.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Emulator, Run
+
+ROOT = Path(__file__).resolve().parent.parent
+KEY = "flow-tests"
+# Two steps of training: enough for a model that answers.
+VERSIONS = "/workspaces/local/models/[^/]+/versions/"
+QUICK = ("training.max_steps=2", "score.rows=2")
+
+
+@pytest.fixture(scope="module")
+def completed(session_emulator: Emulator, prefect_api: str) -> Run:
+    """The command, typed as a user would, completed under the module's key."""
+    command = [sys.executable, "-m", "flows.finetune", "--json", "--run-key", KEY]
+    command += [word for assignment in QUICK for word in ("--set", assignment)]
+    environment = os.environ | session_emulator.env | {"PREFECT_API_URL": prefect_api}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Run(done.returncode, json.loads(done.stdout), done.stderr)
+
+
+def endpoints_left(emulator: Emulator) -> list[str]:
+    """Names of the endpoints that the workspace holds."""
+    return [endpoint.name for endpoint in emulator.client().online_endpoints.list()]
+
+
+def test_a_completed_run_reports_every_section(completed: Run, emulator: Emulator) -> None:
+    """From sign-in to deletion, the report says what was used, made, measured, asked and deleted."""
+    report = completed.report
+
+    assert (report["schema"], report["status"], report["error"]) == (1, "completed", None)
+    assert report["run"]["key"] == KEY
+    assert report["identity"]["workspace"] == "local"
+    assert (report["model"]["name"], report["model"]["version"]) == ("Phi-3-mini-4k-instruct", "15")
+    assert report["model"]["weights"].startswith("tiny-phi3, ")
+    assert report["compute"]["gpus_per_node"] == 1
+    assert {role: split["rows"] > 0 for role, split in report["data"]["splits"].items()} == {
+        "train": True,
+        "validation": True,
+        "test": True,
+    }
+    assert report["job"]["status"] == "Completed"
+    assert report["job"]["display_name"] == (
+        "Phi-3-mini-4k-instruct-ultrachat-bs4-cosine-nods-lora-save_limit1-seqlen-1"
+    )
+    assert {"eval_loss", "eval_loss_before", "eval_loss_after", "train_loss"} <= report["metrics"].keys()
+    assert report["registered_model"]["name"] == "Phi-3-mini-4k-instruct-chat_sample"
+    assert report["endpoint"]["deleted"] is True
+    assert [bool(answer["output"]) for answer in report["score"]] == [True, True]
+    assert {step["state"] for step in report["steps"]} <= {"Completed", "Cached"}
+    assert endpoints_left(emulator) == []
+
+
+def test_a_clean_run_s_screen_has_the_flow_s_own_lines_only(completed: Run) -> None:
+    """No library prints a warning, a traceback or a notice on the way."""
+    lines = completed.errors.splitlines()
+
+    assert [line for line in lines if not re.match(r"\d\d:\d\d:\d\d  [a-z]+ +", line)] == []
+    assert [line for line in lines if "warning: " in line and "  model  " not in line] == []
+
+
+def test_every_parameter_says_where_it_came_from(completed: Run) -> None:
+    """Precedence: component < guide < model < user."""
+    sources = {
+        parameter["name"]: (parameter["value"], parameter["source"]) for parameter in completed.report["parameters"]
+    }
+
+    assert sources["max_steps"] == (2, "user")
+    assert sources["apply_deepspeed"] == ("false", "user")
+    assert sources["save_total_limit"] == (1, "model")
+    assert sources["weight_decay"] == (0.0, "component")
+    assert any("learning_rate_min" in warning for warning in completed.report["warnings"])
+
+
+def test_an_archived_and_retired_model_is_warned_about(completed: Run) -> None:
+    """The default of the guide has been past its retirement date since 2025."""
+    warnings = " ".join(completed.report["warnings"])
+
+    assert "'Phi-3-mini-4k-instruct:15' is archived" in warnings
+    assert "past its retirement date 2025-08-30" in warnings
+
+
+def test_the_same_key_takes_over_the_finished_job(
+    completed: Run, finetune: Callable[..., Run], emulator: Emulator
+) -> None:
+    """A repeat makes no second job and no second model version, and uses the prepared data again."""
+    again = finetune(*QUICK, key=KEY)
+
+    jobs = [job.name for job in emulator.client().jobs.list() if job.name.startswith(f"retune-{KEY}")]
+    assert again.code == 0
+    assert again.report["job"]["attached"] is True
+    assert again.report["data"]["cached"] is True
+    assert again.report["registered_model"] == completed.report["registered_model"]
+    assert jobs == [f"retune-{KEY}-1"]
+
+
+@pytest.mark.usefixtures("completed")
+def test_the_same_key_with_another_request_is_refused(finetune: Callable[..., Run]) -> None:
+    """A key stands for one request."""
+    other = finetune(*QUICK, "training.seed=7", key=KEY)
+
+    assert other.code == 1
+    assert other.report["error"]["code"] == "JobNameTaken"
+    assert "another run key" in other.report["error"]["fix"]
+
+
+def test_the_registered_model_loads_with_mlflow_and_answers(completed: Run, emulator: Emulator, tmp_path: Path) -> None:
+    """What the run leaves is a standard MLflow model."""
+    model = completed.report["registered_model"]
+    emulator.client().models.download(model["name"], version=model["version"], download_path=str(tmp_path))
+    (folder,) = {path.parent for path in tmp_path.rglob("MLmodel")}
+    code = (
+        "import mlflow, json, sys; model = mlflow.pyfunc.load_model(sys.argv[1]); "
+        "question = {'messages': [{'role': 'user', 'content': 'What is the capital of France?'}]}; "
+        "print(json.dumps(model.predict(question)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True).stdout
+
+    assert json.loads(shown.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("faults", "step", "code", "words"),
+    [
+        ([{"on": "endpoint", "effect": "fail"}], "create_endpoint", "EndpointRefused", "endpoint"),
+        (
+            [{"on": "deployment", "effect": "fail", "message": "ImageBuildFailure"}],
+            "deploy",
+            "DeploymentFailed",
+            "Image",
+        ),
+        ([{"on": "quota", "effect": "refuse"}], "deploy", "DeploymentFailed", "Not enough quota available"),
+        ([{"on": "score", "effect": "status", "status": 424, "calls": None}], "ask", "ScoringRefused", "HTTP 424"),
+        ([{"on": "score", "effect": "empty", "calls": None}], "ask", "EmptyAnswer", "empty text"),
+        ([{"on": "score", "effect": "malformed", "calls": None}], "ask", "MalformedAnswer", "answered"),
+        (
+            [
+                {"on": "request", "method": "GET", "path": VERSIONS, "status": 404, "calls": None},
+                {"on": "request", "method": "PUT", "path": VERSIONS, "status": 403, "calls": None},
+            ],
+            "register_model",
+            "RegistrationRefused",
+            "refused",
+        ),
+    ],
+    ids=["endpoint", "deployment", "quota", "score 424", "score empty", "score malformed", "register"],
+)
+@pytest.mark.usefixtures("completed")
+def test_a_failure_after_the_training_deletes_the_endpoint(
+    faults: list[dict], step: str, code: str, words: str, emulator: Emulator, finetune: Callable[..., Run]
+) -> None:
+    """Whatever fails between registration and answers, no endpoint is left and the error names step and fix."""
+    emulator.admin("PUT", "/admin/faults", faults)
+    try:
+        run = finetune(*QUICK, key=KEY)
+    finally:
+        emulator.admin("DELETE", "/admin/faults")
+
+    assert run.code == 1
+    assert (run.report["status"], run.report["error"]["step"], run.report["error"]["code"]) == ("failed", step, code)
+    assert words in run.report["error"]["message"]
+    assert run.report["error"]["fix"]
+    assert endpoints_left(emulator) == []
+
+
+def test_a_failing_step_fails_the_run_with_its_log(emulator: Emulator, finetune: Callable[..., Run]) -> None:
+    """The error holds the step's name and the last lines of its log; nothing is deployed."""
+    emulator.admin("PUT", "/admin/faults", [{"on": "step", "name": "chat_completion_datapreprocess", "effect": "fail"}])
+    try:
+        run = finetune(*QUICK, key="failing-step")
+    finally:
+        emulator.admin("DELETE", "/admin/faults")
+
+    assert run.code == 1
+    assert (run.report["error"]["step"], run.report["error"]["code"]) == ("wait_for_job", "JobFailed")
+    assert "chat_completion_datapreprocess" in run.report["error"]["message"]
+    assert run.report["job"]["status"] == "Failed"
+    assert (run.report["endpoint"], run.report["score"]) == (None, [])
+
+
+def test_a_failed_job_makes_a_repeat_take_the_next_attempt(emulator: Emulator, finetune: Callable[..., Run]) -> None:
+    """The key stays, the attempt's number rises."""
+    emulator.admin("PUT", "/admin/faults", [{"on": "step", "effect": "fail", "name": "*validation"}])
+    try:
+        first = finetune(*QUICK, key="two-attempts")
+    finally:
+        emulator.admin("DELETE", "/admin/faults")
+    second = finetune(*QUICK, key="two-attempts")
+
+    assert (first.code, first.report["run"]["attempt"]) == (1, 1)
+    assert (second.code, second.report["run"]["attempt"]) == (0, 2)
+    assert second.report["job"]["name"] == "retune-two-attempts-2"
