@@ -143,8 +143,8 @@ class Jobs:
         different = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if different:
             text = (
-                f"A job with the name '{name}' already exists and differs in: {', '.join(different)}. Choose another name "
-                f"for another job; of an existing one only {', '.join(sorted(CHANGEABLE))} can be changed."
+                f"A job with the name '{name}' already exists and differs in: {', '.join(different)}. "
+                f"Choose another name for another job. Of this one can be changed: {', '.join(sorted(CHANGEABLE))}."
             )
             raise ServiceError(400, "UserError", text, inner_error="JobPropertyImmutable")
 
@@ -241,7 +241,8 @@ class Jobs:
     def _services(self, name: str) -> Json:
         settings = self._world.settings
         tracking = f"azureml:{self._world.tracking_url.removeprefix('https:')}?"
-        workspace = f"/subscriptions/{settings.subscription_id}/resourcegroups/{settings.resource_group}/workspaces/{settings.workspace_name}"
+        group = f"/subscriptions/{settings.subscription_id}/resourcegroups/{settings.resource_group}"
+        workspace = f"{group}/workspaces/{settings.workspace_name}"
         return {
             "Tracking": service("Tracking", tracking),
             "Studio": service("Studio", f"https://ml.azure.com/runs/{name}?wsid={workspace}"),

@@ -96,6 +96,9 @@ class Tracking:
     def _follow(self, client: httpx.Client) -> None:
         while True:
             change = self._changes.get()
+            if self._child is None or self._child.poll() is not None:
+                self._changes.put(change)
+                raise Unavailable("MLflow's server has ended.")
             if isinstance(change, threading.Event):
                 change.set()
             elif run := self._world.store.get("runs", change):

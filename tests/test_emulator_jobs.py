@@ -403,6 +403,25 @@ def test_client_cannot_end_a_job_through_mlflow(ml_client: "MLClient", emulator:
     assert client.get_run("job-owned").info.status == "KILLED"
 
 
+def test_killed_mlflow_starts_again(ml_client: "MLClient", emulator: Emulator) -> None:
+    """When MLflow's process is killed, the next request waits for a new one, and nothing is lost."""
+    import mlflow
+
+    ml_client.jobs.create_or_update(pipeline("job-remembered", "echo hello"))
+    mlflow.set_tracking_uri(ml_client.workspaces.get(emulator.ready["workspace_name"]).mlflow_tracking_uri)
+    mlflow.MlflowClient().log_metric("job-remembered", "loss", 0.5)
+    family = psutil.Process(emulator.ready["pid"]).children(recursive=True)
+    servers = [child for child in family if child.cmdline()[-2:-1] == ["azureml_emulator.mlflow_server"]]
+    for server in servers:
+        server.kill()
+        server.wait(10)
+    wait_for_end(ml_client, "job-remembered")
+    run = mlflow.get_run("job-remembered")
+
+    assert servers
+    assert (run.info.status, run.data.metrics) == ("FINISHED", {"loss": 0.5})
+
+
 @pytest.mark.xfail(raises=TypeError, reason="SDK 1.35: azure-ai-ml cannot ask for the address of a model output")
 def test_sdk_downloads_a_model_output(ml_client: "MLClient", tmp_path: Path) -> None:
     """`jobs.download` fetches a model output. It cannot in this SDK: register the output, then download the model."""

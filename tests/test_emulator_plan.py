@@ -1,0 +1,101 @@
+"""Job bodies become plans: bindings, defaults, optional parts of commands, and what is refused."""
+
+import pytest
+
+from azureml_emulator.plan import Asset, Literal, Made, make_plan, render
+from azureml_emulator.wire import Json, ServiceError
+
+REGISTRY = "azureml://registries/azureml/components"
+COMPONENTS: dict[str, Json] = {
+    f"{REGISTRY}/both/versions/1": {
+        "type": "pipeline",
+        "inputs": {"data": {"type": "uri_file"}, "rate": {"type": "number", "default": 0.1}},
+        "outputs": {"model": {"type": "mlflow_model"}},
+        "jobs": {
+            "train": {
+                "component": "azureml:train:2",
+                "compute": "${{parent.inputs.compute}}",
+                "inputs": {"data": "${{parent.inputs.data}}", "rate": "${{parent.inputs.rate}}"},
+            },
+            "convert": {
+                "component": "azureml:train:2",
+                "inputs": {"data": "${{parent.jobs.train.outputs.model}}", "rate": "rate ${{parent.inputs.rate}}"},
+                "outputs": {"model": "${{parent.outputs.model}}"},
+            },
+        },
+    },
+    f"{REGISTRY}/train/versions/2": {
+        "type": "command",
+        "command": "train",
+        "inputs": {"data": {"type": "uri_file"}, "rate": {"type": "number"}, "seed": {"optional": "True"}},
+        "outputs": {"model": {"type": "mlflow_model"}},
+    },
+    "sweep": {"type": "sweep"},
+}
+
+
+def body(**changes: object) -> Json:
+    node: Json = {
+        "componentId": f"{REGISTRY}/both/versions/1",
+        "inputs": {
+            "data": {"job_input_type": "uri_file", "uri": "azureml://datastores/d/paths/f"},
+            "compute": {"job_input_type": "literal", "value": "gpu"},
+        },
+        "outputs": {"model": {"type": "literal", "value": "${{parent.outputs.trained}}"}},
+    }
+    return {"jobType": "Pipeline", "inputs": {}, "outputs": {}, "jobs": {"node": {**node, **changes}}}
+
+
+def test_pipeline_component_is_unfolded() -> None:
+    """Steps of a pipeline component get the node's inputs, the component's defaults and each other's outputs."""
+    plan = make_plan("job", body(), COMPONENTS.__getitem__)
+    train, convert = plan.steps["node/train"], plan.steps["node/convert"]
+
+    assert plan.pipelines == ["node"]
+    assert train.inputs == {"data": Asset("azureml://datastores/d/paths/f"), "rate": Literal("0.1")}
+    assert convert.inputs == {"data": Made("node/train", "model"), "rate": Literal("rate 0.1")}
+    assert (train.compute, convert.compute) == ("gpu", None)
+    assert plan.needs(convert) == {"node/train"}
+
+
+def test_output_of_the_job_lies_under_its_name() -> None:
+    """An output that is bound up to the job lies under the job's name, another under the name of its step's run."""
+    plan = make_plan("job", body(), COMPONENTS.__getitem__)
+
+    assert plan.folder(Made("node/convert", "model")) == "azureml/job/trained"
+    assert plan.folder(Made("node/train", "model")) == f"azureml/{plan.run_id('node/train')}/model"
+
+
+def test_plan_is_the_same_again() -> None:
+    """The ids of a job's runs do not depend on when the plan is made."""
+    plans = [make_plan("job", body(), COMPONENTS.__getitem__) for _ in range(2)]
+
+    assert plans[0].run_id("node/train") == plans[1].run_id("node/train")
+    assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"inputs": {}}, "Node 'node/train' lacks the required inputs: data"),
+        ({"componentId": "sweep"}, "Node 'node' is of type 'sweep'"),
+        ({"componentId": None}, "Node 'node' names no component"),
+        ({"inputs": {"data": "${{parent.jobs.other.outputs.x}}"}}, "reads 'other.x', which no node makes"),
+        ({"inputs": {"data": "${{search_space.x}}"}}, "'${{search_space.x}}' cannot be resolved"),
+    ],
+    ids=["missing-input", "other-type", "no-component", "unknown-output", "unknown-expression"],
+)
+def test_what_cannot_run_is_refused(changes: Json, message: str) -> None:
+    """A body that cannot run is refused with the node's name before anything starts."""
+    with pytest.raises(ServiceError) as refused:
+        make_plan("job", body(**changes), COMPONENTS.__getitem__)
+
+    assert refused.value.status == 400
+    assert message in refused.value.message
+
+
+def test_command_is_rendered() -> None:
+    """Values stand in their places, and an optional part with an unset input is left out."""
+    command = "run --a ${{inputs.a}} $[[--b ${{inputs.b}}]] $[[--c '${{inputs.c}}']] --out ${{outputs.o}}"
+
+    assert render(command, {"a": "1", "c": "x y"}, {"o": "/out"}) == "run --a 1  --c 'x y' --out /out"
