@@ -21,6 +21,8 @@ from azureml_emulator.store import write_atomically
 from azureml_emulator.wire import Answer, Call, Json, Route, ServiceError, versions
 from azureml_emulator.world import World
 
+# The audience of the public cloud: Microsoft's samples ask for it by name to see whether the sign-in works.
+PUBLIC_RESOURCE_MANAGER = "https://management.azure.com"
 DATA_PLANE = "https://ml.azure.local"
 STORAGE = "https://storage.azure.com"
 CLOUD = "AzureMLEmulator"
@@ -129,7 +131,7 @@ class Identity:
 
     def _check_token(self, call: Call, route: Route) -> str:
         audiences = {
-            "arm": [self._world.url, DATA_PLANE],
+            "arm": [self._world.url, PUBLIC_RESOURCE_MANAGER, DATA_PLANE],
             "storage": [STORAGE],
             "tracking": [self._world.url, DATA_PLANE, "tracking"],
         }[route.auth]
@@ -154,7 +156,7 @@ class Identity:
             text = "The X-IDENTITY-HEADER does not match. Load the variables again: python -m azureml_emulator env"
             return Answer(401, {"statusCode": 401, "message": text})
         resource = call.query.get("resource", "")
-        known = (self._world.url, DATA_PLANE, STORAGE)
+        known = (self._world.url, PUBLIC_RESOURCE_MANAGER, DATA_PLANE, STORAGE)
         if resource.rstrip("/") not in known:
             text = f"The resource '{resource}' is not one of {', '.join(known)}."
             return Answer(400, {"statusCode": 400, "message": text})

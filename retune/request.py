@@ -29,7 +29,7 @@ RunKey = Annotated[str, Field(pattern=RUN_KEY_PATTERN)]
 class Section(BaseModel):
     """A frozen group of settings that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, protected_namespaces=())
 
 
 class Workspace(Section):

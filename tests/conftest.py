@@ -26,6 +26,7 @@ os.environ |= {
     "RETUNE_HOME": str(SESSION_HOME / "retune"),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
+    "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
 os.environ.pop("PREFECT_API_URL", None)
 

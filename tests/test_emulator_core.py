@@ -74,6 +74,14 @@ def test_a_token_for_another_audience_is_refused(emulator: Emulator) -> None:
     assert body["error"]["code"] == "InvalidAuthenticationToken"
 
 
+def test_a_token_for_the_public_cloud_is_given(emulator: Emulator) -> None:
+    """The token that Microsoft's samples ask for first is issued, and opens the resource manager."""
+    public = DefaultAzureCredential().get_token("https://management.azure.com/.default").token
+    status, body = emulator.request("GET", f"{WORKSPACE}?api-version=2024-10-01-preview", token=public)
+
+    assert (status, body["name"]) == (200, "local")
+
+
 def test_a_wrong_identity_header_gets_no_token(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> None:
     """The token endpoint refuses a stranger's header, and says how to load the variables again."""
     monkeypatch.setenv("IDENTITY_HEADER", "wrong")
