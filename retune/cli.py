@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,14 +61,12 @@ def run(request: "Request", key: str | None) -> "Report":  # noqa: F821
     from retune.servers import emulator, prefect_api
 
     _quiet_libraries()
-    # The heavy imports take as long as the servers' start; both at once halves the wait.
-    threading.Thread(target=_import_ahead, daemon=True).start()
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         with contextlib.ExitStack() as stack:
             if request.workspace.emulator:
                 stack.enter_context(emulator())
-            stack.enter_context(prefect_api())
+            stack.enter_context(prefect_api(meanwhile=_import_what_the_flow_uses))
             from flows.finetune import finetune
 
             # azure-ai-ml prints dots on stdout while it polls; stdout is the report's.
@@ -106,7 +103,8 @@ class _StepFormatter(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
-def _import_ahead() -> None:
+def _import_what_the_flow_uses() -> None:
+    """The heavy imports, which take about as long as a Prefect server's start."""
     for module in ("flows.finetune", "azure.identity", "azure.ai.ml", "datasets", "mlflow"):
         importlib.import_module(module)
 

@@ -15,7 +15,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from retune.errors import CloudError
@@ -49,8 +49,11 @@ def emulator() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def prefect_api() -> Iterator[None]:
-    """A Prefect API for this process: the configured one, else a server of our own on Prefect's own database."""
+def prefect_api(meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """A Prefect API for this process: the configured one, else a server of our own on Prefect's own database.
+
+    `meanwhile` is called while that server starts.
+    """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     if PREFECT_API_URL.value():
@@ -62,6 +65,7 @@ def prefect_api() -> Iterator[None]:
     arguments = ["-m", "retune.servers", str(port)]
     environment = os.environ | QUIET_PREFECT | {"PREFECT_SERVER_UI_API_URL": f"{url}/api"}
     with _server("prefect", arguments, environment, stdout=subprocess.DEVNULL) as process:
+        meanwhile()
         _wait_until_healthy(f"{url}/api/health", process)
         log.info("Prefect's page for this run: %s", url)
         with temporary_settings({PREFECT_API_URL: f"{url}/api"}):

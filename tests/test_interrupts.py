@@ -1,0 +1,179 @@
+"""Ctrl-C in each step: the job is cancelled, no endpoint and no process is left, and Prefect's state is honest."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+import pytest
+from conftest import Emulator
+
+ROOT = Path(__file__).resolve().parent.parent
+KEY = "interrupt-tests"
+QUICK = ("training.max_steps=2", "score.rows=2")
+# A command that hangs longer than this after the signal has lost it.
+SECONDS = 90
+
+
+class Interrupted(NamedTuple):
+    """A command that got a signal."""
+
+    code: int
+    report: dict
+    errors: str
+    seconds: float
+
+
+def interrupt(
+    environment: dict[str, str], at: str, *, number: int = signal.SIGINT, key: str | None = None, times: int = 1
+) -> Interrupted:
+    """Run the command in a process group of its own and signal the group when a line of stderr matches `at`."""
+    command = [sys.executable, "-m", "flows.finetune", "--json", *(["--run-key", key] if key else [])]
+    command += [word for assignment in QUICK for word in ("--set", assignment)]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A test runner's child may have inherited an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if re.search(at, line):
+            break
+    began = time.monotonic()
+    for _ in range(times):
+        os.killpg(process.pid, number)
+        time.sleep(0.2)  # a finger's pace: a second key press, not one coalesced with the first
+    output, errors = process.communicate(timeout=SECONDS)
+    return Interrupted(
+        process.returncode, json.loads(output or "{}"), "".join(lines) + errors, time.monotonic() - began
+    )
+
+
+@pytest.fixture(scope="module")
+def environment(session_emulator: Emulator, prefect_api: str) -> dict[str, str]:
+    """What a user's shell holds with an emulator and a Prefect API named."""
+    return os.environ | session_emulator.env | {"PREFECT_API_URL": prefect_api}
+
+
+@pytest.fixture(scope="module")
+def trained(environment: dict[str, str]) -> str:
+    """A key whose job is done, so that what follows it can be interrupted without training again."""
+    command = [sys.executable, "-m", "flows.finetune", "--quiet", "--run-key", KEY]
+    command += [word for assignment in QUICK for word in ("--set", assignment)]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=240)
+    return KEY
+
+
+def state_in_prefect(flow_run_id: str) -> str:
+    """The flow run's state type as Prefect's API tells it."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return client.read_flow_run(flow_run_id).state_type.value
+
+
+def wait_for_end(emulator: Emulator, job: str) -> str:
+    """The job's final status, which a cancellation reaches within 15 s."""
+    client = emulator.client()
+    deadline = time.monotonic() + 15
+    while (status := client.jobs.get(job).status) not in ("Completed", "Failed", "Canceled"):
+        assert time.monotonic() < deadline, f"job {job} is still {status}"
+        time.sleep(0.5)
+    return str(getattr(status, "value", status))
+
+
+@pytest.mark.parametrize(
+    ("at", "number"),
+    [
+        ("signed in as", signal.SIGINT),
+        ("is made|is there", signal.SIGINT),
+        ("  submitted ", signal.SIGINT),
+        ("chat_completion_finetune Running", signal.SIGINT),
+        ("chat_completion_finetune Running", signal.SIGTERM),
+    ],
+    ids=["reading", "submitting", "waiting", "training", "training, SIGTERM"],
+)
+def test_before_the_job_is_done_it_is_cancelled(
+    at: str, number: int, environment: dict[str, str], emulator: Emulator
+) -> None:
+    """Exit 130, state Cancelled, the job Canceled, nothing deployed."""
+    run = interrupt(environment, at, number=number)
+
+    assert (run.code, run.report["status"]) == (130, "cancelled"), run.errors
+    assert run.seconds < 20
+    assert state_in_prefect(run.report["run"]["flow_run_id"]) == "CANCELLED"
+    if run.report["job"]:
+        assert wait_for_end(emulator, run.report["job"]["name"]) == "Canceled"
+    for job in emulator.client().jobs.list():
+        assert wait_for_end(emulator, job.name) in ("Completed", "Failed", "Canceled")
+    assert list(emulator.client().online_endpoints.list()) == []
+
+
+@pytest.mark.parametrize(
+    ("at", "times"),
+    [("register  ", 1), ("is up", 1), ("is ready", 1), ("is ready", 3), ("1/2 answered", 1)],
+    ids=["registering", "deploying", "scoring", "scoring, three times", "asking"],
+)
+def test_after_the_job_is_done_the_endpoint_is_deleted(
+    at: str, times: int, environment: dict[str, str], trained: str, emulator: Emulator
+) -> None:
+    """Exit 130, state Cancelled, and the teardown ran to its end, also when Ctrl-C was pressed again."""
+    run = interrupt(environment, at, key=trained, times=times)
+
+    assert (run.code, run.report["status"]) == (130, "cancelled"), run.errors
+    assert run.seconds < 30
+    assert "is deleted (404)" in run.errors
+    assert state_in_prefect(run.report["run"]["flow_run_id"]) == "CANCELLED"
+    assert list(emulator.client().online_endpoints.list()) == []
+
+
+def test_ctrl_c_during_the_teardown_does_not_stop_it(
+    environment: dict[str, str], trained: str, emulator: Emulator
+) -> None:
+    """The work is done: the run completes, and the screen says what it is waiting for."""
+    run = interrupt(environment, "asked for the deletion", key=trained, times=2)
+
+    assert (run.code, run.report["status"]) == (0, "completed"), run.errors
+    assert "deleting the endpoint, which costs money first; please wait" in run.errors
+    assert list(emulator.client().online_endpoints.list()) == []
+
+
+def test_servers_of_the_command_s_own_survive_the_signal_and_end_with_it(tmp_path: Path) -> None:
+    """Without a Prefect API or an emulator in the environment the command brings both, and takes both away."""
+    homes = {"RETUNE_HOME": str(tmp_path / "retune"), "PREFECT_HOME": str(tmp_path / "prefect")}
+    plain = {name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL",)} | homes
+    run = interrupt(plain, "  submitted ")
+
+    with sqlite3.connect(tmp_path / "prefect" / "prefect.db") as database:
+        states = database.execute("select state_type from flow_run").fetchall()
+    database.close()
+    assert (run.code, run.report["status"]) == (130, "cancelled"), run.errors
+    assert run.seconds < 30
+    assert states == [("CANCELLED",)]
+    assert processes_of(tmp_path) == []
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Command lines of the processes that were started with this RETUNE_HOME."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("RETUNE_HOME") == str(folder / "retune") and process.pid != os.getpid():
+                found.append(" ".join(process.cmdline()))
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
