@@ -16,13 +16,12 @@ from prefect.futures import PrefectFuture
 from prefect.states import State
 
 from flows.recording import cancelling_job, gather, recording, tearing_down
-from retune import names
 from retune.report import Run
 from retune.request import Request, RunKey
 from tasks.auth import sign_in
 from tasks.compute import check_sizes, ensure_cluster, inspect_compute
 from tasks.data import prepare_data
-from tasks.deploy import create_endpoint, deploy
+from tasks.deploy import create_endpoint, deploy, plan_endpoint
 from tasks.job import submit_job, wait_for_job
 from tasks.metrics import read_metrics
 from tasks.model import read_model
@@ -53,19 +52,19 @@ def finetune(request: Request, run_key: RunKey | None = None) -> State:
             report.run, report.job = Run(attempt=submission.attempt), submission.job
             report.job = wait_for_job(request, submission)
 
-        endpoint_name = names.endpoint_name(submission.key, submission.attempt)
+        report.endpoint = endpoint = plan_endpoint(request, submission)
         beside: list[PrefectFuture] = []
         try:
-            beside += [create_endpoint.submit(request, submission), read_metrics.submit(request, submission.job.name)]
+            beside.append(create_endpoint.submit(request, endpoint, submission))
+            beside.append(read_metrics.submit(request, submission.job.name))
             report.registered_model = register_model(request, submission, model, data)
-            report.endpoint, metrics = gather(*beside)
+            _, metrics = gather(*beside)
             report.metrics = metrics.values
             report.model = report.model.model_copy(update={"weights": metrics.weights})
-            deploy(request, report.endpoint, report.registered_model)
-            report.score = ask(request, report.endpoint, data)
+            deploy(request, endpoint, report.registered_model)
+            report.score = ask(request, endpoint, data)
         finally:
             with tearing_down(beside):
-                deleted = delete_endpoint(request, endpoint_name)
-            if report.endpoint:
-                report.endpoint = report.endpoint.model_copy(update={"deleted": deleted})
+                deleted = delete_endpoint(request, endpoint.name)
+                report.endpoint = endpoint.model_copy(update={"deleted": deleted})
     return run.final_state()

@@ -10,6 +10,7 @@ from types import FrameType
 
 import httpx
 from prefect.client.orchestration import get_client
+from prefect.client.schemas import TaskRun
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.sorting import TaskRunSort
 from prefect.exceptions import TerminationSignal
@@ -27,6 +28,7 @@ from tasks.job import cancel_run
 log = logging.getLogger("retune.run")
 
 FUTURE_SECONDS = 60
+STATES_SECONDS = 5
 
 
 class Recorder:
@@ -52,9 +54,17 @@ class Recorder:
             flow_run_id=self.flow_run_id,
             seconds=round(time.monotonic() - self._began, 1),
         )
-        report.steps = read_steps(self.flow_run_id)
+        runs = read_task_runs(self.flow_run_id)
+        report.steps = [
+            Step(
+                name=_name(run),
+                state=run.state_name or "Unknown",
+                seconds=round(run.total_run_time.total_seconds(), 2),
+            )
+            for run in runs
+        ]
         if error is not None:
-            report.error = _problem(error, report.steps)
+            report.error = _problem(error, _first_failure(runs))
         report_file(self.flow_run_id).write_text(report.to_json(), encoding="utf-8")
 
     def final_state(self) -> State:
@@ -73,6 +83,7 @@ class Recorder:
 def recording(key: str | None) -> Iterator[Recorder]:
     """A recorder whose report is closed however the recipe ends; ends that the report explains do not propagate."""
     STOP.clear()
+    _let_progress_through()
     recorder = Recorder(key)
     with SIGNALS.watched():
         try:
@@ -87,6 +98,13 @@ def recording(key: str | None) -> Iterator[Recorder]:
             recorder.close("failed", error)
         else:
             recorder.close("completed")
+
+
+def _let_progress_through() -> None:
+    """Give Prefect's handlers (`extra_loggers` in pyproject.toml) our INFO lines; what the command line set stays."""
+    logger = logging.getLogger("retune")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
 
 
 def gather(*steps: PrefectFuture | State) -> list:
@@ -173,33 +191,43 @@ class Signals:
 SIGNALS = Signals()
 
 
-def read_steps(flow_run_id: str) -> list[Step]:
-    """The flow run's tasks in the order of their start, from Prefect's API."""
-    try:
-        with get_client(sync_client=True) as client:
-            runs = client.read_task_runs(
-                flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])),
-                sort=TaskRunSort.EXPECTED_START_TIME_ASC,
-            )
-    except httpx.HTTPError as error:
-        log.error("Prefect's API did not answer; the report has no steps: %s", error)
-        return []
-    return [
-        Step(
-            name=run.name.rsplit("-", 1)[0],
-            state=run.state_name or "Unknown",
-            seconds=round(run.total_run_time.total_seconds(), 2),
-        )
-        for run in runs
-    ]
+def read_task_runs(flow_run_id: str) -> list[TaskRun]:
+    """The flow run's task runs in the order of their start, from Prefect's API.
+
+    Their states reach the API as events, a moment after the tasks ended; this waits for that moment, but not long.
+    """
+    deadline = time.monotonic() + STATES_SECONDS
+    with get_client(sync_client=True) as client:
+        while True:
+            try:
+                runs = client.read_task_runs(
+                    flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])),
+                    sort=TaskRunSort.EXPECTED_START_TIME_ASC,
+                )
+            except httpx.HTTPError as error:
+                log.error("Prefect's API did not answer; the report has no steps: %s", error)
+                return []
+            if time.monotonic() > deadline or not any(run.state and run.state.is_running() for run in runs):
+                return runs
+            time.sleep(0.1)
 
 
-def _problem(error: BaseException, steps: list[Step]) -> Problem:
-    failed = [step.name for step in steps if step.state in ("Failed", "Crashed", "TimedOut")]
-    step = failed[-1] if failed else "flow"
+def _first_failure(runs: list[TaskRun]) -> str:
+    """Name of the task that failed first: later ones were told to stop because of it."""
+    failed = [run for run in runs if run.state and (run.state.is_failed() or run.state.is_crashed()) and run.end_time]
+    return _name(min(failed, key=lambda run: run.end_time)) if failed else "flow"
+
+
+def _name(run: TaskRun) -> str:
+    return run.name.rsplit("-", 1)[0]
+
+
+def _problem(error: BaseException, step: str) -> Problem:
     match error:
         case RetuneError():
-            return Problem(step=step, code=error.code, message=error.message, fix=error.fix)
+            # A teardown that fails must not hide why it was needed.
+            first = f" Before that: {error.__context__}" if isinstance(error.__context__, RetuneError) else ""
+            return Problem(step=step, code=error.code, message=error.message + first, fix=error.fix)
         case KeyboardInterrupt():
             return Problem(step=step, code="Interrupted", message="The run was interrupted.", fix="Run it again.")
         case TerminationSignal():

@@ -219,14 +219,21 @@ def render(report: Report) -> None:
 
 def _facts(report: Report) -> dict[str, list[tuple[str, str]]]:
     """The sections of the printed report as label and text."""
-    job, model, data, endpoint = report.job, report.model, report.data, report.endpoint
+    identity, job, model, data, endpoint = report.identity, report.job, report.model, report.data, report.endpoint
     return {
+        "Where": [("workspace", f"{identity.workspace} at {identity.cloud}")] if identity else [],
         "Model": [
             ("base", f"{model.name}:{model.version}" + (f", weights {model.weights}" if model.weights else "")),
             ("component", model.component),
         ]
         if model
         else [],
+        "Training": [
+            (source, ", ".join(f"{p.name} {p.value}" for p in report.parameters if p.source == source))
+            for source in ("user", "model", "guide")
+            if any(p.source == source for p in report.parameters)
+        ],
+        "Compute": [_compute_row(report.compute)] if report.compute else [],
         "Data": [
             (role, f"{split.rows} rows" + "".join(f", {count} {why}" for why, count in split.dropped.items()))
             for role, split in (data.splits.items() if data else ())
@@ -248,13 +255,19 @@ def _facts(report: Report) -> dict[str, list[tuple[str, str]]]:
     }
 
 
+def _compute_row(compute: ComputeUsed) -> tuple[str, str]:
+    price = f", US$ {compute.price_per_hour_usd:g} an hour and node" if compute.price_per_hour_usd else ""
+    made = "made by this run, kept" if compute.created else "was there"
+    return compute.name, f"{compute.size}, {compute.gpus_per_node} GPU(s) a node{price}; {made}"
+
+
 def _metric_rows(metrics: dict[str, float]) -> list[tuple[str, str]]:
     """Before and after where both were measured, else what there is."""
     rows = []
     for name in ("eval_loss", "perplexity"):
         before, after = metrics.get(f"{name}_before"), metrics.get(f"{name}_after", metrics.get(name))
         if before is not None and after is not None:
-            rows.append((name, f"{before:.3f} before, {after:.3f} after ({after / before:.2f} x)"))
+            rows.append((name, f"{before:.3f} before, {after:.3f} after"))
         elif after is not None:
             rows.append((name, f"{after:.3f}"))
     rows += [(name, f"{metrics[name]:.4g}") for name in ("train_loss", "train_runtime") if name in metrics]

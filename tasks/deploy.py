@@ -27,8 +27,8 @@ LOG_LINES = 20
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
-def create_endpoint(request: Request, submission: Submission) -> Endpoint:
-    """The run's endpoint, ready for a deployment; it carries owner, run key and expiry from its first request.
+def create_endpoint(request: Request, endpoint: Endpoint, submission: Submission) -> None:
+    """Make the endpoint, ready for a deployment; it carries owner, run key and expiry from its first request.
 
     Raises:
         CloudError: `EndpointRefused`, with the service's words.
@@ -37,29 +37,36 @@ def create_endpoint(request: Request, submission: Submission) -> Endpoint:
     from azure.ai.ml.entities import ManagedOnlineEndpoint
     from azure.core.exceptions import HttpResponseError
 
-    name = names.endpoint_name(submission.key, submission.attempt)
     tags = names.tags(submission.key, submission.attempt) | names.expiry_tag(request.serving.expiry_hours)
-    endpoint = ManagedOnlineEndpoint(
-        name=name, auth_mode="key", tags=tags, description=f"Smoke test of job {submission.job.name}."
+    wanted = ManagedOnlineEndpoint(
+        name=endpoint.name, auth_mode="key", tags=tags, description=f"Smoke test of job {submission.job.name}."
     )
     pause(0)
     try:
-        _put_endpoint(request, endpoint, "Creation")
+        _put_endpoint(request, wanted, "Creation")
     except HttpResponseError as error:
         if (error.status_code or 0) >= 500:
             raise
         raise CloudError(
             "EndpointRefused",
-            f"Endpoint '{name}' was refused: {cloud.first_line(error)}",
+            f"Endpoint '{endpoint.name}' was refused: {cloud.first_line(error)}",
             "Correct what the service says; for quota, delete unused endpoints or ask for more.",
         ) from error
-    log.info("endpoint %s is up", name)
-    return Endpoint(name=name, deployment=request.serving.deployment, instance_type=request.serving.instance_type)
+    log.info("endpoint %s is up", endpoint.name)
+
+
+def plan_endpoint(request: Request, submission: Submission) -> Endpoint:
+    """The endpoint that the run is going to make, under the name that its deletion will use."""
+    return Endpoint(
+        name=names.endpoint_name(submission.key, submission.attempt),
+        deployment=request.serving.deployment,
+        instance_type=request.serving.instance_type,
+    )
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> Endpoint:
-    """The endpoint with the model deployed and all traffic on it.
+def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> None:
+    """Deploy the model on the endpoint and give it all traffic.
 
     Raises:
         CloudError: `DeploymentFailed`, with the service's words and the last lines of the container's log.
@@ -97,7 +104,6 @@ def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> Endp
             f"{cloud.first_line(error)}{_last_log_lines(client, endpoint)}",
             "Read the log above; for quota, choose another serving.instance_type or ask for more.",
         ) from error
-    return endpoint
 
 
 def _put_endpoint(request: Request, endpoint: object, what: str) -> None:

@@ -237,7 +237,7 @@ def _follow(request: Request, name: str) -> str:
     while (status := _status(client.jobs.get(name))) not in ENDED:
         if status not in WAITING_TO_RUN and not running:
             running, phase_began = True, time.monotonic()
-        progress = ", ".join([status, *_steps(client, name), *(_losses(client, name) if running else [])])
+        progress = ", ".join([status, *_current_steps(client, name), *(_losses(client, name) if running else [])])
         if progress != seen:
             log.info("%s", progress)
             seen = progress
@@ -254,16 +254,21 @@ def _follow(request: Request, name: str) -> str:
     return status
 
 
-def _steps(client: "MLClient", name: str) -> list[str]:
-    """The steps that the job has begun, with their states, e.g. `chat_completion_finetune Running`.
+def _steps(client: "MLClient", name: str) -> list[tuple[str, str]]:
+    """Name and state of the steps that the job has begun, in order.
 
     A pipeline component is one child of the job, and its steps are that child's children.
     """
-    shown = []
-    for child in client.jobs.list(parent_job_name=name):
-        steps = list(client.jobs.list(parent_job_name=child.name)) or [child]
-        shown += [f"{step.display_name} {_status(step)}" for step in steps]
-    return shown
+    children = list(client.jobs.list(parent_job_name=name))
+    steps = [step for child in children for step in list(client.jobs.list(parent_job_name=child.name)) or [child]]
+    return [(step.display_name, _status(step)) for step in steps]
+
+
+def _current_steps(client: "MLClient", name: str) -> list[str]:
+    """What goes on now, e.g. `3 steps done`, `chat_completion_finetune Running`."""
+    steps = _steps(client, name)
+    done = sum(status == "Completed" for _, status in steps)
+    return [f"{done} steps done", *(f"{step} {status}" for step, status in steps if status != "Completed")]
 
 
 def _losses(client: "MLClient", name: str) -> list[str]:
@@ -280,7 +285,7 @@ def _losses(client: "MLClient", name: str) -> list[str]:
 def _failure(client: "MLClient", name: str, status: str) -> JobFailed:
     if status == "Canceled":
         return JobFailed("JobCanceled", f"Job '{name}' was cancelled.", "Start the run again when it should go on.")
-    steps = ", ".join(_steps(client, name))
+    steps = ", ".join(f"{step} {state}" for step, state in _steps(client, name))
     return JobFailed(
         "JobFailed",
         f"Job '{name}' failed ({steps}). {_service_error(client, name)}",

@@ -137,7 +137,7 @@ def _question(session: requests.Session, uri: str, conversation: list[dict[str, 
             FIXES.get(response.status_code, "See the deployment's log."),
         )
     try:
-        return read_answer(response.json())
+        return read_answer(response.json() if response.content.strip() else "")
     except requests.JSONDecodeError as error:
         raise CloudError(
             "MalformedAnswer", f"The endpoint answered no JSON: {response.text[:300]}", "See the deployment's log."

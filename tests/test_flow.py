@@ -9,6 +9,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -204,3 +206,49 @@ def test_a_failed_job_makes_a_repeat_take_the_next_attempt(emulator: Emulator, f
     assert (first.code, first.report["run"]["attempt"]) == (1, 1)
     assert (second.code, second.report["run"]["attempt"]) == (0, 2)
     assert second.report["job"]["name"] == "retune-two-attempts-2"
+
+
+@pytest.mark.usefixtures("completed")
+def test_the_flat_payload_is_answered_too(finetune: Callable[..., Run]) -> None:
+    """The other shape of a scoring request, under a key of its own."""
+    run = finetune(*QUICK, "score.payload=flat", "compute.serverless=true", key="flat-and-serverless")
+
+    assert run.code == 0, run.report["error"]
+    assert run.report["compute"]["name"] == "serverless"
+    assert all(answer["output"] for answer in run.report["score"])
+
+
+def test_a_run_limit_cancels_the_job(emulator: Emulator, finetune: Callable[..., Run]) -> None:
+    """Queue time and run time have limits; a job past one is cancelled and the error names the limit."""
+    run = finetune(*QUICK, "limits.run_minutes=0.05", key="too-slow")
+
+    assert run.code == 1
+    assert run.report["error"]["code"] == "JobTooSlow"
+    assert "limits.run_minutes" in run.report["error"]["fix"]
+    assert emulator.client().jobs.get("retune-too-slow-1").status in ("CancelRequested", "Canceled")
+
+
+def cancel_when_there(emulator: Emulator, job: str) -> None:
+    """Cancel a job as soon as it exists."""
+    client = emulator.client()
+    deadline = time.monotonic() + 60
+    while job not in [found.name for found in client.jobs.list()]:
+        assert time.monotonic() < deadline, f"{job} was not submitted"
+        time.sleep(0.3)
+    client.jobs.begin_cancel(job)
+
+
+def test_a_job_that_someone_else_cancels_fails_the_run(emulator: Emulator, finetune: Callable[..., Run]) -> None:
+    """`jobs.stream` would return without an error; the run must not go on to register."""
+    emulator.admin("PUT", "/admin/faults", [{"on": "step", "effect": "hang_queued", "name": "*validation"}])
+    canceller = threading.Thread(target=cancel_when_there, args=(emulator, "retune-cancelled-elsewhere-1"))
+    canceller.start()
+    try:
+        run = finetune(*QUICK, key="cancelled-elsewhere")
+    finally:
+        canceller.join()
+        emulator.admin("DELETE", "/admin/faults")
+
+    assert run.code == 1
+    assert (run.report["error"]["code"], run.report["job"]["status"]) == ("JobCanceled", "Canceled")
+    assert run.report["registered_model"] is None

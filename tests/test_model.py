@@ -1,0 +1,68 @@
+"""What the registry says of a model is read in each of the forms that it has had."""
+
+import pytest
+from conftest import Emulator
+
+from retune.request import Request, load
+from tasks.compute import inspect_compute
+from tasks.model import read_model
+
+A100 = [
+    "standard_nc24ads_a100_v4",
+    "standard_nc48ads_a100_v4",
+    "standard_nc96ads_a100_v4",
+    "standard_nd96asr_v4",
+    "standard_nd96amsr_a100_v4",
+]
+
+
+def request_for(**model: str) -> Request:
+    """The local preset with another model."""
+    return load("local", [f"model.{name}={value}" for name, value in model.items()])
+
+
+@pytest.mark.usefixtures("emulator")
+@pytest.mark.parametrize(("version", "archived"), [("15", True), ("14", False)], ids=["system metadata", "tags"])
+def test_allow_lists_defaults_and_dates_are_read_where_they_are(version: str, archived: bool) -> None:
+    """Tags as Python literals and camel-case system metadata with JSON tags say the same."""
+    facts = read_model.fn(request_for(version=version))
+
+    assert facts.finetune_sizes == A100
+    assert "standard_nd40rs_v2" in facts.inference_sizes
+    assert (facts.model.archived, facts.model.retirement_date) == (archived, "2025-08-30")
+    assert {p.name: p.value for p in facts.parameters if p.source == "model"}["save_total_limit"] == 1
+
+
+@pytest.mark.usefixtures("emulator")
+def test_latest_is_resolved_to_a_version() -> None:
+    """The report never says `latest`."""
+    facts = read_model.fn(request_for(name="Phi-4"))
+
+    assert (facts.model.name, facts.model.version, facts.model.archived) == ("Phi-4", "8", False)
+    assert facts.model.id == "azureml://registries/azureml/models/Phi-4/versions/8"
+    assert facts.model.component == "chat_completion_pipeline:0.0.82"
+    assert facts.warnings == [] or all("is archived" not in warning for warning in facts.warnings)
+
+
+@pytest.mark.usefixtures("emulator")
+def test_gpus_and_price_come_from_the_workspace_s_list() -> None:
+    """The guide counts GPUs from this list; the price is beside it."""
+    facts = inspect_compute.fn(load("local", ["compute.size=Standard_NC96ads_A100_v4", "compute.name=unmade"]))
+
+    assert (facts.used.gpus_per_node, facts.used.price_per_hour_usd, facts.exists) == (4, 14.692, False)
+
+
+def test_low_priority_is_tried_when_dedicated_is_refused_and_only_then(emulator: Emulator) -> None:
+    """The fallback is asked for, and the report says which tier was made."""
+    from tasks.compute import ensure_cluster
+
+    refuse = {"on": "request", "method": "PUT", "path": "/computes/", "status": 400, "message": "quota of 0 cores"}
+    request = load("local", ["compute.name=fallback", "compute.low_priority_fallback=true"])
+    emulator.admin("PUT", "/admin/faults", [refuse])
+    try:
+        used = ensure_cluster.fn(request, inspect_compute.fn(request))
+    finally:
+        emulator.admin("DELETE", "/admin/faults")
+
+    assert (used.created, used.tier) == (True, "low_priority")
+    assert emulator.client().compute.get("fallback").tier == "low_priority"
