@@ -131,7 +131,7 @@ def cancelling_job(run: Recorder, request: Request) -> Iterator[None]:
         yield
     except BaseException:
         with SIGNALS.deferred("asking for the job's cancellation"):
-            status = cancel_run(request.workspace, run.key)
+            status = cancel_run(request, run.key)
         if run.report.job and status:
             run.report.job = run.report.job.model_copy(update={"status": status})
         raise

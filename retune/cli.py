@@ -47,6 +47,9 @@ def main(preset: str, assignments: tuple[str, ...], run_key: str | None, as_json
             report = refused(error)
         except KeyboardInterrupt:
             report = refused(RetuneError("Interrupted", "Interrupted before the flow began.", "Run it again."))
+        except Exception as error:
+            logging.getLogger("retune.cli").exception("unexpected error")
+            report = refused(RetuneError(type(error).__name__, str(error), "See the traceback above."))
     if as_json:
         print(report.to_json())
     else:

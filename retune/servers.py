@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -40,9 +41,15 @@ def emulator() -> Iterator[None]:
     folder = home() / "emulator"
     arguments = ["-m", "azureml_emulator", "--home", str(folder), "--stop-with-stdin"]
     with _server("emulator", arguments, os.environ.copy(), stdout=subprocess.PIPE) as process:
-        ready = json.loads(process.stdout.readline() or "{}")
-        if not ready:
-            raise _not_started("emulator", "Install it with: pip install 'retune[emulator,trainer]'")
+        answered, _, _ = select.select([process.stdout], [], [], START_SECONDS)
+        line = process.stdout.readline() if answered else ""
+        if not line:
+            raise _not_started(
+                "emulator",
+                "If another run uses this folder, wait for its end or set RETUNE_HOME to another one; "
+                "if a package is missing: pip install 'retune[emulator,trainer]'.",
+            )
+        ready = json.loads(line)
         log.info("emulator at %s, state in %s", ready["url"], folder)
         with _environment(ready["env"]):
             yield

@@ -23,7 +23,7 @@ from retune import workspace as cloud
 from retune.errors import CloudError, JobFailed, WaitExpired
 from retune.report import ComputeUsed, Part, PreparedData
 from retune.report import Job as JobReport
-from retune.request import Request, Workspace
+from retune.request import Request
 from retune.tracking import tracking_client
 from retune.waiting import pause
 from tasks.compute import SERVERLESS
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("retune.job")
 
 TRAINED_MODEL = "trained_model"
+REQUEST_TAG = "retune.request"
 ATTEMPTS = 20
 ENDED_BADLY = ("Failed", "Canceled")
 ENDED = ("Completed", *ENDED_BADLY)
@@ -67,10 +68,10 @@ def submit_job(request: Request, key: str, model: ModelFacts, compute: ComputeUs
     else:
         attached = True
     digest = names.request_digest(request)
-    if present.tags.get("retune.request") != digest:
+    if present.tags.get(REQUEST_TAG) != digest:
         raise CloudError(
             "JobNameTaken",
-            f"Job '{present.name}' exists for another request (digest {present.tags.get('retune.request')}, "
+            f"Job '{present.name}' exists for another request (digest {present.tags.get(REQUEST_TAG)}, "
             f"this one has {digest}).",
             "Use another run key, or repeat the first request unchanged.",
         )
@@ -93,18 +94,20 @@ def wait_for_job(request: Request, submission: Submission) -> JobReport:
     return submission.job.model_copy(update={"status": status, "seconds": round(seconds, 1)})
 
 
-def cancel_run(workspace: Workspace, key: str) -> str | None:
+def cancel_run(request: Request, key: str) -> str | None:
     """Ask for the cancellation of the run's job, if it has one that still goes on. Does not wait.
 
-    The status of the run's last job afterwards; None when it has none or it could not be read.
+    The status of the run's last job afterwards; None when there is none, or it is another request's, or unreadable.
     """
     from azure.core.exceptions import AzureError
 
-    client = cloud.workspace_client(workspace)
+    client = cloud.workspace_client(request.workspace)
     try:
         job = _last_job(client, key)
-        if job is None or _status(job) in ENDED:
-            return _status(job) if job else None
+        if job is None or job.tags.get(REQUEST_TAG) != names.request_digest(request):
+            return None
+        if _status(job) in ENDED:
+            return _status(job)
         client.jobs.begin_cancel(job.name)
     except (AzureError, CloudError) as error:
         log.error("the job of run %s could not be cancelled: %s", key, cloud.first_line(error))
@@ -184,7 +187,7 @@ def _create(
     nodes = next((int(p.value) for p in model.parameters if p.name == "num_nodes_finetune"), 1)
     pipeline.display_name = display_name(model.model.name, model.parameters, compute.gpus_per_node, nodes)
     pipeline.tags = names.tags(key, attempt) | {
-        "retune.request": names.request_digest(request),
+        REQUEST_TAG: names.request_digest(request),
         "retune.data": data.splits["train"].sha256,
     }
     try:

@@ -134,6 +134,18 @@ def test_a_preset_that_wants_the_emulator_never_reaches_azure(
     assert "names no emulator on this machine" in run.report["error"]["message"]
 
 
+def test_an_emulator_that_has_ended_is_a_named_error(
+    monkeypatch: pytest.MonkeyPatch, emulator: Emulator, finetune: Callable[..., Run]
+) -> None:
+    """The exports of an emulator outlive it in a shell."""
+    monkeypatch.setenv("ARM_CLOUD_METADATA_URL", "https://localhost:9/metadata/endpoints")
+    monkeypatch.setenv("AZUREML_CURRENT_CLOUD", "Gone")
+    run = finetune()
+
+    assert (run.code, run.report["error"]["code"]) == (1, "CloudUnreachable")
+    assert "Start the emulator again" in run.report["error"]["fix"]
+
+
 def test_signing_in_without_a_credential_says_what_was_tried(
     monkeypatch: pytest.MonkeyPatch, emulator: Emulator, finetune: Callable[..., Run]
 ) -> None:

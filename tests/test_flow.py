@@ -24,10 +24,19 @@ VERSIONS = "/workspaces/local/models/[^/]+/versions/"
 QUICK = ("training.max_steps=2", "score.rows=2")
 
 
+# `python -m flows.finetune` with one line more on stderr at the end: the heavy modules that the process has loaded.
+WITH_MODULE_LIST = """
+import atexit, runpy, sys
+heavy = ("torch", "transformers", "azure.ai.ml")
+atexit.register(lambda: print("loaded:", *[name for name in heavy if name in sys.modules], file=sys.stderr))
+runpy.run_module("flows.finetune", run_name="__main__")
+"""
+
+
 @pytest.fixture(scope="module")
 def completed(session_emulator: Emulator, prefect_api: str) -> Run:
     """The command, typed as a user would, completed under the module's key."""
-    command = [sys.executable, "-m", "flows.finetune", "--json", "--run-key", KEY]
+    command = [sys.executable, "-c", WITH_MODULE_LIST, "--json", "--run-key", KEY]
     command += [word for assignment in QUICK for word in ("--set", assignment)]
     environment = os.environ | session_emulator.env | {"PREFECT_API_URL": prefect_api}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -68,9 +77,10 @@ def test_a_completed_run_reports_every_section(completed: Run, emulator: Emulato
 
 
 def test_a_clean_run_s_screen_has_the_flow_s_own_lines_only(completed: Run) -> None:
-    """No library prints a warning, a traceback or a notice on the way."""
-    lines = completed.errors.splitlines()
+    """No library prints a warning, a traceback or a notice on the way, and the flow's process never loads torch."""
+    *lines, last = completed.errors.splitlines()
 
+    assert last == "loaded: azure.ai.ml"
     assert [line for line in lines if not re.match(r"\d\d:\d\d:\d\d  [a-z]+ +", line)] == []
     assert [line for line in lines if "warning: " in line and "  model  " not in line] == []
 

@@ -167,6 +167,19 @@ def test_servers_of_the_command_s_own_survive_the_signal_and_end_with_it(tmp_pat
     assert processes_of(tmp_path) == []
 
 
+def test_a_killed_command_leaves_no_process(tmp_path: Path) -> None:
+    """The servers' standard input is a pipe of the command: it closes with it, and they end."""
+    homes = {"RETUNE_HOME": str(tmp_path / "retune"), "PREFECT_HOME": str(tmp_path / "prefect")}
+    plain = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | homes
+    run = interrupt(plain, "Prefect's page", number=signal.SIGKILL)
+
+    deadline = time.monotonic() + 20
+    while processes_of(tmp_path) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert run.code == -signal.SIGKILL
+    assert processes_of(tmp_path) == []
+
+
 def processes_of(folder: Path) -> list[str]:
     """Command lines of the processes that were started with this RETUNE_HOME."""
     found = []
