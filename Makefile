@@ -8,7 +8,7 @@ BIN := .venv/bin
 .DELETE_ON_ERROR:
 
 run: .venv/installed
-	$(BIN)/python -m flows.finetune --preset local $(ARGS)
+	@$(BIN)/python -m flows.finetune --preset local $(ARGS)
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)
@@ -18,10 +18,11 @@ lint: .venv/installed
 	$(BIN)/ruff format --check .
 
 .venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Retune needs Python 3.11 or newer")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[emulator,trainer,dev]'
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Retune needs Python 3.11 or newer")'
+	@echo "installing into .venv, which takes a few minutes" >&2
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[emulator,trainer,dev]'
+	@touch $@
 
 clean:
 	rm -rf .venv .retune
