@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import signal
 import threading
 import time
@@ -91,6 +92,8 @@ def recording(key: str | None) -> Iterator[Recorder]:
         except BadRequest as error:
             recorder.close("rejected", error)
         except (KeyboardInterrupt, TerminationSignal) as error:
+            STOP.set()
+            log.warning("stopped by a signal")
             recorder.close("cancelled", error)
         except Exception as error:
             if not isinstance(error, RetuneError):
@@ -98,6 +101,9 @@ def recording(key: str | None) -> Iterator[Recorder]:
             recorder.close("failed", error)
         else:
             recorder.close("completed")
+        finally:
+            # What still waits in a thread has nothing left to wait for.
+            STOP.set()
 
 
 def _let_progress_through() -> None:
@@ -179,12 +185,11 @@ class Signals:
             self._busy = before
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        # Nothing here may take a lock, as logging and STOP do: this thread may hold it.
         if self._busy:
-            log.warning("%s first; please wait", self._busy)
+            os.write(2, f"{self._busy} first; please wait\n".encode())
             return
         self._busy = "cleaning up"
-        STOP.set()
-        log.warning("stopping")
         raise KeyboardInterrupt if number == signal.SIGINT else TerminationSignal(signal=number)
 
 

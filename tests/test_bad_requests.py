@@ -124,7 +124,7 @@ def test_an_existing_cluster_of_another_size_is_refused(emulator: Emulator, fine
 
 
 def test_a_preset_that_wants_the_emulator_never_reaches_azure(
-    monkeypatch: pytest.MonkeyPatch, emulator: Emulator, finetune: Callable[..., Run]
+    emulator: Emulator, finetune: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the address of a real cloud in the environment, the local preset refuses to run."""
     monkeypatch.setenv("ARM_CLOUD_METADATA_URL", "https://management.azure.com/metadata/endpoints")
@@ -135,7 +135,7 @@ def test_a_preset_that_wants_the_emulator_never_reaches_azure(
 
 
 def test_an_emulator_that_has_ended_is_a_named_error(
-    monkeypatch: pytest.MonkeyPatch, emulator: Emulator, finetune: Callable[..., Run]
+    emulator: Emulator, finetune: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The exports of an emulator outlive it in a shell."""
     monkeypatch.setenv("ARM_CLOUD_METADATA_URL", "https://localhost:9/metadata/endpoints")
@@ -147,7 +147,7 @@ def test_an_emulator_that_has_ended_is_a_named_error(
 
 
 def test_signing_in_without_a_credential_says_what_was_tried(
-    monkeypatch: pytest.MonkeyPatch, emulator: Emulator, finetune: Callable[..., Run]
+    emulator: Emulator, finetune: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a worker nobody can answer a browser: the error lists the chain."""
     from retune import workspace

@@ -41,7 +41,13 @@ def worker(prefect_api: str, session_emulator: Emulator, tmp_path: Path) -> Iter
     )
     with (tmp_path / "worker.log").open("w") as log:
         process = subprocess.Popen(
-            ["bash", "-c", " && ".join(lines)], env=environment, stdout=log, stderr=log, start_new_session=True
+            ["bash", "-c", " && ".join(lines)],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            # A worker ends on SIGINT, which a test run in the background hands down as ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     deadline = time.monotonic() + START_SECONDS
     try:
