@@ -161,6 +161,14 @@ def session_emulator(tmp_path_factory: pytest.TempPathFactory, exchanges: Path) 
     emulator.stop()
 
 
+@pytest.fixture(autouse=True)
+def not_stopped() -> None:
+    """A flow that ends tells its threads to stop; a step that a test calls by itself has not been told."""
+    from retune.waiting import STOP
+
+    STOP.clear()
+
+
 @pytest.fixture
 def emulator(session_emulator: Emulator) -> Iterator[Emulator]:
     """The session's emulator, with its variables set and no faults."""
