@@ -114,7 +114,7 @@ def _let_progress_through() -> None:
 
 
 def gather(*steps: PrefectFuture | State) -> list:
-    """The results of all steps, waited for together; what several find wrong with it is one BadRequest."""
+    """The results of all steps, waited for together. The problems of several BadRequests become one BadRequest."""
     for step in steps:
         if isinstance(step, PrefectFuture):
             step.wait()
