@@ -12,28 +12,32 @@ if __name__ == "__main__":
     main()
 
 from prefect import flow
-from prefect.futures import PrefectFuture
 from prefect.states import State
 
-from flows.recording import cancelling_job, gather, recording, tearing_down
-from retune.report import Run
+from flows.hooks import clean_up_after
+from flows.recording import gather, recording, serving, training
 from retune.request import Request, RunKey
 from tasks.auth import sign_in
 from tasks.compute import check_sizes, ensure_cluster, inspect_compute
 from tasks.data import prepare_data
-from tasks.deploy import create_endpoint, deploy, plan_endpoint
+from tasks.deploy import create_endpoint, deploy, keep_endpoint, plan_endpoint
 from tasks.job import submit_job, wait_for_job
 from tasks.metrics import read_metrics
 from tasks.model import read_model
 from tasks.register import register_model
 from tasks.score import ask
-from tasks.teardown import delete_endpoint
 
 
-@flow(name="finetune", validate_parameters=True, persist_result=False)
+@flow(
+    name="finetune",
+    validate_parameters=True,
+    persist_result=False,
+    on_cancellation=[clean_up_after],
+    on_crashed=[clean_up_after],
+)
 def finetune(request: Request, run_key: RunKey | None = None) -> State:
     """Base model and chat data to a registered model that has answered; the report is kept under `.retune/runs`."""
-    with recording(run_key) as run:
+    with recording(request, run_key) as run:
         report = run.report
         report.identity = sign_in(request.workspace)
 
@@ -47,14 +51,13 @@ def finetune(request: Request, run_key: RunKey | None = None) -> State:
         report.parameters, report.warnings = model.parameters, model.warnings
 
         report.compute = cluster = ensure_cluster(request, compute)
-        with cancelling_job(run, request):
-            submission = submit_job(request, run.key, model, cluster, data)
-            report.run, report.job = Run(attempt=submission.attempt), submission.job
-            report.job = wait_for_job(request, submission)
+        with training(run):
+            submission = submit_job(request, run.key, run.watch.holder, model, cluster, data)
+            run.follow(submission)
+            run.job_ended(wait_for_job(request, submission))
 
-        report.endpoint = endpoint = plan_endpoint(request, submission)
-        beside: list[PrefectFuture] = []
-        try:
+        endpoint = plan_endpoint(request, submission, compute)
+        with serving(run, endpoint) as beside:
             beside.append(create_endpoint.submit(request, endpoint, submission))
             beside.append(read_metrics.submit(request, submission.job.name))
             report.registered_model = register_model(request, submission, model, data)
@@ -63,8 +66,6 @@ def finetune(request: Request, run_key: RunKey | None = None) -> State:
             report.model = report.model.model_copy(update={"weights": metrics.weights})
             deploy(request, endpoint, report.registered_model)
             report.score = ask(request, endpoint, data)
-        finally:
-            with tearing_down(beside):
-                deleted = delete_endpoint(request, endpoint.name)
-                report.endpoint = endpoint.model_copy(update={"deleted": deleted})
+            if request.serving.keep:
+                report.endpoint = keep_endpoint(request, endpoint)
     return run.final_state()

@@ -1,13 +1,10 @@
-"""What surrounds the recipe: key and report of the run, honest final states, clean-up that no second Ctrl-C ends."""
+"""What surrounds the recipe: key and report of the run, honest final states, and the clean-up after each phase."""
 
 import contextlib
 import logging
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
-from types import FrameType
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -19,12 +16,18 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed, State
 
-from retune.errors import BadRequest, RetuneError
+from flows import guard
+from flows.signals import SIGNALS
+from flows.watch import Watch
+from retune import ledger
+from retune.errors import BadRequest, RetuneError, Stopped
 from retune.folders import report_file
-from retune.report import Problem, Report, Run, Status, Step
+from retune.report import Endpoint, Job, Problem, Report, Run, Status, Step
 from retune.request import Request
 from retune.waiting import STOP
-from tasks.job import cancel_run
+from retune.workspace import find_address
+from tasks.job import Submission, cancel_run
+from tasks.teardown import delete_endpoint
 
 log = logging.getLogger("retune.run")
 
@@ -33,13 +36,66 @@ STATES_SECONDS = 5
 
 
 class Recorder:
-    """The report of a flow run while it is written."""
+    """A flow run while it goes on: its key, its report, and who looks after what it makes."""
 
-    def __init__(self, key: str | None) -> None:
+    def __init__(self, request: Request, key: str | None) -> None:
+        self.request = request
         self.flow_run_id = str(flow_run.get_id())
         self.key = key or self.flow_run_id
         self.report = Report()
+        self.watch = Watch(self.flow_run_id)
+        self._run_count = flow_run.get_run_count()
+        self._guard: guard.Guard | None = None
+        self._job_settled = True
         self._began = time.monotonic()
+
+    def start_guard(self) -> None:
+        """Have a process of its own clean up if this one dies."""
+        self._job_settled = False
+        place = find_address(self.request.workspace)
+        here = {"subscription_id": place.subscription_id, "resource_group": place.resource_group, "name": place.name}
+        limits = self.request.limits
+        self._guard = guard.start(
+            guard.Guarded(
+                # The guard runs in another folder, where no config.json need be.
+                workspace=self.request.workspace.model_copy(update=here),
+                key=self.key,
+                holder=self.watch.holder,
+                lease_minutes=limits.lease_minutes,
+                delete_minutes=limits.delete_minutes,
+                flow_run_id=self.flow_run_id,
+                run_count=self._run_count,
+                # Prefect's runners set this for the processes that they start.
+                worker=os.getppid() if "PREFECT__FLOW_RUN_ID" in os.environ else None,
+            )
+        )
+
+    def follow(self, submission: Submission) -> None:
+        """Put the job into the report and hold it."""
+        self.report.run, self.report.job = Run(attempt=submission.attempt), submission.job
+        self.watch.hold(self.key, submission.attempt)
+
+    def job_ended(self, job: Job) -> None:
+        """Put the completed job into the report; nothing needs to end it any more."""
+        self.report.job = job
+        self._job_settled = True
+
+    def cancel_job(self, error: BaseException) -> None:
+        """Ask for the job's cancellation, unless another start has taken it over."""
+        status = None if self.watch.taken_over else cancel_run(self.request, self.key, self.watch.holder)
+        if self.report.job and status:
+            self.report.job = self.report.job.model_copy(update={"status": status})
+        # Without a status there may be a job whose submission was cut off, but not when the service refused it.
+        refused = isinstance(error, RetuneError) and not isinstance(error, Stopped) and self.report.job is None
+        self._job_settled = status is not None or refused or self.watch.taken_over
+
+    def release_guard(self) -> None:
+        """Let the guard end, or leave to it what this run could not see through."""
+        if self._guard is None:
+            return
+        endpoint = self.report.endpoint
+        settled = endpoint is None or endpoint.deleted or endpoint.kept_until or self.watch.taken_over
+        self._guard.release("cancel" if not self._job_settled else "done" if settled else "")
 
     def close(self, status: Status, error: BaseException | None = None) -> None:
         """Write the report to disk; a failure names the step that Prefect saw failing."""
@@ -70,10 +126,14 @@ class Recorder:
 
     def final_state(self) -> State:
         """The Prefect state that says what happened."""
-        error = self.report.error
+        error, endpoint = self.report.error, self.report.endpoint
         match self.report.status:
             case "completed":
-                return Completed(message="The model is registered and answered; the endpoint is deleted.")
+                kept = endpoint and endpoint.kept_until
+                return Completed(
+                    message="The model is registered and answered; the endpoint is "
+                    + (f"left up until {kept:%Y-%m-%d %H:%M} UTC." if kept else "deleted.")
+                )
             case "cancelled":
                 return Cancelled(message=error.message)
             case _:
@@ -81,29 +141,43 @@ class Recorder:
 
 
 @contextlib.contextmanager
-def recording(key: str | None) -> Iterator[Recorder]:
+def recording(request: Request, key: str | None) -> Iterator[Recorder]:
     """A recorder whose report is closed however the recipe ends; ends that the report explains do not propagate."""
     STOP.clear()
     _let_progress_through()
-    recorder = Recorder(key)
-    with SIGNALS.watched():
+    run = Recorder(request, key)
+    with SIGNALS.watched(), run.watch.watching(request):
         try:
-            yield recorder
+            yield run
         except BadRequest as error:
-            recorder.close("rejected", error)
-        except (KeyboardInterrupt, TerminationSignal) as error:
+            run.close("rejected", error)
+        except (KeyboardInterrupt, TerminationSignal):
             STOP.set()
-            log.warning("stopped by a signal")
-            recorder.close("cancelled", error)
+            _close_stopped(run)
         except Exception as error:
+            if SIGNALS.reason and isinstance(error, Stopped):
+                _close_stopped(run)
+                return
             if not isinstance(error, RetuneError):
                 log.exception("unexpected error")
-            recorder.close("failed", error)
+            run.close("failed", error)
+        except BaseException as error:
+            # Prefect's own time limit, which makes the state by itself.
+            run.close("failed", error)
+            raise
         else:
-            recorder.close("completed")
+            # A stop that came while the endpoint was being deleted is one all the same.
+            _close_stopped(run) if SIGNALS.reason else run.close("completed")
         finally:
             # What still waits in a thread has nothing left to wait for.
             STOP.set()
+            run.release_guard()
+
+
+def _close_stopped(run: Recorder) -> None:
+    reason = SIGNALS.reason
+    log.warning("stopped: %s", reason.message)
+    run.close("cancelled" if isinstance(reason, Stopped) else "failed", reason)
 
 
 def _let_progress_through() -> None:
@@ -131,69 +205,40 @@ def gather(*steps: PrefectFuture | State) -> list:
 
 
 @contextlib.contextmanager
-def cancelling_job(run: Recorder, request: Request) -> Iterator[None]:
-    """Ask for the cancellation of the run's job when the body ends other than well, also by a signal."""
+def training(run: Recorder) -> Iterator[None]:
+    """Guard what the body makes, and ask for the job's cancellation when it ends other than well, also by a signal."""
+    run.start_guard()
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         with SIGNALS.deferred("asking for the job's cancellation"):
-            status = cancel_run(request, run.key)
-        if run.report.job and status:
-            run.report.job = run.report.job.model_copy(update={"status": status})
+            run.cancel_job(error)
         raise
 
 
 @contextlib.contextmanager
-def tearing_down(beside: list[PrefectFuture]) -> Iterator[None]:
-    """Run the body once the steps beside have ended, told to stop if need be; a signal waits until it is done."""
-    with SIGNALS.deferred("deleting the endpoint, which costs money"):
-        STOP.set()
-        for future in beside:
-            with contextlib.suppress(TimeoutError):
-                future.wait(timeout=FUTURE_SECONDS)
-        yield
+def serving(run: Recorder, endpoint: Endpoint) -> Iterator[list[PrefectFuture]]:
+    """Delete the endpoint when the body ends, unless it is to be kept; a list for the steps that the body starts.
 
-
-class Signals:
-    """What SIGINT and SIGTERM do to a run: the first stops it, those that come during clean-up only get an answer."""
-
-    def __init__(self) -> None:
-        self._busy = ""
-
-    @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
-        """Handle both signals in the body. Python gives them to the main thread only."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        self._busy = ""
-        numbers = (signal.SIGINT, signal.SIGTERM)
-        before = {number: signal.signal(number, self._handle) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    @contextlib.contextmanager
-    def deferred(self, doing: str) -> Iterator[None]:
-        """Run the body to its end whatever signal comes."""
-        before, self._busy = self._busy, doing
-        try:
-            yield
-        finally:
-            self._busy = before
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        # Nothing here may take a lock, as logging and STOP do: this thread may hold it.
-        if self._busy:
-            os.write(2, f"{self._busy} first; please wait\n".encode())
-            return
-        self._busy = "cleaning up"
-        raise KeyboardInterrupt if number == signal.SIGINT else TerminationSignal(signal=number)
-
-
-SIGNALS = Signals()
+    The request is sent before anything else, because a worker that cancels gives 30 s; then the steps beside are told
+    to stop, and the deletion is watched. A signal waits until it is done.
+    """
+    beside: list[PrefectFuture] = []
+    run.report.endpoint = endpoint
+    workspace = run.request.workspace
+    try:
+        yield beside
+    finally:
+        if not (run.report.endpoint.kept_until or run.watch.taken_over):
+            doing = f"deleting endpoint {endpoint.name}, which costs money and expires {endpoint.expires:%H:%M} UTC,"
+            with SIGNALS.deferred(doing):
+                asked = ledger.ask_deletion(workspace, endpoint.name)
+                STOP.set()
+                for future in beside:
+                    with contextlib.suppress(TimeoutError):
+                        future.wait(timeout=FUTURE_SECONDS)
+                deleted = delete_endpoint(run.request, endpoint.name, asked)
+                run.report.endpoint = endpoint.model_copy(update={"deleted": deleted})
 
 
 def read_task_runs(flow_run_id: str) -> list[TaskRun]:
@@ -233,10 +278,6 @@ def _problem(error: BaseException, step: str) -> Problem:
             # A teardown that fails must not hide why it was needed.
             first = f" Before that: {error.__context__}" if isinstance(error.__context__, RetuneError) else ""
             return Problem(step=step, code=error.code, message=error.message + first, fix=error.fix)
-        case KeyboardInterrupt():
-            return Problem(step=step, code="Interrupted", message="The run was interrupted.", fix="Run it again.")
-        case TerminationSignal():
-            return Problem(step=step, code="Terminated", message="The process was told to end.", fix="Run it again.")
         case _:
             return Problem(
                 step=step,

@@ -36,13 +36,14 @@ def main(preset: str, assignments: tuple[str, ...], run_key: str | None, as_json
     With the preset `local` the run needs no account: it starts an Azure ML emulator on this machine.
     """
     from retune.errors import RetuneError
-    from retune.report import EXIT_CODES, refused, render
+    from retune.report import refused
     from retune.request import load, parse_run_key
 
-    with _progress_on_stderr(quiet):
+    with progress_on_stderr(quiet):
         try:
             request, key = load(preset, list(assignments)), parse_run_key(run_key)
-            report = run(request, key)
+            with servers_for(request.workspace, prefect=True):
+                report = run_flow(request, key)
         except RetuneError as error:
             report = refused(error)
         except KeyboardInterrupt:
@@ -50,6 +51,13 @@ def main(preset: str, assignments: tuple[str, ...], run_key: str | None, as_json
         except Exception as error:
             logging.getLogger("retune.cli").exception("unexpected error")
             report = refused(RetuneError(type(error).__name__, str(error), "See the traceback above."))
+    finish(report, as_json)
+
+
+def finish(report: "Report", as_json: bool) -> None:  # noqa: F821
+    """Print the report and end the process with the status that belongs to it."""
+    from retune.report import EXIT_CODES, render
+
     if as_json:
         print(report.to_json())
     else:
@@ -57,33 +65,53 @@ def main(preset: str, assignments: tuple[str, ...], run_key: str | None, as_json
     sys.exit(EXIT_CODES[report.status])
 
 
-def run(request: "Request", key: str | None) -> "Report":  # noqa: F821
-    """Run the flow with the servers that it needs; its report."""
+def run_flow(request: "Request", key: str | None) -> "Report":  # noqa: F821
+    """The report of a run of the flow in this process, which has the servers that it needs."""
+    from flows.finetune import finetune
     from retune.folders import report_file
     from retune.report import Report
+
+    state = finetune(request, key, return_state=True)
+    return Report.model_validate_json(report_file(str(state.state_details.flow_run_id)).read_text("utf-8"))
+
+
+def run_sweep(request: "Request", dry_run: bool) -> "Swept":  # noqa: F821
+    """The report of a sweep of the request's workspace, in this process, which has the servers that it needs."""
+    from flows.sweep import sweep
+    from retune.folders import report_file
+    from retune.report import Swept
+
+    state = sweep(request.workspace, dry_run, request.limits.delete_minutes, return_state=True)
+    file = report_file(str(state.state_details.flow_run_id))
+    if not file.is_file():
+        raise state.result(raise_on_failure=False)
+    return Swept.model_validate_json(file.read_text(encoding="utf-8"))
+
+
+@contextlib.contextmanager
+def servers_for(workspace: "Workspace", *, prefect: bool) -> Iterator[None]:  # noqa: F821
+    """The local servers that the body needs: an emulator where the workspace asks for one, and Prefect's API."""
     from retune.servers import emulator, prefect_api
 
     _quiet_libraries()
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         with contextlib.ExitStack() as stack:
-            if request.workspace.emulator:
+            if workspace.emulator:
                 stack.enter_context(emulator())
-            stack.enter_context(prefect_api(meanwhile=_import_what_the_flow_uses))
-            from flows.finetune import finetune
-
+            if prefect:
+                stack.enter_context(prefect_api(meanwhile=_import_what_the_flow_uses))
             # azure-ai-ml prints dots on stdout while it polls; stdout is the report's.
             with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
-                state = finetune(request, key, return_state=True)
+                yield
             # What is left is to stop the local servers, which has a limit of its own.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     finally:
         signal.signal(signal.SIGINT, interrupt)
-    return Report.model_validate_json(report_file(str(state.state_details.flow_run_id)).read_text("utf-8"))
 
 
 @contextlib.contextmanager
-def _progress_on_stderr(quiet: bool) -> Iterator[None]:
+def progress_on_stderr(quiet: bool) -> Iterator[None]:
     """Lines like `02:41:07  job  submitted retune-...` from Retune's own loggers."""
     handler = logging.StreamHandler()
     handler.setFormatter(_StepFormatter())

@@ -4,12 +4,24 @@ The same key and attempt give the same names on any machine, so a name is a lock
 """
 
 import hashlib
-import json
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from retune.request import Request
+from pydantic import ValidationError
+
+from retune.request import RUN_KEY, Request
 
 OWNER = "retune"
+KEY_TAG = "retune.key"
+ATTEMPT_TAG = "retune.attempt"
+EXPIRES_TAG = "retune.expires"
+KEPT_TAG = "retune.kept"
+ALIVE_TAG = "retune.alive-until"
+HOLDER_TAG = "retune.holder"
+DATA_TAG = "retune.data"
+REQUEST_PROPERTY = "retune.request."
+# Source: resource-limits documentation, values of a job's properties.
+PROPERTY_LENGTH = 1000
 
 
 def job_name(key: str, attempt: int) -> str:
@@ -17,9 +29,13 @@ def job_name(key: str, attempt: int) -> str:
     return f"retune-{key}-{attempt}"
 
 
-def endpoint_name(key: str, attempt: int) -> str:
-    """Name of the endpoint: unique in the region with near certainty and within Azure's 32 characters."""
-    return f"retune-{hashlib.sha256(key.encode()).hexdigest()[:16]}-{attempt}"
+def endpoint_name(workspace_id: str, key: str, attempt: int) -> str:
+    """Name of the endpoint, within Azure's 32 characters.
+
+    Endpoint names are shared by all customers in a region, and others have a run `nightly` too: hence the workspace.
+    """
+    digest = hashlib.sha256(f"{workspace_id.lower()}\n{key}".encode()).hexdigest()
+    return f"retune-{digest[:16]}-{attempt}"
 
 
 def registered_model_name(request: Request) -> str:
@@ -33,17 +49,52 @@ def model_version(created: datetime, key: str, attempt: int) -> str:
     return f"{created.astimezone(UTC):%Y%m%d%H%M%S}-{hashlib.sha256(f'{key}-{attempt}'.encode()).hexdigest()[:6]}"
 
 
-def request_digest(request: Request) -> str:
-    """Twelve hex digits of what the run was asked to do, waits left out."""
-    asked = request.model_dump(mode="json", exclude={"limits", "workspace"})
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
+def request_properties(request: Request) -> dict[str, str]:
+    """What the run was asked to do, as properties of its job: JSON without defaults, cut to the allowed length."""
+    text = request.model_dump_json(exclude={"workspace"}, exclude_defaults=True)
+    pieces = range(0, len(text), PROPERTY_LENGTH)
+    return {f"{REQUEST_PROPERTY}{start // PROPERTY_LENGTH}": text[start : start + PROPERTY_LENGTH] for start in pieces}
+
+
+def read_request(properties: Mapping[str, str] | None) -> Request | None:
+    """The request in a job's properties, its workspace left open; None when there is none that can be read."""
+    found = properties or {}
+    pieces = [found.get(f"{REQUEST_PROPERTY}{number}", "") for number in range(len(found))]
+    try:
+        return Request.model_validate_json("".join(pieces))
+    except ValidationError:
+        return None
 
 
 def tags(key: str, attempt: int) -> dict[str, str]:
     """Tags that mark a resource as this run's."""
-    return {"owner": OWNER, "retune.key": key, "retune.attempt": str(attempt)}
+    return {"owner": OWNER, KEY_TAG: key, ATTEMPT_TAG: str(attempt)}
 
 
-def expiry_tag(hours: float) -> dict[str, str]:
-    """Tag with the moment, UTC, after which an endpoint counts as left behind."""
-    return {"retune.expires": (datetime.now(UTC) + timedelta(hours=hours)).isoformat(timespec="seconds")}
+def read_tags(tags: Mapping[str, str] | None) -> tuple[str, int] | None:
+    """Key and attempt in a resource's tags; None unless they are what `tags` makes."""
+    found = tags or {}
+    key, attempt = found.get(KEY_TAG, ""), found.get(ATTEMPT_TAG, "")
+    if found.get("owner") != OWNER or not RUN_KEY.fullmatch(key) or not (attempt.isascii() and attempt.isdigit()):
+        return None
+    return key, int(attempt)
+
+
+def expiry_tag(moment: datetime) -> dict[str, str]:
+    """Tag with the moment after which an endpoint counts as left behind."""
+    return {EXPIRES_TAG: moment.astimezone(UTC).isoformat(timespec="milliseconds")}
+
+
+def lease_tags(minutes: float, holder: str) -> dict[str, str]:
+    """Tags of a job with the process that follows it and the moment, UTC, until which it counts as alive."""
+    until = datetime.now(UTC) + timedelta(minutes=minutes)
+    return {ALIVE_TAG: until.isoformat(timespec="milliseconds"), HOLDER_TAG: holder}
+
+
+def read_moment(tags: Mapping[str, str] | None, tag: str) -> datetime | None:
+    """The moment in a tag; None when there is none that can be read."""
+    try:
+        moment = datetime.fromisoformat((tags or {}).get(tag, ""))
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else None

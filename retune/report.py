@@ -115,6 +115,7 @@ class RegisteredModel(Part):
     name: str = Field(description="Name.")
     version: str = Field(description="Version.")
     id: str = Field(description="Full asset id.")
+    attached: bool = Field(False, description="An earlier start of this run had registered it.")
 
 
 class Endpoint(Part):
@@ -123,7 +124,11 @@ class Endpoint(Part):
     name: str = Field(description="Name.")
     deployment: str = Field(description="Deployment on it.")
     instance_type: str = Field(description="VM size of the deployment.")
+    expires: datetime = Field(description="After this moment the sweep deletes it, whatever else happens.")
     deleted: bool = Field(False, description="A GET after the deletion answered 404.")
+    kept_until: datetime | None = Field(None, description="Left up on purpose; the sweep deletes it after this moment.")
+    scoring_uri: str | None = Field(None, description="Where a kept endpoint is asked.")
+    price_per_day_usd: float | None = Field(None, description="List price of the deployment, US$ per day, if known.")
 
 
 class Answer(Part):
@@ -179,6 +184,50 @@ class Report(BaseModel):
         return self.model_dump_json(by_alias=True, indent=2)
 
 
+class Leftover(Part):
+    """An endpoint or a job that outlived its run."""
+
+    name: str = Field(description="Name of the endpoint or job.")
+    key: str = Field(description="Key of its run.")
+    attempt: int = Field(description="Attempt under this key.")
+    reason: str = Field(description="Why nobody needs it.")
+    action: Literal["found", "deleted", "cancelled", "spared", "failed"] = Field(
+        "found", description="What was done; `spared` when a run has taken it over in the meantime."
+    )
+    error: str | None = Field(None, description="Why it is still there.")
+
+
+class Swept(Part):
+    """What a sweep found and did."""
+
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    schema_version: Literal[1] = Field(1, alias="schema", description="Version of this document's form.")
+    workspace: str | None = Field(None, description="Name of the workspace.")
+    dry_run: bool = Field(False, description="Nothing was changed.")
+    endpoints: list[Leftover] = Field([], description="Endpoints that outlived their runs.")
+    jobs: list[Leftover] = Field([], description="Jobs that still ran or waited without a run.")
+    error: Problem | None = Field(None, description="Why the workspace could not be swept.")
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is left that a sweep should have ended."""
+        return self.error is None and all(one.action != "failed" for one in [*self.endpoints, *self.jobs])
+
+    @property
+    def summary(self) -> str:
+        """One sentence, with every failure."""
+        counts = f"{len(self.endpoints)} endpoint(s) and {len(self.jobs)} job(s) in workspace {self.workspace} outlived"
+        counts += " their runs"
+        failed = ", ".join(f"{one.name}: {one.error}" for one in [*self.endpoints, *self.jobs] if one.error)
+        change = "; nothing was changed" if self.dry_run else ""
+        return f"{counts}{change}{f'; not ended: {failed}' if failed else ''}."
+
+    def to_json(self) -> str:
+        """The document, indented, with the key `schema` first."""
+        return self.model_dump_json(by_alias=True, indent=2)
+
+
 def refused(error: RetuneError) -> Report:
     """The report of a run whose flow did not begin."""
     statuses: dict[str, Status] = {"BadRequest": "rejected", "Interrupted": "cancelled"}
@@ -186,11 +235,17 @@ def refused(error: RetuneError) -> Report:
     return Report(status=statuses.get(error.code, "failed"), error=problem)
 
 
-def render(report: Report) -> None:
-    """Print the report for a person, on stdout."""
+def screen() -> Console:
+    """stdout, with a width of its own where it is a file or a pipe."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = FILE_WIDTH
+    return console
+
+
+def render(report: Report) -> None:
+    """Print the report for a person, on stdout."""
+    console = screen()
     console.print(Text(f"Retune: {report.status}", style="bold"), f"in {report.run.seconds:g} s")
     for title, rows in _facts(report).items():
         if rows:
@@ -217,6 +272,21 @@ def render(report: Report) -> None:
         console.print(Text(f"Next: {report.error.fix}"))
 
 
+def render_swept(swept: Swept) -> None:
+    """Print what a sweep did for a person, on stdout."""
+    console = screen()
+    rows = [("endpoint", one) for one in swept.endpoints] + [("job", one) for one in swept.jobs]
+    if rows:
+        table = Table(box=None, pad_edge=False)
+        for heading in ("", "name", "run", "why", "what was done"):
+            table.add_column(heading, overflow="fold")
+        for kind, one in rows:
+            done = "nothing: a dry run" if swept.dry_run else f"{one.action}{f': {one.error}' if one.error else ''}"
+            table.add_row(kind, one.name, one.key, one.reason, done)
+        console.print(table)
+    console.print(swept.summary)
+
+
 def _facts(report: Report) -> dict[str, list[tuple[str, str]]]:
     """The sections of the printed report as label and text."""
     identity, job, model, data, endpoint = report.identity, report.job, report.model, report.data, report.endpoint
@@ -238,7 +308,11 @@ def _facts(report: Report) -> dict[str, list[tuple[str, str]]]:
             (role, f"{split.rows} rows" + "".join(f", {count} {why}" for why, count in split.dropped.items()))
             for role, split in (data.splits.items() if data else ())
         ],
-        "Job": [("name", job.name), ("shown as", job.display_name), ("status", f"{job.status}, {job.seconds:g} s")]
+        "Job": [
+            ("name", job.name + (" (attached: an earlier start submitted it)" if job.attached else "")),
+            ("shown as", job.display_name),
+            ("status", f"{job.status}, {job.seconds:g} s"),
+        ]
         if job
         else [],
         "Metrics": _metric_rows(report.metrics),
@@ -247,12 +321,17 @@ def _facts(report: Report) -> dict[str, list[tuple[str, str]]]:
             if report.registered_model
             else []
         )
-        + (
-            [("endpoint", f"{endpoint.name}: {'deleted' if endpoint.deleted else 'NOT DELETED, it costs money'}")]
-            if endpoint
-            else []
-        ),
+        + ([("endpoint", f"{endpoint.name}: {_endpoint_fate(endpoint)}")] if endpoint else []),
     }
+
+
+def _endpoint_fate(endpoint: Endpoint) -> str:
+    if endpoint.deleted:
+        return "deleted"
+    price = f", US$ {endpoint.price_per_day_usd:,.2f} a day" if endpoint.price_per_day_usd else ""
+    if endpoint.kept_until:
+        return f"kept until {endpoint.kept_until:%Y-%m-%d %H:%M} UTC{price}; scoring address {endpoint.scoring_uri}"
+    return f"NOT DELETED, it costs money{price}; it expires {endpoint.expires:%Y-%m-%d %H:%M} UTC"
 
 
 def _compute_row(compute: ComputeUsed) -> tuple[str, str]:

@@ -23,6 +23,7 @@ ComputeName = Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0
 DeploymentName = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,30}[a-z0-9])$")]
 AssetName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}$")]
 RUN_KEY_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}$"
+RUN_KEY = re.compile(RUN_KEY_PATTERN)
 RunKey = Annotated[str, Field(pattern=RUN_KEY_PATTERN)]
 
 
@@ -108,7 +109,7 @@ class Compute(Section):
 
 
 class Serving(Section):
-    """The managed online endpoint that proves the model answers. It is always deleted."""
+    """The managed online endpoint that proves the model answers. It is deleted, unless `keep` says otherwise."""
 
     instance_type: str = Field("Standard_NC24ads_A100_v4", min_length=1, description="VM size of the deployment.")
     instance_count: int = Field(1, ge=1, le=50, description="Instances of the deployment.")
@@ -119,6 +120,13 @@ class Serving(Section):
     )
     expiry_hours: float = Field(
         4, gt=0, le=72, description="Age after which the endpoint counts as left behind, hours; a tag on it."
+    )
+    keep: bool = Field(
+        False,
+        description="Leave the endpoint up after a completed run, until `keep_hours` have passed. It costs money.",
+    )
+    keep_hours: float = Field(
+        24, gt=0, le=720, description="Time after which the sweep deletes a kept endpoint, hours."
     )
 
 
@@ -145,6 +153,13 @@ class Limits(Section):
     compute_minutes: float = Field(30, gt=0, description="Longest wait for the cluster, minutes.")
     deploy_minutes: float = Field(60, gt=0, description="Longest wait for endpoint and deployment, each, minutes.")
     delete_minutes: float = Field(20, gt=0, description="Longest wait for the endpoint's deletion, minutes.")
+    total_minutes: float = Field(2880, gt=0, description="Longest time for the whole run, deletion left out, minutes.")
+    lease_minutes: float = Field(
+        15,
+        ge=0.05,
+        description="A run that has died holds its job for so long, for a start with the same key to take over; "
+        "then the job is cancelled. Minutes.",
+    )
 
 
 class Request(Section):
@@ -291,6 +306,6 @@ def parse_run_key(key: str | None) -> str | None:
     Raises:
         BadRequest: it holds characters that Azure's names do not take, or is too long.
     """
-    if key is not None and not re.fullmatch(RUN_KEY_PATTERN, key):
+    if key is not None and not RUN_KEY.fullmatch(key):
         raise BadRequest([f"--run-key '{key}': use 1 to 64 letters, digits, '-' and '_', a letter or digit first."])
     return key

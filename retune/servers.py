@@ -59,12 +59,13 @@ def emulator() -> Iterator[None]:
 def prefect_api(meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
     """A Prefect API for this process: the configured one, else a server of our own on Prefect's own database.
 
-    `meanwhile` is called while that server starts.
+    `meanwhile` is called before the body, while that server starts.
     """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     if PREFECT_API_URL.value():
         log.info("using the Prefect API at %s", PREFECT_API_URL.value())
+        meanwhile()
         yield
         return
     port = _free_port()

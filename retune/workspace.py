@@ -32,6 +32,11 @@ class Address(NamedTuple):
     name: str
     found_in: str
 
+    @property
+    def id(self) -> str:
+        """Subscription, resource group and name."""
+        return "/".join(self[:3])
+
 
 def find_address(workspace: Workspace) -> Address:
     """The workspace's address: the request's own, else the environment's, else config.json's.

@@ -34,6 +34,7 @@ class ComputeFacts(Part):
     used: ComputeUsed
     exists: bool
     region_sizes: list[str]
+    serving_price_per_hour_usd: float | None
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
@@ -62,7 +63,13 @@ def inspect_compute(request: Request) -> ComputeFacts:
         tier=cluster.tier if cluster is not None else asked.tier,
         price_per_hour_usd=_price(size.__dict__),
     )
-    return ComputeFacts(used=used, exists=cluster is not None or asked.serverless, region_sizes=list(sizes))
+    serving = sizes.get(request.serving.instance_type.lower())
+    return ComputeFacts(
+        used=used,
+        exists=cluster is not None or asked.serverless,
+        region_sizes=list(sizes),
+        serving_price_per_hour_usd=_price(serving.__dict__) if serving else None,
+    )
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -4,7 +4,10 @@ Whoever calls `create_endpoint` calls `tasks.teardown.delete_endpoint` in a `fin
 """
 
 import logging
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, TypeVar
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -15,15 +18,22 @@ from retune.errors import CloudError
 from retune.report import Endpoint, RegisteredModel
 from retune.request import Request
 from retune.waiting import finish, pause
+from tasks.compute import ComputeFacts
 from tasks.job import Submission
 from tasks.retrying import HARMLESS, is_transient
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
+    from azure.ai.ml.entities import ManagedOnlineEndpoint
+    from azure.core.polling import LROPoller
 
 log = logging.getLogger("retune.deploy")
 
 LOG_LINES = 20
+# A name that stays taken belongs to somebody else.
+BUSY_SECONDS = 300
+BUSY_LOOK_SECONDS = 2
+T = TypeVar("T")
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
@@ -37,7 +47,7 @@ def create_endpoint(request: Request, endpoint: Endpoint, submission: Submission
     from azure.ai.ml.entities import ManagedOnlineEndpoint
     from azure.core.exceptions import HttpResponseError
 
-    tags = names.tags(submission.key, submission.attempt) | names.expiry_tag(request.serving.expiry_hours)
+    tags = names.tags(submission.key, submission.attempt) | names.expiry_tag(endpoint.expires)
     wanted = ManagedOnlineEndpoint(
         name=endpoint.name, auth_mode="key", tags=tags, description=f"Smoke test of job {submission.job.name}."
     )
@@ -55,13 +65,27 @@ def create_endpoint(request: Request, endpoint: Endpoint, submission: Submission
     log.info("endpoint %s is up", endpoint.name)
 
 
-def plan_endpoint(request: Request, submission: Submission) -> Endpoint:
+def plan_endpoint(request: Request, submission: Submission, compute: ComputeFacts) -> Endpoint:
     """The endpoint that the run is going to make, under the name that its deletion will use."""
+    serving, price = request.serving, compute.serving_price_per_hour_usd
     return Endpoint(
-        name=names.endpoint_name(submission.key, submission.attempt),
-        deployment=request.serving.deployment,
-        instance_type=request.serving.instance_type,
+        name=names.endpoint_name(cloud.find_address(request.workspace).id, submission.key, submission.attempt),
+        deployment=serving.deployment,
+        instance_type=serving.instance_type,
+        expires=datetime.now(UTC) + timedelta(hours=serving.expiry_hours),
+        price_per_day_usd=price and round(price * serving.instance_count * 24, 2),
     )
+
+
+@task(cache_policy=NO_CACHE, persist_result=False)
+def keep_endpoint(request: Request, endpoint: Endpoint) -> Endpoint:
+    """The endpoint, marked as left up on purpose, with the later expiry that serving.keep_hours gives."""
+    until = datetime.now(UTC) + timedelta(hours=request.serving.keep_hours)
+    current = cloud.workspace_client(request.workspace).online_endpoints.get(endpoint.name)
+    current.tags |= names.expiry_tag(until) | {names.KEPT_TAG: "true"}
+    _put_endpoint(request, current, "Marking")
+    log.warning("endpoint %s stays up until %s UTC", endpoint.name, f"{until:%Y-%m-%d %H:%M}")
+    return endpoint.model_copy(update={"kept_until": until, "expires": until, "scoring_uri": current.scoring_uri})
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -88,7 +112,7 @@ def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> None
     )
     try:
         finish(
-            client.online_deployments.begin_create_or_update(deployment),
+            _when_free(lambda: client.online_deployments.begin_create_or_update(deployment)),
             minutes=request.limits.deploy_minutes,
             what=f"Deployment '{endpoint.deployment}' on endpoint '{endpoint.name}'",
             limit="limits.deploy_minutes",
@@ -106,13 +130,32 @@ def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> None
         ) from error
 
 
-def _put_endpoint(request: Request, endpoint: object, what: str) -> None:
+def _put_endpoint(request: Request, endpoint: "ManagedOnlineEndpoint", what: str) -> None:
+    client = cloud.workspace_client(request.workspace)
     finish(
-        cloud.workspace_client(request.workspace).online_endpoints.begin_create_or_update(endpoint),
+        _when_free(lambda: client.online_endpoints.begin_create_or_update(endpoint)),
         minutes=request.limits.deploy_minutes,
         what=f"{what} of endpoint '{endpoint.name}'",
         limit="limits.deploy_minutes",
     )
+
+
+def _when_free(begin: "Callable[[], LROPoller[T]]") -> "LROPoller[T]":
+    """The operation, begun as soon as the service takes it.
+
+    It answers 409 while an earlier change or deletion of the endpoint goes on, and for a while after a deletion.
+    """
+    from azure.core.exceptions import ResourceExistsError
+
+    deadline = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            return begin()
+        except ResourceExistsError as error:
+            if time.monotonic() > deadline:
+                raise
+            log.info("the endpoint is busy, trying again: %s", cloud.first_line(error))
+            pause(BUSY_LOOK_SECONDS)
 
 
 def _last_log_lines(client: "MLClient", endpoint: Endpoint) -> str:

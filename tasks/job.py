@@ -10,17 +10,18 @@ import io
 import json
 import logging
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from retune import names
+from retune import ledger, names
 from retune import workspace as cloud
 from retune.errors import CloudError, JobFailed, WaitExpired
+from retune.ledger import job_status
 from retune.report import ComputeUsed, Part, PreparedData
 from retune.report import Job as JobReport
 from retune.request import Request
@@ -37,10 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("retune.job")
 
 TRAINED_MODEL = "trained_model"
-REQUEST_TAG = "retune.request"
-ATTEMPTS = 20
-ENDED_BADLY = ("Failed", "Canceled")
-ENDED = ("Completed", *ENDED_BADLY)
 # A job that is NotResponding or Paused may come back; the run limit covers those that do not.
 WAITING_TO_RUN = ("NotStarted", "Starting", "Provisioning", "Preparing", "Queued", "Scheduled", "Unknown")
 STEPS = ("model_import", "preprocess", "finetune", "model_evaluation")
@@ -55,26 +52,27 @@ class Submission(Part):
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
-def submit_job(request: Request, key: str, model: ModelFacts, compute: ComputeUsed, data: PreparedData) -> Submission:
-    """The run's job, newly submitted or already there. A job that failed or was cancelled makes the next attempt.
+def submit_job(
+    request: Request, key: str, holder: str, model: ModelFacts, compute: ComputeUsed, data: PreparedData
+) -> Submission:
+    """The run's job, newly submitted or already there, held by `holder` from now on.
+
+    A job that failed or was cancelled makes the next attempt.
 
     Raises:
-        CloudError: `JobRefused`, with the service's words, or `JobNameTaken` when the name stands for another request.
+        CloudError: `JobRefused`, with the service's words, or `RunKeyTaken`, with what differs, when the key stands for
+            another request.
     """
     client = cloud.workspace_client(request.workspace)
     attempt, present = _next_attempt(client, key)
+    attached = present is not None
     if present is None:
-        present, attached = _create(client, request, key, attempt, model, compute, data)
-    else:
-        attached = True
-    digest = names.request_digest(request)
-    if present.tags.get(REQUEST_TAG) != digest:
-        raise CloudError(
-            "JobNameTaken",
-            f"Job '{present.name}' exists for another request (digest {present.tags.get(REQUEST_TAG)}, "
-            f"this one has {digest}).",
-            "Use another run key, or repeat the first request unchanged.",
-        )
+        present, attached = _create(client, request, key, attempt, holder, model, compute, data)
+    if attached:
+        _check_same(present, request, key, data)
+        if job_status(present) not in ledger.ENDED:
+            log.info("%s is %s", present.name, job_status(present))
+        ledger.renew_lease(request.workspace, present.name, request.limits.lease_minutes, holder)
     log.info("%s %s", "took over" if attached else "submitted", present.name)
     return Submission(job=_report(present, attached), key=key, attempt=attempt)
 
@@ -94,25 +92,23 @@ def wait_for_job(request: Request, submission: Submission) -> JobReport:
     return submission.job.model_copy(update={"status": status, "seconds": round(seconds, 1)})
 
 
-def cancel_run(request: Request, key: str) -> str | None:
-    """Ask for the cancellation of the run's job, if it has one that still goes on. Does not wait.
+def cancel_run(request: Request, key: str, holder: str) -> str | None:
+    """Ask for the cancellation of the run's job, if `holder` holds one that still goes on. Does not wait.
 
-    The status of the run's last job afterwards; None when there is none, or it is another request's, or unreadable.
+    The status of the run's last job afterwards; None when there is none, or another's, or it cannot be read.
     """
     from azure.core.exceptions import AzureError
 
-    client = cloud.workspace_client(request.workspace)
     try:
-        job = _last_job(client, key)
-        if job is None or job.tags.get(REQUEST_TAG) != names.request_digest(request):
+        job = ledger.last_job(request.workspace, key)
+        if job is None or job.holder != holder:
             return None
-        if _status(job) in ENDED:
-            return _status(job)
-        client.jobs.begin_cancel(job.name)
-    except (AzureError, CloudError) as error:
+        if job.status in ledger.ENDED:
+            return job.status
+        ledger.ask_cancellation(request.workspace, job.name)
+    except AzureError as error:
         log.error("the job of run %s could not be cancelled: %s", key, cloud.first_line(error))
         return None
-    log.warning("asked for the cancellation of %s", job.name)
     return "CancelRequested"
 
 
@@ -144,26 +140,46 @@ def build_pipeline(
 
 def _next_attempt(client: "MLClient", key: str) -> "tuple[int, Job | None]":
     """The number of the attempt to make, and its job when there is one to take over."""
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, ledger.ATTEMPTS + 1):
         job = _find(client, names.job_name(key, attempt))
-        if job is None or _status(job) not in ENDED_BADLY:
+        if job is None or job_status(job) not in ledger.ENDED_BADLY:
             return attempt, job
     raise CloudError(
         "TooManyAttempts",
-        f"All {ATTEMPTS} attempts of run '{key}' failed or were cancelled.",
+        f"All {ledger.ATTEMPTS} attempts of run '{key}' failed or were cancelled.",
         "Look at the last one's error, then start a run with another key.",
     )
 
 
-def _last_job(client: "MLClient", key: str) -> "Job | None":
-    """The job of the run's last attempt."""
-    last = None
-    for attempt in range(1, ATTEMPTS + 1):
-        job = _find(client, names.job_name(key, attempt))
-        if job is None:
-            break
-        last = job
-    return last
+def _check_same(job: "Job", request: Request, key: str, data: PreparedData) -> None:
+    """Raise RunKeyTaken, with what differs, when the job was submitted for another request or other data."""
+    before = names.read_request(job.properties)
+    if before is None:
+        different = ["its request cannot be read"]
+    else:
+        there, here = (dict(_flat(asked)) for asked in (before, request))
+        different = [
+            f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
+            for name in sorted(there.keys() | here.keys())
+            if there.get(name) != here.get(name)
+        ]
+    content = (job.tags.get(names.DATA_TAG), data.splits["train"].sha256)
+    if not different and content[0] != content[1]:
+        different = [f"the training rows have changed (sha256 {str(content[0])[:12]} there, {content[1][:12]} here)"]
+    if different:
+        raise CloudError(
+            "RunKeyTaken",
+            f"Run key '{key}' stands for another request: job '{job.name}' was submitted with it. "
+            f"{'; '.join(different)}.",
+            "Use another run key, or repeat the first request unchanged.",
+        )
+
+
+def _flat(request: Request) -> Iterator[tuple[str, object]]:
+    """What decides the result, as dotted key and value: where to run and how long to wait do not."""
+    for section, values in request.model_dump(mode="json", exclude={"limits", "workspace"}).items():
+        for name, value in values.items():
+            yield f"{section}.{name}", value
 
 
 def _create(
@@ -171,6 +187,7 @@ def _create(
     request: Request,
     key: str,
     attempt: int,
+    holder: str,
     model: ModelFacts,
     compute: ComputeUsed,
     data: PreparedData,
@@ -186,10 +203,12 @@ def _create(
     pipeline.name = names.job_name(key, attempt)
     nodes = next((int(p.value) for p in model.parameters if p.name == "num_nodes_finetune"), 1)
     pipeline.display_name = display_name(model.model.name, model.parameters, compute.gpus_per_node, nodes)
-    pipeline.tags = names.tags(key, attempt) | {
-        REQUEST_TAG: names.request_digest(request),
-        "retune.data": data.splits["train"].sha256,
-    }
+    pipeline.tags = (
+        names.tags(key, attempt)
+        | names.lease_tags(request.limits.lease_minutes, holder)
+        | {names.DATA_TAG: data.splits["train"].sha256}
+    )
+    pipeline.properties = names.request_properties(request)
     try:
         # The SDK draws a bar on stderr for each file that it uploads, whatever its show_progress says.
         with contextlib.redirect_stderr(io.StringIO()):
@@ -219,16 +238,11 @@ def _report(job: "Job", attached: bool) -> JobReport:
         name=job.name,
         display_name=job.display_name or job.name,
         experiment=job.experiment_name,
-        status=_status(job),
+        status=job_status(job),
         attached=attached,
         created=job.creation_context.created_at,
         studio_url=job.studio_url,
     )
-
-
-def _status(job: "Job") -> str:
-    # The SDK gives an enum for some kinds of jobs and a text for others.
-    return job.status.value if isinstance(job.status, Enum) else str(job.status)
 
 
 def _follow(request: Request, name: str) -> str:
@@ -237,7 +251,7 @@ def _follow(request: Request, name: str) -> str:
     limits = request.limits
     phase_began = time.monotonic()
     running, seen = False, ""
-    while (status := _status(client.jobs.get(name))) not in ENDED:
+    while (status := job_status(client.jobs.get(name))) not in ledger.ENDED:
         if status not in WAITING_TO_RUN and not running:
             running, phase_began = True, time.monotonic()
         progress = ", ".join([status, *_current_steps(client, name), *(_losses(client, name) if running else [])])
@@ -264,7 +278,7 @@ def _steps(client: "MLClient", name: str) -> list[tuple[str, str]]:
     """
     children = list(client.jobs.list(parent_job_name=name))
     steps = [step for child in children for step in list(client.jobs.list(parent_job_name=child.name)) or [child]]
-    return [(step.display_name, _status(step)) for step in steps]
+    return [(step.display_name, job_status(step)) for step in steps]
 
 
 def _current_steps(client: "MLClient", name: str) -> list[str]:

@@ -39,9 +39,11 @@ def register_model(request: Request, submission: Submission, model: ModelFacts, 
         "data_revision": data.revision,
         "data_train_sha256": data.splits["train"].sha256,
     }
+    attached = True
     try:
         made = client.models.get(name, version=version)
     except ResourceNotFoundError:
+        attached = False
         try:
             made = client.models.create_or_update(
                 Model(
@@ -62,4 +64,4 @@ def register_model(request: Request, submission: Submission, model: ModelFacts, 
                 "Correct model.registered_name, or look at the job's output in Azure ML studio.",
             ) from error
     log.info("%s:%s", made.name, made.version)
-    return RegisteredModel(name=made.name, version=made.version, id=made.id)
+    return RegisteredModel(name=made.name, version=made.version, id=made.id, attached=attached)

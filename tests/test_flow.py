@@ -126,7 +126,8 @@ def test_the_same_key_with_another_request_is_refused(finetune: Callable[..., Ru
     other = finetune(*QUICK, "training.seed=7", key=KEY)
 
     assert other.code == 1
-    assert other.report["error"]["code"] == "JobNameTaken"
+    assert other.report["error"]["code"] == "RunKeyTaken"
+    assert "training.seed: None there, 7 here" in other.report["error"]["message"]
     assert "another run key" in other.report["error"]["fix"]
 
 

@@ -144,11 +144,12 @@ def test_after_the_job_is_done_the_endpoint_is_deleted(
 def test_ctrl_c_during_the_teardown_does_not_stop_it(
     environment: dict[str, str], trained: str, emulator: Emulator
 ) -> None:
-    """The work is done: the run completes, and the screen says what it is waiting for."""
+    """The deletion runs to its end, the screen says what it waits for, and the run counts as cancelled."""
     run = interrupt(environment, "asked for the deletion", key=trained, times=2)
 
-    assert (run.code, run.report["status"]) == (0, "completed"), run.errors
-    assert "deleting the endpoint, which costs money first; please wait" in run.errors
+    assert (run.code, run.report["status"]) == (130, "cancelled"), run.errors
+    assert re.search(r"deleting endpoint retune-\w+-1, which costs money and expires \d\d:\d\d UTC, first", run.errors)
+    assert run.report["score"] != []
     assert list(emulator.client().online_endpoints.list()) == []
 
 

@@ -1,7 +1,9 @@
-"""The job of a run is submitted once, belongs to its request, and is cancelled for that request only."""
+"""The job of a run is submitted once, belongs to its request, and is cancelled by its holder only."""
 
+import pytest
 from conftest import Emulator
 
+from retune.errors import CloudError
 from retune.request import load
 from tasks.compute import inspect_compute
 from tasks.data import pin, write_splits
@@ -9,23 +11,26 @@ from tasks.job import cancel_run, submit_job
 from tasks.model import read_model
 
 
-def test_a_job_is_cancelled_for_its_own_request_only(emulator: Emulator) -> None:
-    """A start with the same key and another request is refused, and must not end the job that is under way."""
+def test_a_job_is_cancelled_by_its_holder_only(emulator: Emulator) -> None:
+    """A start that has lost the job to another one, or never had it, must not end it; a repeat takes it over."""
     request = load("local", ["compute.serverless=true"])
     other = load("local", ["compute.serverless=true", "training.seed=7"])
     facts = read_model.fn(request), inspect_compute.fn(request).used, write_splits.fn(pin(request.data))
     emulator.admin("PUT", "/admin/faults", [{"on": "step", "effect": "hang_queued", "name": "*validation"}])
     try:
-        first = submit_job.fn(request, "owned", *facts)
-        repeat = submit_job.fn(request, "owned", *facts)
-        not_ours = cancel_run(other, "owned")
+        first = submit_job.fn(request, "owned", "first", *facts)
+        repeat = submit_job.fn(request, "owned", "second", *facts)
+        with pytest.raises(CloudError, match=r"training\.seed: None there, 7 here") as refusal:
+            submit_job.fn(other, "owned", "third", *facts)
+        not_theirs = [cancel_run(request, "owned", holder) for holder in ("first", "third")]
         still = emulator.client().jobs.get("retune-owned-1").status
-        ours = cancel_run(request, "owned")
+        ours = cancel_run(request, "owned", "second")
     finally:
         emulator.admin("DELETE", "/admin/faults")
 
     assert (first.job.attached, repeat.job.attached) == (False, True)
     assert (first.attempt, repeat.attempt) == (1, 1)
-    assert not_ours is None
+    assert refusal.value.code == "RunKeyTaken"
+    assert not_theirs == [None, None]
     assert still not in ("CancelRequested", "Canceled")
     assert ours == "CancelRequested"

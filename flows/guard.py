@@ -1,0 +1,240 @@
+"""A process that outlives the run's: it deletes the endpoint and ends the job when the run dies without doing so.
+
+    python -m flows.guard        (started by the run, in a session of its own)
+
+The run holds the other end of this process's standard input. It writes one JSON line that says what there is to guard,
+and at its end `done`, or `cancel` when it could not see its job's cancellation through. End of file without `done`
+means that the run has died: killed, out of memory, or its worker was told to end, for which Prefect runs no `finally`.
+
+- The endpoint is deleted at once.
+- The job is cancelled at once after `cancel`, or when the worker that started the run has ended too: a shutdown.
+  Otherwise it goes on until its lease lapses, for a start with the same key to take over.
+- The run is marked Crashed in Prefect, where it would stay Running for ever.
+
+What this process does is in `guard.log` beside the reports.
+"""
+
+import contextlib
+import importlib
+import logging
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel
+
+from retune import ledger
+from retune.folders import home
+from retune.request import Workspace
+
+T = TypeVar("T")
+log = logging.getLogger("retune.guard")
+
+# Requests that were on their way when the run died have had their effect by then.
+SETTLED_SECONDS = 10
+# A worker that is told to end kills its runs first and ends after them.
+WORKER_SECONDS = 8
+LOOK_EVERY_SECONDS = 1.0
+# How long a service that does not answer is asked again. An emulator on this machine does not come back by itself.
+PATIENCE_SECONDS = 600
+PATIENCE_WITH_EMULATOR_SECONDS = 5
+
+
+class Guarded(BaseModel):
+    """What there is to guard."""
+
+    workspace: Workspace
+    key: str
+    holder: str
+    lease_minutes: float
+    delete_minutes: float
+    flow_run_id: str
+    run_count: int
+    worker: int | None
+
+
+class Guard:
+    """The run's end of the pipe."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+
+    def release(self, word: Literal["done", "cancel", ""]) -> None:
+        """Let the guard end (`done`), or act: cancel the job too (`cancel`), or find out what is left by itself."""
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{word}\n")
+            self._process.stdin.close()
+        if word == "done":
+            # It ignores SIGTERM, and has nothing to lose.
+            self._process.kill()
+            self._process.wait()
+        else:
+            LEFT_ACTING.append(self._process)
+
+
+# Kept, so that nothing warns of a child that is meant to outlive this process.
+LEFT_ACTING: list["subprocess.Popen[str]"] = []
+
+
+def start(guarded: Guarded) -> Guard:
+    """A guard, which lives until it is released, or until this process has died and it has cleaned up."""
+    from prefect.settings import PREFECT_API_URL
+
+    root = Path(__file__).resolve().parent.parent
+    with (home() / "guard.log").open("a", encoding="utf-8") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.guard"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=file,
+            cwd=root,
+            env=os.environ | {"PREFECT_API_URL": PREFECT_API_URL.value() or ""},
+            text=True,
+            start_new_session=True,
+        )
+    process.stdin.write(guarded.model_dump_json() + "\n")
+    process.stdin.flush()
+    return Guard(process)
+
+
+def main() -> None:
+    """Wait for the run's last word, or its death, and act."""
+    # What ends a worker's machine or container in good order is sent to every process of it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.nice(10)
+    logging.basicConfig(format="%(asctime)s %(process)d %(message)s", level=logging.INFO)
+    for name in ("azure", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    line = sys.stdin.readline()
+    if not line:
+        return
+    guarded = Guarded.model_validate_json(line)
+    with _handle(guarded.worker) as worker:
+        importlib.import_module("azure.ai.ml")
+        importlib.import_module("azure.identity")
+        word = sys.stdin.read().strip()
+        if word != "done":
+            clean_up(guarded, worker, cancel_now=word == "cancel")
+
+
+def clean_up(guarded: Guarded, worker: int | None, *, cancel_now: bool) -> None:
+    """Delete the run's endpoints, then see to its job and to its state in Prefect."""
+    log.info("run %s ended without a word; cleaning up", guarded.key)
+    _persist(guarded, lambda: [ledger.ask_deletion(guarded.workspace, end.name) for end in _endpoints(guarded)])
+    if cancel_now or _ends_within(worker, WORKER_SECONDS):
+        _persist(guarded, lambda: _cancel(guarded))
+    settled = time.monotonic() + SETTLED_SECONDS
+    while _persist(guarded, lambda: _delete_endpoints(guarded)) and time.monotonic() < settled:
+        time.sleep(LOOK_EVERY_SECONDS)
+    if cancel_now:
+        # A submission that was on its way when the run was told to stop is there by now.
+        _persist(guarded, lambda: _cancel(guarded))
+    _mark_crashed(guarded)
+    while _persist(guarded, lambda: _held_job(guarded)):
+        time.sleep(LOOK_EVERY_SECONDS)
+    log.info("run %s: nothing is left to do", guarded.key)
+
+
+def _persist(guarded: Guarded, act: Callable[[], T]) -> T | None:
+    """What `act` returns, tried again while the service does not answer; None when patience ends."""
+    from azure.ai.ml.exceptions import MlException
+    from azure.core.exceptions import AzureError
+
+    patience = PATIENCE_WITH_EMULATOR_SECONDS if guarded.workspace.emulator else PATIENCE_SECONDS
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return act()
+        except (AzureError, MlException, OSError) as error:
+            log.warning("run %s: %s", guarded.key, error)
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(LOOK_EVERY_SECONDS)
+
+
+def _endpoints(guarded: Guarded) -> list[ledger.OwnEndpoint]:
+    """The run's endpoints, but for one that it left up on purpose or that a later start of it uses."""
+    if _taken_over(guarded):
+        return []
+    found = ledger.list_endpoints(guarded.workspace, guarded.key)
+    return [endpoint for endpoint in found if not endpoint.kept]
+
+
+def _delete_endpoints(guarded: Guarded) -> bool:
+    """Whether a request of the run may still bring an endpoint: those that are there are gone after this."""
+    for endpoint in _endpoints(guarded):
+        ledger.delete_endpoint(
+            guarded.workspace, endpoint.name, guarded.delete_minutes, wanted=lambda: not _taken_over(guarded)
+        )
+    return True
+
+
+def _taken_over(guarded: Guarded) -> bool:
+    job = ledger.last_job(guarded.workspace, guarded.key)
+    return job is not None and job.holder != guarded.holder
+
+
+def _cancel(guarded: Guarded) -> None:
+    job = ledger.last_job(guarded.workspace, guarded.key)
+    if job and job.status not in ledger.ENDING and job.holder == guarded.holder:
+        ledger.ask_cancellation(guarded.workspace, job.name)
+
+
+def _held_job(guarded: Guarded) -> bool:
+    """Whether the job still waits for somebody to take it over; it is cancelled when the lease has lapsed."""
+    job = ledger.last_job(guarded.workspace, guarded.key)
+    if job is None or job.status in ledger.ENDING or job.holder != guarded.holder:
+        return False
+    if job.lapsed:
+        ledger.ask_cancellation(guarded.workspace, job.name)
+    return not job.lapsed
+
+
+def _mark_crashed(guarded: Guarded) -> None:
+    """Give the dead run its final state, unless Prefect knows better or has started it again."""
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectException
+    from prefect.states import Cancelled, Crashed
+
+    try:
+        with get_client(sync_client=True) as client:
+            run = client.read_flow_run(guarded.flow_run_id)
+            if run.run_count != guarded.run_count or run.state is None or run.state.is_final():
+                return
+            final = Cancelled if run.state.is_cancelling() else Crashed
+            text = "The run's process died; its guard has deleted the endpoint."
+            client.set_flow_run_state(guarded.flow_run_id, final(message=text))
+    except (httpx.HTTPError, PrefectException, RuntimeError, ValueError) as error:
+        log.warning("run %s: Prefect's API did not take the final state: %s", guarded.key, error)
+
+
+@contextlib.contextmanager
+def _handle(worker: int | None) -> Iterator[int | None]:
+    """A handle of the worker's process; None for a run without one, or where the system has no such handles."""
+    if worker is None or not hasattr(os, "pidfd_open"):
+        yield None
+        return
+    handle = os.pidfd_open(worker)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def _ends_within(process: int | None, seconds: float) -> bool:
+    if process is None:
+        return False
+    ended, _, _ = select.select([process], [], [], seconds)
+    return bool(ended)
+
+
+if __name__ == "__main__":
+    main()

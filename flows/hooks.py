@@ -1,0 +1,36 @@
+"""What Prefect calls after a run that was cancelled or has crashed, where the run's process may be gone.
+
+A runner or worker calls it in a process of its own, without the run's memory, also after it has killed the run; the run
+calls it itself when it ends in good order, and then there is nothing left to do.
+"""
+
+import logging
+
+from prefect import Flow
+from prefect.client.schemas import FlowRun
+from prefect.states import State
+
+from retune import ledger
+from retune.request import Request
+
+log = logging.getLogger("retune.run")
+
+
+def clean_up_after(flow: Flow, flow_run: FlowRun, state: State) -> None:
+    """Delete the run's endpoints but for a kept one; after a cancellation, ask for the cancellation of its job too.
+
+    The job of a crashed run is left until its lease lapses: a retry goes on with it. What another run with the same key
+    has taken over is left to that run.
+    """
+    request = Request.model_validate(flow_run.parameters["request"])
+    key = flow_run.parameters.get("run_key") or str(flow_run.id)
+    job = ledger.last_job(request.workspace, key)
+    if job is None or not job.holder.startswith(str(flow_run.id)):
+        return
+    left = [endpoint for endpoint in ledger.list_endpoints(request.workspace, key) if not endpoint.kept]
+    for endpoint in left:
+        ledger.ask_deletion(request.workspace, endpoint.name)
+    if state.is_cancelled() and job.status not in ledger.ENDING:
+        ledger.ask_cancellation(request.workspace, job.name)
+    for endpoint in left:
+        ledger.delete_endpoint(request.workspace, endpoint.name, request.limits.delete_minutes, asked=True)

@@ -1,0 +1,34 @@
+"""Delete endpoints and cancel jobs that outlived their runs: for lost machines, and for what nothing else has caught.
+
+    python -m flows.sweep [--preset NAME|FILE] [--set workspace.key=value ...] [--dry-run] [--json]
+
+It needs the cloud alone: owner, run key, expiry and lease are in the resources' tags. A second sweep has nothing to do.
+"""
+
+if __name__ == "__main__":
+    from retune.commands import sweep as command
+
+    command()
+
+from prefect import flow
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed, State
+
+from retune.folders import report_file
+from retune.request import Workspace
+from tasks.sweep import cancel_job, delete_endpoint, find_leftovers
+
+# A constant default: the form in Prefect's UI shows it.
+ENVIRONMENT = Workspace()
+
+
+@flow(name="sweep", validate_parameters=True, persist_result=False)
+def sweep(workspace: Workspace = ENVIRONMENT, dry_run: bool = False, delete_minutes: float = 20) -> State:
+    """What outlived its run, ended; with `dry_run` only found. The report is kept under `.retune/runs`."""
+    swept = find_leftovers(workspace).model_copy(update={"dry_run": dry_run})
+    if not dry_run:
+        deleting = [delete_endpoint.submit(workspace, endpoint, delete_minutes) for endpoint in swept.endpoints]
+        jobs = [cancel_job(workspace, job) for job in swept.jobs]
+        swept = swept.model_copy(update={"jobs": jobs, "endpoints": [future.result() for future in deleting]})
+    report_file(str(flow_run.get_id())).write_text(swept.to_json(), encoding="utf-8")
+    return Completed(message=swept.summary) if swept.clean else Failed(message=swept.summary)

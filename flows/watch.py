@@ -1,0 +1,103 @@
+"""A thread beside the run: renews the lease on its job, and stops the run for reasons that come without a signal.
+
+It looks at Prefect (a cancellation in the UI of a run that no worker watches), at the holder of the job's lease
+(another start with the same key has taken over) and at the clock (`limits.total_minutes`).
+"""
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.exceptions import PrefectException
+
+from flows.signals import SIGNALS
+from retune import ledger
+from retune import workspace as cloud
+from retune.errors import CloudError, Stopped, WaitExpired
+from retune.request import Request
+
+log = logging.getLogger("retune.run")
+
+LOOK_EVERY_SECONDS = 2.0
+# A lease survives two renewals that fail.
+RENEWALS_PER_LEASE = 3
+
+
+class Watch:
+    """What the run holds, and since when."""
+
+    def __init__(self, flow_run_id: str) -> None:
+        self.holder = f"{flow_run_id}/{socket.gethostname()}/{os.getpid()}"
+        self.taken_over = False
+        self._flow_run_id = flow_run_id
+        self._began = time.monotonic()
+        self._request: Request | None = None
+        self._job: tuple[str, int] | None = None
+        self._renewed_at = self._began
+        self._ended = threading.Event()
+
+    @contextlib.contextmanager
+    def watching(self, request: Request) -> Iterator[None]:
+        """Look every few seconds while the body runs."""
+        self._request = request
+        thread = threading.Thread(target=self._look, name="retune watch", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            thread.join(LOOK_EVERY_SECONDS)
+
+    def hold(self, key: str, attempt: int) -> None:
+        """Keep the lease on the job of this attempt, which has just been given to this holder."""
+        self._job, self._renewed_at = (key, attempt), time.monotonic()
+
+    def _look(self) -> None:
+        with get_client(sync_client=True) as client:
+            while not self._ended.wait(min(LOOK_EVERY_SECONDS, self._renewal_seconds / 2)):
+                self._look_at_prefect(client)
+                self._look_at_lease()
+                minutes = self._request.limits.total_minutes
+                if time.monotonic() - self._began > minutes * 60:
+                    text = f"The run is not done after {minutes:g} minutes."
+                    SIGNALS.interrupt(WaitExpired("RunTooLong", text, "Raise limits.total_minutes."))
+
+    def _look_at_prefect(self, client: SyncPrefectClient) -> None:
+        try:
+            state = client.read_flow_run(self._flow_run_id).state
+        except (httpx.HTTPError, PrefectException, RuntimeError) as error:
+            log.debug("Prefect's API did not answer: %s", error)
+            return
+        if state and state.is_cancelling():
+            text = "The run was cancelled in Prefect."
+            SIGNALS.interrupt(Stopped("Cancelled", text, "Retry it to go on where it was."))
+
+    @property
+    def _renewal_seconds(self) -> float:
+        return self._request.limits.lease_minutes * 60 / RENEWALS_PER_LEASE
+
+    def _look_at_lease(self) -> None:
+        from azure.core.exceptions import AzureError
+
+        held, workspace = self._job, self._request.workspace
+        if held is None or self.taken_over or time.monotonic() - self._renewed_at < self._renewal_seconds:
+            return
+        try:
+            job = ledger.find_job(workspace, *held)
+            if job is None:
+                return
+            if job.holder != self.holder:
+                self.taken_over = True
+                text = f"Flow run {job.holder} has started with the same key and goes on with {job.name}."
+                SIGNALS.interrupt(CloudError("TakenOver", text, "Follow that run."))
+                return
+            ledger.renew_lease(workspace, job.name, self._request.limits.lease_minutes, self.holder)
+            self._renewed_at = time.monotonic()
+        except AzureError as error:
+            log.warning("the lease on the job could not be renewed: %s", cloud.first_line(error))

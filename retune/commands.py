@@ -1,0 +1,107 @@
+"""`retune status|attach|cancel|sweep`: look after runs by their key, from the cloud alone.
+
+stdout is the result, stderr the progress. Exit codes: 0 done, 1 not done, 2 bad request, 130 interrupted.
+"""
+
+import logging
+import sys
+from collections.abc import Callable
+from functools import wraps
+
+import click
+
+OPTIONS = (
+    click.option("--preset", default="local", metavar="NAME|FILE", show_default=True, help="Its workspace is used."),
+    click.option(
+        "--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
+    click.option("--quiet", is_flag=True, help="Show only warnings and errors on stderr."),
+)
+Command = Callable[..., None]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+def retune() -> None:
+    """Look after fine-tuning runs. RUN is a run's key: the flow run's id unless --run-key named another.
+
+    A run is started with `python -m flows.finetune`.
+    """
+
+
+def command(body: Command) -> Command:
+    """A command of the group with the common options; RetuneErrors become a message and an exit code."""
+
+    @wraps(body)
+    def with_errors(preset: str, assignments: tuple[str, ...], as_json: bool, quiet: bool, **arguments: object) -> None:
+        from retune.cli import progress_on_stderr
+        from retune.errors import BadRequest, RetuneError
+        from retune.request import load
+
+        with progress_on_stderr(quiet):
+            try:
+                body(load(preset, list(assignments)), as_json=as_json, **arguments)
+            except RetuneError as error:
+                click.echo(f"{error.code}: {error.message}\nNext: {error.fix}", err=True)
+                sys.exit(2 if isinstance(error, BadRequest) else 1)
+            except KeyboardInterrupt:
+                sys.exit(130)
+            except Exception:
+                logging.getLogger("retune.cli").exception("unexpected error")
+                sys.exit(1)
+
+    for option in reversed(OPTIONS):
+        with_errors = option(with_errors)
+    return retune.command()(with_errors)
+
+
+@command
+@click.argument("run")
+def status(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
+    """Show what the workspace holds of RUN: its jobs, its model, its endpoints."""
+    from retune.cli import servers_for
+    from retune.holdings import read_holdings, render_holdings
+
+    with servers_for(request.workspace, prefect=False):
+        found = read_holdings(request.workspace, run)
+    click.echo(found.to_json()) if as_json else render_holdings(found)
+    sys.exit(0 if found.jobs or found.endpoints else 1)
+
+
+@command
+@click.argument("run")
+def attach(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
+    """Go on with RUN where its last start stopped, with the request that its job was submitted for."""
+    from retune.cli import finish, run_flow, servers_for
+    from retune.holdings import read_submitted_request
+
+    with servers_for(request.workspace, prefect=True):
+        submitted = read_submitted_request(request.workspace, run)
+        report = run_flow(submitted.model_copy(update={"workspace": request.workspace}), run)
+    finish(report, as_json)
+
+
+@command
+@click.argument("run")
+def cancel(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
+    """Cancel RUN's job and delete its endpoints, a kept one too. A live run then ends as JobCanceled."""
+    from retune.cli import servers_for
+    from retune.holdings import end_holdings, read_holdings, render_holdings
+
+    with servers_for(request.workspace, prefect=False):
+        end_holdings(request.workspace, run, request.limits.delete_minutes)
+        found = read_holdings(request.workspace, run)
+    click.echo(found.to_json()) if as_json else render_holdings(found)
+
+
+@command
+@click.option("--dry-run", is_flag=True, help="Only show what would be ended.")
+def sweep(request: "Request", as_json: bool, dry_run: bool) -> None:  # noqa: F821
+    """Delete endpoints and cancel jobs that outlived their runs; nothing that is not provably Retune's own."""
+    from retune.cli import run_sweep, servers_for
+    from retune.report import render_swept
+
+    with servers_for(request.workspace, prefect=True):
+        swept = run_sweep(request, dry_run)
+    click.echo(swept.to_json()) if as_json else render_swept(swept)
+    sys.exit(0 if swept.clean else 1)

@@ -1,0 +1,150 @@
+"""What a workspace holds of one run, for `retune status`, `attach` and `cancel`."""
+
+from datetime import datetime
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+from rich.table import Table
+
+from retune import ledger, names
+from retune import workspace as cloud
+from retune.errors import BadRequest
+from retune.report import Part, screen
+from retune.request import Request, Workspace
+
+
+class HeldJob(Part):
+    """The job of one attempt."""
+
+    name: str = Field(description="Name of the job.")
+    attempt: int = Field(description="Attempt, from 1.")
+    status: str = Field(description="Status that the service gives.")
+    created: datetime = Field(description="When the service accepted it.")
+    alive_until: datetime | None = Field(description="Until when its run counts as alive.")
+    holder: str = Field(description="Flow run, machine and process that follow it, or did last.")
+    registered_model: str | None = Field(None, description="Model made of it, `name:version`.")
+
+
+class HeldEndpoint(Part):
+    """An endpoint of the run."""
+
+    name: str = Field(description="Name of the endpoint.")
+    attempt: int = Field(description="Attempt that made it.")
+    state: str = Field(description="Provisioning state.")
+    expires: datetime | None = Field(description="When the sweep deletes it at the latest.")
+    kept: bool = Field(description="Left up on purpose.")
+
+
+class Holdings(Part):
+    """What the workspace holds of a run."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    schema_version: Literal[1] = Field(1, alias="schema", description="Version of this document's form.")
+    key: str = Field(description="Key of the run.")
+    jobs: list[HeldJob] = Field(description="Its jobs, by attempt.")
+    endpoints: list[HeldEndpoint] = Field(description="Its endpoints.")
+
+    def to_json(self) -> str:
+        """The document, indented, with the key `schema` first."""
+        return self.model_dump_json(by_alias=True, indent=2)
+
+
+def read_holdings(workspace: Workspace, key: str) -> Holdings:
+    """What is there; empty lists when the workspace knows nothing of the key."""
+    jobs = list(ledger.jobs_of(workspace, key))
+    return Holdings(
+        key=key,
+        jobs=[
+            HeldJob(
+                name=job.name,
+                attempt=job.attempt,
+                status=job.status,
+                created=job.created,
+                alive_until=job.alive_until,
+                holder=job.holder,
+                registered_model=_registered_model(workspace, job),
+            )
+            for job in jobs
+        ],
+        endpoints=[
+            HeldEndpoint(
+                name=endpoint.name,
+                attempt=endpoint.attempt,
+                state=endpoint.state,
+                expires=endpoint.expires,
+                kept=endpoint.kept,
+            )
+            for endpoint in ledger.list_endpoints(workspace, key)
+        ],
+    )
+
+
+def read_submitted_request(workspace: Workspace, key: str) -> Request:
+    """What the run was asked to do, as its last job says.
+
+    Raises:
+        BadRequest: the workspace has no job of the run, or one without a readable request.
+    """
+    job = ledger.last_job(workspace, key)
+    request = job and names.read_request(job.properties)
+    if request is None:
+        found = f"job '{job.name}' does not say what it was asked to do" if job else "the workspace has no job of it"
+        raise BadRequest([f"Run '{key}': {found}. Start it: python -m flows.finetune --run-key {key}"])
+    return request
+
+
+def end_holdings(workspace: Workspace, key: str, minutes: float) -> None:
+    """Ask for the cancellation of the run's job; return when its endpoints are gone.
+
+    Raises:
+        WaitExpired: an endpoint is still there after `minutes`.
+    """
+    endpoints = [endpoint.name for endpoint in ledger.list_endpoints(workspace, key)]
+    for name in endpoints:
+        ledger.ask_deletion(workspace, name)
+    job = ledger.last_job(workspace, key)
+    if job and job.status not in ledger.ENDING:
+        ledger.ask_cancellation(workspace, job.name)
+    for name in endpoints:
+        ledger.delete_endpoint(workspace, name, minutes, asked=True)
+
+
+def render_holdings(holdings: Holdings) -> None:
+    """Print them for a person, on stdout."""
+    console = screen()
+    if not (holdings.jobs or holdings.endpoints):
+        console.print(f"Run {holdings.key}: the workspace holds nothing of it.")
+        return
+    table = Table(title=f"Run {holdings.key}", title_justify="left", box=None, pad_edge=False)
+    for heading in ("attempt", "what", "name", "state", "until", ""):
+        table.add_column(heading, overflow="fold")
+    for job in holdings.jobs:
+        live = job.status not in ledger.ENDED and job.alive_until
+        until = f"held until {_minute(job.alive_until)}" if live else ""
+        model = f"model {job.registered_model}" if job.registered_model else ""
+        table.add_row(str(job.attempt), "job", job.name, job.status, until, model)
+    for endpoint in holdings.endpoints:
+        note = "kept on purpose" if endpoint.kept else ""
+        expires = f"expires {_minute(endpoint.expires)}" if endpoint.expires else ""
+        table.add_row(str(endpoint.attempt), "endpoint", endpoint.name, endpoint.state, expires, note)
+    console.print(table)
+
+
+def _minute(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _registered_model(workspace: Workspace, job: ledger.OwnJob) -> str | None:
+    from azure.core.exceptions import ResourceNotFoundError
+
+    request = names.read_request(job.properties)
+    if request is None:
+        return None
+    name = names.registered_model_name(request)
+    version = names.model_version(job.created, job.key, job.attempt)
+    try:
+        cloud.workspace_client(workspace).models.get(name, version=version)
+    except ResourceNotFoundError:
+        return None
+    return f"{name}:{version}"
