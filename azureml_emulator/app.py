@@ -144,7 +144,7 @@ class Application:
             call = self._world.tokens.admit(call, entry.route)
             check_version(call, entry.route)
             self._world.room(Workspace).check(call)
-            return self._world.faults.around(call, entry.route.handler)
+            return self._world.faults.around(call, entry.route)
         except ServiceError as error:
             return error_answer(error, self._world.settings.location)
         except Exception as error:

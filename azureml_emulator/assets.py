@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from azureml_emulator.asset_kinds import JOB_URI, KINDS, SHORT_URI, Kind, spec_as_text
 from azureml_emulator.blobs import ACCOUNT, Blobs
+from azureml_emulator.faults import is_hidden
 from azureml_emulator.registry import REGISTRY_ID, Registry
 from azureml_emulator.wire import Answer, Call, Handler, Json, JsonValue, Route, ServiceError, now, page, system_data
 from azureml_emulator.workspace import Workspace
@@ -120,10 +121,13 @@ class Assets:
     def _version(self, kind: Kind, name: str, version: str) -> Json:
         record = self._world.store.get(f"{kind.plural}_versions", f"{name}/{version}")
         if record is None:
-            workspace = self._world.settings.workspace_name
-            text = f"Not found: {kind.label} '{name}' version '{version}' does not exist in '{workspace}'."
-            raise ServiceError(404, "UserError", text, inner_error="NotFoundError")
+            raise self._missing(kind, name, version)
         return self._envelope(kind, name, version, record)
+
+    def _missing(self, kind: Kind, name: str, version: str) -> ServiceError:
+        workspace = self._world.settings.workspace_name
+        text = f"Not found: {kind.label} '{name}' version '{version}' does not exist in '{workspace}'."
+        return ServiceError(404, "UserError", text, inner_error="NotFoundError")
 
     def _envelope(self, kind: Kind, name: str, version: str, record: Json) -> Json:
         properties = dict(record["properties"])
@@ -144,7 +148,10 @@ class Assets:
         return sorted(named, key=lambda entry: (str(entry[1]["created"]), entry[0]), reverse=True)
 
     def _get_version(self, kind: Kind, call: Call) -> Answer:
-        return Answer(200, self._version(kind, call.path_params["name"], call.path_params["version"]))
+        name, version = call.path_params["name"], call.path_params["version"]
+        if is_hidden(self._world.store.get(f"{kind.plural}_versions", f"{name}/{version}") or {}):
+            raise self._missing(kind, name, version)
+        return Answer(200, self._version(kind, name, version))
 
     def _put_version(self, kind: Kind, call: Call) -> Answer:
         name, version = call.path_params["name"], call.path_params["version"]
@@ -179,11 +186,15 @@ class Assets:
             "created": present["created"] if present else moment,
             "modified": moment,
             "properties": properties,
+            "hidden_until": present.get("hidden_until", 0) if present else self._hidden_until(kind, name),
         }
         self._world.store.put(f"{kind.plural}_versions", f"{name}/{version}", record)
         if self._world.store.get(kind.plural, name) is None:
             self._world.store.put(kind.plural, name, new_container(properties, moment))
         return present is None
+
+    def _hidden_until(self, kind: Kind, name: str) -> float:
+        return self._world.faults.until("asset", f"{kind.plural}/{name}", "not_found")
 
     def _list_versions(self, kind: Kind, call: Call) -> Answer:
         name = call.path_params["name"]
@@ -192,7 +203,7 @@ class Assets:
         documents = [
             self._envelope(kind, name, version, record)
             for version, record in self._versions(kind, name)
-            if wanted(record["properties"], call)
+            if wanted(record["properties"], call) and not is_hidden(record)
         ]
         return Answer(200, page(documents, call, int(call.query.get("$top") or 100)))
 
@@ -201,16 +212,18 @@ class Assets:
         hits = []
         for key, record in self._world.store.list(f"{kind.plural}_versions"):
             properties = record["properties"]["properties"]
-            if properties.get("hash_sha256") == call.query["hash"]:
+            if properties.get("hash_sha256") == call.query["hash"] and not is_hidden(record):
                 name, _, version = key.rpartition("/")
                 hits.append(self._envelope(kind, name, version, record))
         return hits[:1]
 
     def _container_envelope(self, kind: Kind, name: str, record: Json) -> Json:
-        versions = [version for version, _ in self._versions(kind, name)]
-        numbers = [int(version) for version in versions if version.isdigit()]
+        versions = self._versions(kind, name)
+        shown = [version for version, record in versions if not is_hidden(record)]
+        # A version that is not shown yet has its number all the same.
+        numbers = [int(version) for version, _ in versions if version.isdigit()]
         extra: Json = {} if kind.plural == "data" else {"provisioningState": "Succeeded"}
-        own = {"latestVersion": versions[0] if versions else None, "nextVersion": str(max(numbers, default=0) + 1)}
+        own = {"latestVersion": shown[0] if shown else None, "nextVersion": str(max(numbers, default=0) + 1)}
         return {
             "id": f"{self._world.workspace_id}/{kind.plural}/{name}",
             "name": name,
@@ -223,19 +236,24 @@ class Assets:
         documents = [
             self._container_envelope(kind, name, record)
             for name, record in self._world.store.list(kind.plural)
-            if wanted(record["properties"], call) and not record["anonymous"]
+            if wanted(record["properties"], call) and not record["anonymous"] and self._is_shown(kind, name)
         ]
         return Answer(200, page(documents, call, 100))
 
     def _get_container(self, kind: Kind, call: Call) -> Answer:
         name = call.path_params["name"]
         record = self._world.store.get(kind.plural, name)
-        if record is None:
+        if record is None or not self._is_shown(kind, name):
             text = (
                 f"Not found: {kind.label} container '{name}' does not exist in '{self._world.settings.workspace_name}'."
             )
             raise ServiceError(404, "UserError", text, inner_error="NotFoundError")
         return Answer(200, self._container_envelope(kind, name, record))
+
+    def _is_shown(self, kind: Kind, name: str) -> bool:
+        """Whether an asset has a version that is to be found, or none at all."""
+        versions = self._versions(kind, name)
+        return not versions or any(not is_hidden(record) for _, record in versions)
 
     def _put_container(self, kind: Kind, call: Call) -> Answer:
         name, sent = call.path_params["name"], call.json().get("properties") or {}

@@ -104,8 +104,11 @@ class Compute:
             raise ServiceError(400, "UserError", text, inner_error="InvalidPropertyChange")
         low_priority = str(wanted.get("vmPriority") or "").lower() == "lowpriority"
         family = "lowPriority" if low_priority else str(row["family"])
-        limit, cores = self.quota(family), int(row["vCPUs"])
-        if cores > limit:
+        usage, limit, cores = 0, self.quota(family), int(row["vCPUs"])
+        fault = self._world.faults.take("quota", size)
+        if fault:
+            usage, limit = fault.usage, fault.limit
+        if usage + cores > limit:
             text = (
                 f"The specified subscription has a total vCPU quota of {limit} for {family} and cannot accomodate "
                 f"for at least 1 requested managed compute node which maps to {cores} vCPUs."

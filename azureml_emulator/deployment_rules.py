@@ -5,6 +5,7 @@ Functions on the stored document: name, endpoint, state, properties, capacity, t
 
 import math
 import re
+import time
 
 from azureml_emulator.servers import Probe
 from azureml_emulator.wire import PROVIDER, Json, ServiceError, now
@@ -112,6 +113,24 @@ def out_of_quota(instance_type: str, subscription: str, usage: int, limit: int, 
 def endpoint_missing(name: str, workspace: str) -> ServiceError:
     text = f"Online endpoint {name} not found in workspace {workspace}"
     return ServiceError(404, "UserError", text, inner_error="NotFoundError")
+
+
+def find_endpoint(world: World, name: str) -> Json | None:
+    """The stored document of an endpoint (state, keys, lower-case traffic); Updating while it is told to be busy."""
+    document = world.store.get("endpoints", name.lower())
+    if document and is_busy(document):
+        document["state"] = "Updating"
+    return document
+
+
+def is_busy(endpoint: Json) -> bool:
+    """Whether a fault keeps the endpoint Updating although its operation has ended."""
+    return float(endpoint.get("busy_until") or 0) > time.time()
+
+
+def in_transition(kind: str, name: str, state: str) -> ServiceError:
+    text = f"{kind} {name} is in {state} provisioning state; wait until that operation has ended."
+    return ServiceError(409, "Conflict", text)
 
 
 def canceled(key: str) -> ServiceError:

@@ -21,13 +21,16 @@ from azureml_emulator.deployment_rules import (
     checked,
     cores,
     endpoint_missing,
+    find_endpoint,
+    in_transition,
+    is_busy,
     key_of,
     out_of_quota,
     probe,
     refused,
     resource,
 )
-from azureml_emulator.faults import Faults
+from azureml_emulator.faults import Faults, is_hidden
 from azureml_emulator.servers import Plan, Server, ServingError, last_lines, mlflow_folder, serving_command
 from azureml_emulator.wire import NULL, Answer, Call, Json, Route, ServiceError, now, page, versions
 from azureml_emulator.world import World
@@ -89,12 +92,15 @@ class Deployments:
 
     def _list(self, call: Call) -> Answer:
         endpoint = self._endpoint(call)
-        documents = self.named(str(endpoint["name"])).values()
+        documents = [item for item in self.named(str(endpoint["name"])).values() if not is_hidden(item)]
         return Answer(200, page([resource(item, self._world, call.api_version) for item in documents], call))
 
     def _get(self, call: Call) -> Answer:
         self._endpoint(call)
-        return Answer(200, resource(self._document(call), self._world, call.api_version))
+        document = self._document(call)
+        if is_hidden(document):
+            raise self._missing(call)
+        return Answer(200, resource(document, self._world, call.api_version))
 
     def _put(self, call: Call) -> Answer:
         endpoint, name = self._endpoint(call), call.path_params["deployment"]
@@ -107,10 +113,7 @@ class Deployments:
         key = key_of(str(endpoint["name"]), name)
         present = self._world.store.get(KIND, key)
         if present and present["state"] not in ("Succeeded", "Failed"):
-            text = (
-                f"Deployment {name} is in {present['state']} provisioning state; wait until that operation has ended."
-            )
-            raise ServiceError(409, "Conflict", text)
+            raise in_transition("Deployment", name, str(present["state"]))
         document = checked(call.json(), str(endpoint["name"]), name)
         self._check_size(key, document)
         self._check_model(document)
@@ -131,7 +134,10 @@ class Deployments:
         document = self._world.store.get(KIND, key)
         if document is None:
             return Answer(204)
-        if self._endpoint(call)["traffic"].get(str(document["name"]).lower()):
+        endpoint = self._endpoint(call)
+        if is_busy(endpoint):
+            raise in_transition("Endpoint", str(endpoint["name"]), "Updating")
+        if endpoint["traffic"].get(str(document["name"]).lower()):
             text = f"Deployment {document['name']} receives traffic and cannot be deleted. Set its traffic to 0 first."
             raise ServiceError(400, "BadRequest", text)
         self._world.store.change(KIND, key, lambda item: item.update(state="Deleting"))
@@ -228,7 +234,7 @@ class Deployments:
     def _fail_as_told(self, key: str) -> None:
         """Raises: ServingError for a fault that fails this deployment, after its seconds; waits for one that hangs."""
         faults = self._world.room(Faults)
-        fault = faults.for_deployment(key)
+        fault = faults.take("deployment", key, "fail", "hang")
         if fault and (fault.effect == "hang" or fault.seconds):
             faults.hold(fault, lambda: self._gone(key))
         if fault and fault.effect == "fail":
@@ -254,6 +260,9 @@ class Deployments:
         if self._gone(key):
             return False
         changes: Json = {"state": state, "modified": now()}
+        present = self._world.store.get(KIND, key)
+        if state == "Succeeded" and present and present["state"] == "Creating":
+            changes["hidden_until"] = self._world.room(Faults).until("deployment", key, "not_found")
         return self._world.store.change(KIND, key, lambda item: item.update(changes)) is not None
 
     def _gone(self, key: str) -> bool:
@@ -299,7 +308,7 @@ class Deployments:
 
     def _endpoint(self, call: Call) -> Json:
         name = call.path_params["endpoint"]
-        document = self._world.store.get("endpoints", name.lower())
+        document = find_endpoint(self._world, name)
         if document is None:
             raise endpoint_missing(name, self._world.settings.workspace_name)
         return document
@@ -308,11 +317,15 @@ class Deployments:
         endpoint, name = call.path_params["endpoint"], call.path_params["deployment"]
         document = self._world.store.get(KIND, key_of(endpoint, name))
         if document is None:
-            text = (
-                f"Deployment {name} not found in endpoint {endpoint}, workspace {self._world.settings.workspace_name}"
-            )
-            raise ServiceError(404, "UserError", text)
+            raise self._missing(call)
         return document
+
+    def _missing(self, call: Call) -> ServiceError:
+        endpoint, name = call.path_params["endpoint"], call.path_params["deployment"]
+        workspace = self._world.settings.workspace_name
+        return ServiceError(
+            404, "UserError", f"Deployment {name} not found in endpoint {endpoint}, workspace {workspace}"
+        )
 
     def _headers(self, call: Call, operation: str) -> dict[str, str]:
         address = self._world.operations.status_url(operation, call.api_version)

@@ -7,11 +7,19 @@ REST: onlineEndpoints, api-versions 2022-02-01-preview and (GET only in the SDK)
 """
 
 import secrets
+import time
 from datetime import UTC, datetime, timedelta
 
-from azureml_emulator.deployment_rules import canceled, check_name, endpoint_missing
+from azureml_emulator.deployment_rules import (
+    canceled,
+    check_name,
+    endpoint_missing,
+    find_endpoint,
+    in_transition,
+    is_busy,
+)
 from azureml_emulator.deployments import Deployments
-from azureml_emulator.faults import Faults
+from azureml_emulator.faults import Faults, is_hidden
 from azureml_emulator.wire import NULL, PROVIDER, Answer, Call, Json, Route, ServiceError, now, page, versions
 from azureml_emulator.world import World
 
@@ -52,16 +60,17 @@ class Endpoints:
         self.deployments.stop()
 
     def find(self, name: str) -> Json | None:
-        """The stored document of an endpoint: state, keys, lower-case traffic."""
-        return self._world.store.get(KIND, name.lower())
+        """The document of an endpoint: state, keys, lower-case traffic."""
+        return find_endpoint(self._world, name)
 
     def _list(self, call: Call) -> Answer:
-        rows = [self._resource(item, call) for _, item in self._world.store.list(KIND) if fits(item, call)]
+        documents = [self.find(key) for key, _ in self._world.store.list(KIND)]
+        rows = [self._resource(item, call) for item in documents if item and fits(item, call) and not is_hidden(item)]
         return Answer(200, page(rows, call, int(call.query.get("count") or 30)))
 
     def _get(self, call: Call) -> Answer:
         document = self._document(call)
-        if document["hidden_until"] > datetime.now(UTC).timestamp():
+        if is_hidden(document):
             raise endpoint_missing(str(document["name"]), self._world.settings.workspace_name)
         return Answer(200, self._resource(document, call))
 
@@ -69,12 +78,11 @@ class Endpoints:
         name = call.path_params["endpoint"]
         check_name("Endpoint", name)
         present = self.find(name)
-        if present and present["state"] == "Deleting":
+        if self._is_reserved(name.lower()) or (present and present["state"] == "Deleting"):
             text = "There is already an endpoint with this name, Endpoint name needs to be unique within a region."
             raise ServiceError(400, "BadRequest", f"The request is invalid. {text} Try some other name.")
         if present and present["state"] in ("Creating", "Updating"):
-            text = f"Endpoint {name} is in {present['state']} provisioning state; wait until that operation has ended."
-            raise ServiceError(409, "Conflict", text)
+            raise in_transition("Endpoint", name, str(present["state"]))
         document = self._checked(call.json(), name)
         if present:
             document |= {
@@ -89,6 +97,9 @@ class Endpoints:
 
     def _delete(self, call: Call) -> Answer:
         key = call.path_params["endpoint"].lower()
+        present = self.find(key)
+        if present and is_busy(present):
+            raise in_transition("Endpoint", str(present["name"]), "Updating")
         if self._world.store.change(KIND, key, lambda item: item.update(state="Deleting")) is None:
             return Answer(204)
         operation = self._world.operations.start(KIND, key, lambda: self._remove(key))
@@ -204,29 +215,44 @@ class Endpoints:
     def _create(self, key: str) -> None:
         """The work of a PUT. Raises: ServiceError, which fails the operation."""
         faults, document = self._world.room(Faults), self.find(key)
-        fault = faults.take("endpoint", key) if document and document["state"] == "Creating" else None
+        fresh = document is not None and document["state"] == "Creating"
+        fault = faults.take("endpoint", key, "fail", "hang") if fresh else None
         if fault and fault.effect == "hang":
             faults.hold(fault, lambda: self._gone(key))
         if fault and fault.effect == "fail":
             self._world.store.change(KIND, key, lambda item: item.update(state="Failed", modified=now()))
             raise ServiceError(500, "InternalServerError", fault.error_message())
         self._world.operations.wait(self._world.timing.endpoint_seconds)
-        hidden = datetime.now(UTC).timestamp() + fault.seconds if fault and fault.effect == "not_found" else 0
         if self._gone(key):
             raise canceled(key)
-        self._world.store.change(
-            KIND, key, lambda item: item.update(state="Succeeded", modified=now(), hidden_until=hidden)
-        )
+        changes: Json = {
+            "state": "Succeeded",
+            "modified": now(),
+            "hidden_until": faults.until("endpoint", key, "not_found") if fresh else 0,
+            "busy_until": faults.until("endpoint", key, "busy"),
+        }
+        self._world.store.change(KIND, key, lambda item: item.update(changes))
 
     def _remove(self, key: str) -> None:
         """The work of a DELETE: servers first, the endpoint last, so that a GET answers 404 only when nothing runs."""
-        error = self._world.room(Faults).hinder_deletion(key, lambda: self.find(key) is None)
+        faults = self._world.room(Faults)
+        error = faults.hinder_deletion(key, lambda: self.find(key) is None)
         if error:
             self._world.store.change(KIND, key, lambda item: item.update(state="Failed"))
             raise error
         self._world.operations.wait(self._world.timing.delete_seconds)
         self.deployments.remove_all(key)
+        if reserved := faults.until("delete", key, "reserved"):
+            self._world.store.put("reserved_names", key, {"until": reserved})
         self._world.store.delete(KIND, key)
+
+    def _is_reserved(self, key: str) -> bool:
+        """Whether the name of a deleted endpoint cannot be used again yet."""
+        reservation = self._world.store.get("reserved_names", key)
+        if reservation and float(reservation["until"]) <= time.time():
+            self._world.store.delete("reserved_names", key)
+            return False
+        return reservation is not None
 
     def _gone(self, key: str) -> bool:
         document = self.find(key)

@@ -5,13 +5,16 @@ A fault is one JSON object. The list in HOME/faults.json is read at start; `PUT 
 faults and releases whatever hangs because of one.
 
     on       what it hits               name matches                   effects
-    request  one HTTP request           (see `method`, `path`)         status, drop, drop_after, slow, truncate
-    step     one start of a job's step  step name                      fail, hang_queued, not_responding, preempt
-    endpoint creation of an endpoint    endpoint name                  fail, hang, not_found
-    deployment creation of a deployment endpoint/deployment            fail, hang
-    score    one scoring request        endpoint/deployment            status, empty, malformed, slow
-    delete   deletion of a resource     endpoint, endpoint/deployment  fail, hang
-    quota    check of an instance type  instance type                  refuse
+    request  one HTTP request           (see `method`, `path`)         status, drop, drop_after, slow, truncate,
+                                                                       expired_token
+    step     one start of a job's step  step name                      fail, hang_queued, not_responding, preempt, slow
+    job      creation of a job          job name                       not_found
+    asset    a new asset version        kind/name, e.g. models/*       not_found
+    endpoint creation of an endpoint    endpoint name                  fail, hang, not_found, busy
+    deployment creation of a deployment endpoint/deployment            fail, hang, not_found
+    score    one scoring request        endpoint/deployment            status, empty, malformed, slow, gateway
+    delete   deletion of a resource     endpoint, endpoint/deployment  fail, hang, reserved
+    quota    check of a machine size    size                           refuse
 
 Other keys:
     name        shell pattern, case-insensitive (default "*")
@@ -19,9 +22,9 @@ Other keys:
     path        regular expression, searched in the request's path, case-insensitive (default: any)
     from_call   number of the first matching call that fails (default 1)
     calls       how many calls fail from there on; null = all (default 1)
-    seconds     how long it is slow, hangs or is not found, or how long it goes on before it fails; 0 = a hang lasts
-                until the fault is removed (default 0)
-    status      HTTP status of the effect `status` (default 500)
+    seconds     how long it is slow, hangs, is not found, busy or reserved, or how long it goes on before it fails;
+                0 = a hang lasts until the fault is removed (default 0)
+    status      HTTP status of the effects `status` (default 500) and `gateway` (default 503)
     code        error code (default: by status)
     message     error message (default: a sentence that names the fault)
     retry_after Retry-After header in seconds (default: not sent)
@@ -38,23 +41,30 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
+from typing import get_args
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from azureml_emulator.wire import NULL, Answer, Call, Handler, Route, ServiceError
+from azureml_emulator.identity import needs_token
+from azureml_emulator.wire import NULL, Answer, Call, Json, Route, ServiceError
 from azureml_emulator.world import World
 
 EFFECTS = {
-    "request": ("status", "drop", "drop_after", "slow", "truncate"),
-    "step": ("fail", "hang_queued", "not_responding", "preempt"),
-    "endpoint": ("fail", "hang", "not_found"),
-    "deployment": ("fail", "hang"),
-    "score": ("status", "empty", "malformed", "slow"),
-    "delete": ("fail", "hang"),
+    "request": ("status", "drop", "drop_after", "slow", "truncate", "expired_token"),
+    "step": ("fail", "hang_queued", "not_responding", "preempt", "slow"),
+    "job": ("not_found",),
+    "asset": ("not_found",),
+    "endpoint": ("fail", "hang", "not_found", "busy"),
+    "deployment": ("fail", "hang", "not_found"),
+    "score": ("status", "empty", "malformed", "slow", "gateway"),
+    "delete": ("fail", "hang", "reserved"),
     "quota": ("refuse",),
 }
+# These do nothing without a duration.
+TIMED = ("not_found", "busy", "reserved")
+DEFAULT_STATUS = {"gateway": 503}
 
 CODES = {
     400: "BadRequest",
@@ -148,14 +158,17 @@ class Faults:
             self._faults = [_parsed(document) for document in documents]
             self._seen = [0] * len(self._faults)
 
-    def around(self, call: Call, handler: Handler) -> Answer:
+    def around(self, call: Call, route: Route) -> Answer:
         """The handler's answer, or what the fault of this request makes of it. Admin calls are never faulted.
 
         Raises: ServiceError, from the handler or as the fault's effect.
         """
-        fault = None if call.path.startswith("/admin/") else self.on_request(call.method, call.path)
+        handler = route.handler
+        fault = None if route.auth == "admin" else self.on_request(call, route)
         if fault is None:
             return handler(call)
+        if fault.effect == "expired_token":
+            raise self._world.tokens.expired(route)
         if fault.effect == "status":
             headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
             raise ServiceError(fault.status, fault.error_code(), fault.error_message(), headers=headers)
@@ -170,23 +183,29 @@ class Faults:
         body = answer.body if answer.stream is None else b"".join(answer.stream)
         return CutAnswer(answer.status, body, answer.headers)
 
-    def on_request(self, method: str, path: str) -> Fault | None:
+    def on_request(self, call: Call, route: Route) -> Fault | None:
         """The fault of this HTTP request, if any; counts the call."""
-        return self._take("request", lambda fault: fault.hits_request(method, path))
+        token = needs_token(call, route)
+        return self._take(
+            "request",
+            lambda fault: fault.hits_request(call.method, call.path) and (token or fault.effect != "expired_token"),
+        )
 
-    def take(self, on: str, name: str) -> Fault | None:
-        """The fault of this event (see the module's table), if any; counts the call."""
-        return self._take(on, lambda fault: fault.hits_name(name))
+    def take(self, on: str, name: str, *effects: str) -> Fault | None:
+        """The fault of this event (see the module's table), if any, of these effects if any are named; counts it."""
+        return self._take(on, lambda fault: fault.hits_name(name) and (not effects or fault.effect in effects))
 
     def for_step(self, name: str) -> Fault | None:
         return self.take("step", name)
 
-    def for_deployment(self, key: str) -> Fault | None:
-        return self.take("deployment", key)
+    def until(self, on: str, name: str, effect: str) -> float:
+        """When that effect on what is made or removed now is over, in seconds since 1970; 0 without a fault."""
+        fault = self.take(on, name, effect)
+        return time.time() + fault.seconds if fault else 0.0
 
     def hinder_deletion(self, key: str, released: Callable[[], bool]) -> ServiceError | None:
         """Lets a deletion hang if a fault says so; the error of one that is to fail."""
-        fault = self.take("delete", key)
+        fault = self.take("delete", key, "fail", "hang")
         if fault and (fault.effect == "hang" or fault.seconds):
             self.hold(fault, released)
         if fault and fault.effect == "fail":
@@ -260,6 +279,11 @@ class CutResponse(Response):
         await asyncio.sleep(0.05)  # lets the server see the end, else it would try to answer 500
 
 
+def is_hidden(document: Json) -> bool:
+    """Whether a resource is not to be found yet, see the effect `not_found`."""
+    return float(document.get("hidden_until") or 0) > time.time()
+
+
 def with_abort(app: ASGIApp) -> ASGIApp:
     """The application with `scope["abort_connection"]`, which closes the client's connection without an answer."""
 
@@ -281,7 +305,8 @@ def _problems(number: int, document: object) -> list[str]:
         for key in document
         if key not in known
     ]
-    effects = EFFECTS.get(document.get("on", ""))
+    wrong += _wrong_values(number, document)
+    effects = EFFECTS.get(str(document.get("on")))
     if effects is None:
         return [*wrong, f"Fault {number} is on '{document.get('on')}'; choose one of {', '.join(EFFECTS)}."]
     effect = document.get("effect", effects[0])
@@ -289,12 +314,29 @@ def _problems(number: int, document: object) -> list[str]:
         wrong.append(
             f"Fault {number} has the effect '{effect}'; on '{document['on']}' choose one of {', '.join(effects)}."
         )
+    elif effect in TIMED and not document.get("seconds"):
+        wrong.append(f"Fault {number} has the effect '{effect}', which needs 'seconds' above 0.")
     try:
-        re.compile(document.get("path") or "")
+        re.compile(str(document.get("path") or ""))
     except re.error as error:
         wrong.append(f"In fault {number} the path '{document['path']}' is no regular expression: {error}.")
     return wrong
 
 
+def _wrong_values(number: int, document: dict) -> list[str]:
+    """What is wrong with the values of known keys: each must be of its field's type."""
+    wrong = []
+    for field in fields(Fault):
+        value = document.get(field.name, field.default)
+        kinds = get_args(field.type) or (field.type,)
+        # JSON writes a whole number for seconds too.
+        fits = type(value) in kinds or (float in kinds and type(value) is int) or value is MISSING
+        if not fits or (type(value) in (int, float) and value < 0):
+            names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            wrong.append(f"In fault {number} '{field.name}' is {json.dumps(value)}; it must be {names}, not negative.")
+    return wrong
+
+
 def _parsed(document: dict) -> Fault:
-    return Fault(**{**document, "effect": document.get("effect", EFFECTS[document["on"]][0])})
+    effect = document.get("effect", EFFECTS[document["on"]][0])
+    return Fault(**{"status": DEFAULT_STATUS.get(effect, 500), **document, "effect": effect})

@@ -28,6 +28,13 @@ GUIDE = (
     "\nPlease check this guide to understand why this error code might have been returned \n"
     "https://docs.microsoft.com/en-us/azure/machine-learning/how-to-troubleshoot-online-endpoints#http-status-codes\n"
 )
+# What the gateway says for itself, by status.
+REFUSALS = {
+    408: "upstream request timeout",
+    429: "too many pending requests",
+    502: "upstream connect error or disconnect/reset before headers. reset reason: connection termination",
+    503: "no healthy upstream",
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class Gateway:
             return plain(404, "The endpoint does not have a valid deployment with positive weight.")
         key = key_of(str(endpoint["name"]), str(deployment["name"]))
         if not self._enter(key, most_at_once(deployment)):
-            return plain(429, "too many pending requests")
+            return plain(429, REFUSALS[429])
         try:
             return self._forward(call, key, deployment)
         finally:
@@ -98,12 +105,16 @@ class Gateway:
     def _leave(self, key: str) -> None:
         with self._lock:
             self._running[key] -= 1
+            if not self._running[key]:
+                del self._running[key]
 
     def _forward(self, call: Call, key: str, deployment: Json) -> Answer:
         """The server's answer, with the headers and the status codes of the service around it."""
         started = time.monotonic()
         timeout = seconds(deployment["properties"]["requestSettings"]["requestTimeout"])
         fault = self._world.room(Faults).take("score", key)
+        if fault and fault.effect == "gateway":
+            return refused_as_told(fault)
         if fault and fault.effect != "slow":
             reply = as_told(fault)
         else:
@@ -112,12 +123,11 @@ class Gateway:
             try:
                 reply = self._ask(call, deployment, timeout - (time.monotonic() - started))
             except httpx.TimeoutException:
-                return plain(408, "upstream request timeout")
+                return plain(408, REFUSALS[408])
             except httpx.HTTPError:
-                why = "reset reason: connection termination"
-                return plain(502, f"upstream connect error or disconnect/reset before headers. {why}")
+                return plain(502, REFUSALS[502])
         if reply is None:
-            return plain(503, "no healthy upstream")
+            return plain(503, REFUSALS[503])
         headers = {
             "Content-Type": reply.kind,
             "azureml-model-deployment": str(deployment["name"]),
@@ -185,3 +195,10 @@ def as_told(fault: Fault) -> Reply:
     if fault.effect == "malformed":
         return Reply(200, b'{"output": "half an ans', "application/json")
     return Reply(fault.status, fault.error_message().encode(), "text/plain")
+
+
+def refused_as_told(fault: Fault) -> Answer:
+    """The gateway's own refusal, which no container has seen."""
+    answer = plain(fault.status, fault.message or REFUSALS.get(fault.status, fault.error_message()))
+    told = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+    return Answer(answer.status, answer.body, {**answer.headers, **told})

@@ -12,6 +12,7 @@ import json
 import secrets
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -26,7 +27,6 @@ PUBLIC_RESOURCE_MANAGER = "https://management.azure.com"
 DATA_PLANE = "https://ml.azure.local"
 STORAGE = "https://storage.azure.com"
 CLOUD = "AzureMLEmulator"
-TOKEN_SECONDS = 24 * 3600
 STEP_TOKEN_SECONDS = 30 * 24 * 3600
 PRINCIPAL = "33333333-3333-3333-3333-333333333333"
 # The permission letter that a shared access signature needs for a method.
@@ -85,7 +85,25 @@ class Identity:
             return replace(call, principal="signature")
         return replace(call, principal=self._check_token(call, route))
 
-    def issue(self, audience: str, *, subject: str = PRINCIPAL, seconds: int = TOKEN_SECONDS) -> str:
+    def expired(self, route: Route, expiry: float | None = None) -> ServiceError:
+        """How a token that has expired (by default: just now) is refused in that part of the service."""
+        challenge = f'{self._realm}, error="invalid_token", error_description="The access token has expired."'
+        if route.auth == "storage":
+            code, shape = "InvalidAuthenticationInfo", "storage"
+            text = "Server failed to authenticate the request. Lifetime validation failed. The token is expired."
+        else:
+            code, shape, moment = "ExpiredAuthenticationToken", "arm", time.time()
+            ended = moment - 1 if expiry is None else expiry
+            text = (
+                f"The access token expiry UTC time '{clock(ended)}' is earlier than current UTC time '{clock(moment)}'."
+            )
+        return ServiceError(401, code, text, shape=shape, headers={"WWW-Authenticate": challenge})
+
+    @property
+    def _realm(self) -> str:
+        return f'Bearer authorization_uri="{self._world.url}/{self._world.settings.tenant_id}"'
+
+    def issue(self, audience: str, *, subject: str = PRINCIPAL, seconds: float) -> str:
         """A JWT for one audience."""
         moment = int(time.time())
         claims = {
@@ -93,7 +111,7 @@ class Identity:
             "iss": f"{self._world.url}/{self._world.settings.tenant_id}/",
             "iat": moment,
             "nbf": moment,
-            "exp": moment + seconds,
+            "exp": moment + int(seconds),
             "oid": subject,
             "sub": subject,
             "tid": self._world.settings.tenant_id,
@@ -136,8 +154,7 @@ class Identity:
             "tracking": [self._world.url, DATA_PLANE, "tracking"],
         }[route.auth]
         shape = "storage" if route.auth == "storage" else "arm"
-        realm = f'Bearer authorization_uri="{self._world.url}/{self._world.settings.tenant_id}"'
-        challenge = {"WWW-Authenticate": realm}
+        challenge = {"WWW-Authenticate": self._realm}
         token = bearer(call)
         if not token:
             code = "NoAuthenticationInformation" if shape == "storage" else "AuthenticationFailed"
@@ -145,6 +162,8 @@ class Identity:
             raise ServiceError(401, code, text, shape=shape, headers=challenge)
         try:
             claims = jwt.decode(token, self._secrets.token_key, algorithms=["HS256"], audience=audiences)
+        except jwt.ExpiredSignatureError as error:
+            raise self.expired(route, expiry_of(token)) from error
         except jwt.InvalidTokenError as error:
             code = "InvalidAuthenticationInfo" if shape == "storage" else "InvalidAuthenticationToken"
             text = f"The access token is invalid: {error}. It must be issued for one of {', '.join(audiences)}."
@@ -160,9 +179,10 @@ class Identity:
         if resource.rstrip("/") not in known:
             text = f"The resource '{resource}' is not one of {', '.join(known)}."
             return Answer(400, {"statusCode": 400, "message": text})
+        lifetime = self._world.timing.token_seconds
         body: Json = {
-            "access_token": self.issue(resource),
-            "expires_on": str(int(time.time()) + TOKEN_SECONDS),
+            "access_token": self.issue(resource, seconds=lifetime),
+            "expires_on": str(int(time.time() + lifetime)),
             "resource": resource,
             "token_type": "Bearer",
             "client_id": PRINCIPAL,
@@ -203,3 +223,18 @@ def bearer(call: Call) -> str:
     """The token of the Authorization header, or an empty text."""
     scheme, _, token = call.headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def needs_token(call: Call, route: Route) -> bool:
+    """Whether a request is let in by a token: not by an endpoint's key, not by a signature."""
+    return route.auth in ("arm", "storage", "tracking") and "sig" not in call.query
+
+
+def expiry_of(token: str) -> float:
+    """When a token with a right signature ends or ended, in seconds since 1970."""
+    return float(jwt.decode(token, options={"verify_signature": False})["exp"])
+
+
+def clock(moment: float) -> str:
+    """A time as resource manager writes it in messages: 3/19/2023 8:55:46 AM."""
+    return datetime.fromtimestamp(moment, UTC).strftime("%-m/%-d/%Y %-I:%M:%S %p")

@@ -12,6 +12,7 @@ import time
 from azureml_emulator.assets import Assets
 from azureml_emulator.compute import Compute
 from azureml_emulator.engine import Engine
+from azureml_emulator.faults import is_hidden
 from azureml_emulator.plan import Plan, entries, make_plan
 from azureml_emulator.runs import TERMINAL, Runs
 from azureml_emulator.wire import (
@@ -79,7 +80,8 @@ class Jobs:
 
     def _start(self, plan: Plan) -> None:
         engine = Engine(self._world, plan)
-        self._engines[plan.job] = engine
+        under_way = {name: other for name, other in self._engines.items() if not other.done.is_set()}
+        self._engines = {**under_way, plan.job: engine}
         engine.start()
 
     def _put(self, call: Call) -> Answer:
@@ -116,7 +118,8 @@ class Jobs:
             properties={**run_properties(kind, properties), **dict(entries(properties, "properties"))},
             continue_on_step_failure=isinstance(settings, dict) and bool(settings.get("continue_on_step_failure")),
         )
-        self._world.store.put("jobs", name, {"properties": properties})
+        hidden = self._world.faults.until("job", name, "not_found")
+        self._world.store.put("jobs", name, {"properties": properties, "hidden_until": hidden})
         self._runs.set_status(name, "Preparing" if kind == "pipeline" else "Starting")
         self._start(plan)
 
@@ -159,12 +162,17 @@ class Jobs:
         self._runs.change(name, edit)
 
     def _get(self, call: Call) -> Answer:
-        return Answer(200, self._document(call.path_params["name"]))
+        name = call.path_params["name"]
+        if is_hidden(self._world.store.get("jobs", name) or {}):
+            raise not_found("Job", name)
+        return Answer(200, self._document(name))
 
     def _list(self, call: Call) -> Answer:
         view = call.query.get("listViewType", "ActiveOnly").lower()
         names = []
-        for name, _ in self._world.store.list("jobs"):
+        for name, job in self._world.store.list("jobs"):
+            if is_hidden(job):
+                continue
             run = self._runs.get(name)
             archived = bool(run.get("hidden"))
             fits = view == "all" or archived == (view == "archivedonly")
@@ -186,7 +194,9 @@ class Jobs:
             raise ServiceError(400, "UserError", text, inner_error="CancelPipelineRunInTerminalStatus")
         for run_id, _ in self._runs.family(name):
             self._runs.set_status(run_id, "CancelRequested")
-        self._engines[name].cancel()
+        # It may have ended this moment; then there is nothing left to stop.
+        if engine := self._engines.get(name):
+            engine.cancel()
         operation = self._world.operations.start("jobs", name, lambda: self._wait_for_end(name))
         headers = {
             "Location": self._world.operations.result_url(operation, call.api_version),
@@ -196,7 +206,7 @@ class Jobs:
 
     def _wait_for_end(self, name: str) -> None:
         """Returns when a job has ended. Raises: Interrupted at the emulator's own end."""
-        while name in self._engines and not self._engines[name].done.is_set():
+        while (engine := self._engines.get(name)) and not engine.done.is_set():
             self._world.operations.wait(0.05)
 
     def _document(self, name: str) -> Json:

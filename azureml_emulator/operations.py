@@ -7,6 +7,7 @@ Three polling styles are spoken, as the service does: `mfeOperationsStatus` (end
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Literal
 from uuid import uuid4
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 Style = Literal["mfe", "compute"]
 LOCATIONS = f"/subscriptions/{{subscription}}/providers/{PROVIDER}/locations/{{location}}"
+# Ended operations that can still be polled. A client that was held up for long finds its own among so many.
+KEPT = 500
 NEVER = "0001-01-01T00:00:00+00:00"
 # The service's own abbreviations in operation ids.
 PREFIXES = {"endpoints": "oeidp", "deployments": "odidp", "jobs": "jc"}
@@ -28,6 +31,7 @@ class Operations:
 
     def __init__(self, world: World) -> None:
         self._world = world
+        self._ended: deque[str] = deque()
 
     def start(self, kind: str, key: str, work: Callable[[], None], *, style: Style = "mfe") -> str:
         """The id of a new operation whose `work` has begun. `work` raises ServiceError to fail the operation."""
@@ -53,17 +57,20 @@ class Operations:
         ]
 
     def finish(self, operation_id: str, error: ServiceError | None = None, *, canceled: bool = False) -> None:
-        """Writes the end of an operation; the first end stands."""
+        """Writes the end of an operation; the first end stands. The oldest of many ended ones are forgotten."""
 
         def close(record: Json) -> None:
             if record["status"] != "InProgress":
                 return
+            self._ended.append(operation_id)
             record["status"] = "Canceled" if canceled else "Failed" if error else "Succeeded"
             record["ended"] = now()
             if error:
                 record["error"] = {"code": error.code, "message": error.message}
 
         self._world.store.change("operations", operation_id, close)
+        while len(self._ended) > KEPT:
+            self._world.store.delete("operations", self._ended.popleft())
 
     def status_url(self, operation_id: str, api_version: str, *, style: Style = "mfe") -> str:
         """The address for the Azure-AsyncOperation header."""
@@ -97,8 +104,11 @@ class Operations:
 
     def recover(self) -> None:
         """Fails what no room took up again; called after every room's own recovery."""
+        records = self._world.store.list("operations")
+        ended = sorted((str(record["ended"]), name) for name, record in records if "ended" in record)
+        self._ended.extendleft(name for _, name in reversed(ended))
         running = {thread.name for thread in threading.enumerate()}
-        for name, record in self._world.store.list("operations"):
+        for name, record in records:
             if record["status"] == "InProgress" and f"operation {name}" not in running:
                 self.finish(
                     name, ServiceError(500, "InternalServerError", "The service restarted during the operation.")

@@ -147,6 +147,9 @@ class StepRun:
         self._control.pause(timing.prepare_seconds)
         self._runs.set_status(self._run_id, "Running")
         status = self._execute(command, folder, fault)
+        if fault and fault.effect == "slow":
+            self._world.faults.hold(fault, self._control.cancelled.is_set)
+            self._control.check()
         if status != 0:
             raise StepFailed(self._explain(status))
         self._runs.set_status(self._run_id, "Finalizing")
@@ -215,7 +218,7 @@ class StepRun:
 
     def _hurt(self, child: Child, fault: Fault | None) -> None:
         """Does to a running step what its fault says."""
-        if fault is None or fault.effect == "hang_queued":
+        if fault is None or fault.effect in ("hang_queued", "slow"):
             return
         if fault.effect == "not_responding":
             self._runs.set_status(self._run_id, "NotResponding")

@@ -27,7 +27,10 @@ class Room(Protocol):
 
 @dataclass
 class Timing:
-    """Seconds that the emulator takes for what Azure takes minutes for. All are settable by `PUT /admin/timing`."""
+    """Seconds: how long the emulator takes for what Azure takes minutes for, and how long a new token is good.
+
+    All are settable by `PUT /admin/timing`.
+    """
 
     retry_after_seconds: float = 1.0  # 0: no Retry-After header, as the service; clients then poll every 5 to 30 s
     compute_seconds: float = 0.3
@@ -37,6 +40,7 @@ class Timing:
     endpoint_seconds: float = 0.5
     deployment_seconds: float = 0.2
     delete_seconds: float = 0.3
+    token_seconds: float = 24 * 3600.0  # the SDK asks for a new token 300 s before the end of the old one
 
 
 @dataclass(frozen=True)
