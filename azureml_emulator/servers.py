@@ -2,8 +2,8 @@
 
 The server's command prints one JSON line {"port": N} on stdout, answers GET / with 200 once it can serve, and POST
 /score. Probes follow Azure's settings (initial delay, period, timeout, thresholds), with one deviation that keeps local
-runs quick: readiness is asked every second from the start, so a ready server is found at once; the settings only decide
-when to give up.
+runs quick: readiness is asked when the server begins to listen and then every second, so a ready server is found at
+once; the settings only decide when to give up.
 
 This module knows nothing of the REST API; `deployments.py` decides what a failure means.
 """
@@ -165,7 +165,8 @@ class Server:
     def _probe(self, health: Health) -> str | None:
         """Asks the probes that are due. Returns why the process must be ended, if so."""
         age = time.monotonic() - health.started
-        if age >= health.next_readiness:
+        # Before it listens there is nothing to ask; then the first look comes at once.
+        if self._port and age >= health.next_readiness:
             period = self._plan.readiness.period
             health.next_readiness = age + (period if self._ready else min(READINESS_SECONDS, period))
             self._note_readiness(health, self._ask(self._plan.readiness.timeout))
