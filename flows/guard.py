@@ -108,7 +108,6 @@ def main() -> None:
     # What ends a worker's machine or container in good order is sent to every process of it.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    os.nice(10)
     logging.basicConfig(format="%(asctime)s %(process)d %(message)s", level=logging.INFO)
     for name in ("azure", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)

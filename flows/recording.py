@@ -21,6 +21,7 @@ from flows.signals import SIGNALS
 from flows.watch import Watch
 from retune import ledger
 from retune.errors import BadRequest, RetuneError, Stopped
+from retune.explain import explain
 from retune.folders import report_file
 from retune.report import Endpoint, Job, Problem, Report, Run, Status, Step
 from retune.request import Request
@@ -158,9 +159,12 @@ def recording(request: Request, key: str | None) -> Iterator[Recorder]:
             if SIGNALS.reason and isinstance(error, Stopped):
                 _close_stopped(run)
                 return
-            if not isinstance(error, RetuneError):
+            explained = explain(error)
+            if explained is None:
                 log.exception("unexpected error")
-            run.close("failed", error)
+            elif explained is not error:
+                log.debug("the step's own error", exc_info=error)
+            run.close("failed", explained or error)
         except BaseException as error:
             # Prefect's own time limit, which makes the state by itself.
             run.close("failed", error)

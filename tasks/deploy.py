@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeVar
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from retune import names
+from retune import explain, names
 from retune import workspace as cloud
 from retune.errors import CloudError
 from retune.report import Endpoint, RegisteredModel
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("retune.deploy")
 
 LOG_LINES = 20
-# A name that stays taken belongs to somebody else.
+# Source: azure-cli-extensions issue 7660. A name that stays taken belongs to somebody else.
+TAKEN = "already an endpoint with this name"
 BUSY_SECONDS = 300
 BUSY_LOOK_SECONDS = 2
 T = TypeVar("T")
@@ -55,7 +56,7 @@ def create_endpoint(request: Request, endpoint: Endpoint, submission: Submission
     try:
         _put_endpoint(request, wanted, "Creation")
     except HttpResponseError as error:
-        if (error.status_code or 0) >= 500:
+        if explain.is_transient(error):
             raise
         raise CloudError(
             "EndpointRefused",
@@ -77,7 +78,7 @@ def plan_endpoint(request: Request, submission: Submission, compute: ComputeFact
     )
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
 def keep_endpoint(request: Request, endpoint: Endpoint) -> Endpoint:
     """The endpoint, marked as left up on purpose, with the later expiry that serving.keep_hours gives."""
     until = datetime.now(UTC) + timedelta(hours=request.serving.keep_hours)
@@ -88,7 +89,7 @@ def keep_endpoint(request: Request, endpoint: Endpoint) -> Endpoint:
     return endpoint.model_copy(update={"kept_until": until, "expires": until, "scoring_uri": current.scoring_uri})
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
 def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> None:
     """Deploy the model on the endpoint and give it all traffic.
 
@@ -122,6 +123,8 @@ def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> None
         current.traffic = {endpoint.deployment: 100}
         _put_endpoint(request, current, "Traffic update")
     except HttpResponseError as error:
+        if explain.is_transient(error):
+            raise
         raise CloudError(
             "DeploymentFailed",
             f"Deployment '{endpoint.deployment}' of {model.name}:{model.version} on {serving.instance_type} failed: "
@@ -143,16 +146,18 @@ def _put_endpoint(request: Request, endpoint: "ManagedOnlineEndpoint", what: str
 def _when_free(begin: "Callable[[], LROPoller[T]]") -> "LROPoller[T]":
     """The operation, begun as soon as the service takes it.
 
-    It answers 409 while an earlier change or deletion of the endpoint goes on, and for a while after a deletion.
+    It answers 409 while an earlier change of the endpoint goes on, and 400 with `TAKEN` for a name that was deleted a
+    moment ago.
     """
-    from azure.core.exceptions import ResourceExistsError
+    from azure.core.exceptions import HttpResponseError
 
     deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
             return begin()
-        except ResourceExistsError as error:
-            if time.monotonic() > deadline:
+        except HttpResponseError as error:
+            busy = error.status_code == 409 or (error.status_code == 400 and TAKEN in str(error))
+            if not busy or time.monotonic() > deadline:
                 raise
             log.info("the endpoint is busy, trying again: %s", cloud.first_line(error))
             pause(BUSY_LOOK_SECONDS)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -21,15 +21,17 @@ from prefect.cache_policies import NO_CACHE
 from retune import ledger, names
 from retune import workspace as cloud
 from retune.errors import CloudError, JobFailed, WaitExpired
+from retune.explain import is_transient
 from retune.ledger import job_status
 from retune.report import ComputeUsed, Part, PreparedData
 from retune.report import Job as JobReport
 from retune.request import Request
 from retune.tracking import tracking_client
 from retune.waiting import pause
+from tasks import retrying
 from tasks.compute import SERVERLESS
 from tasks.model import OUTPUT, ModelFacts, display_name
-from tasks.retrying import HARMLESS, is_transient
+from tasks.retrying import HARMLESS
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -40,6 +42,8 @@ log = logging.getLogger("retune.job")
 TRAINED_MODEL = "trained_model"
 # A job that is NotResponding or Paused may come back; the run limit covers those that do not.
 WAITING_TO_RUN = ("NotStarted", "Starting", "Provisioning", "Preparing", "Queued", "Scheduled", "Unknown")
+OUTAGE_SECONDS = 900
+VISIBLE_SECONDS = 10
 STEPS = ("model_import", "preprocess", "finetune", "model_evaluation")
 
 
@@ -51,7 +55,7 @@ class Submission(Part):
     attempt: int
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=retrying.is_transient, **HARMLESS)
 def submit_job(
     request: Request, key: str, holder: str, model: ModelFacts, compute: ComputeUsed, data: PreparedData
 ) -> Submission:
@@ -214,9 +218,11 @@ def _create(
         with contextlib.redirect_stderr(io.StringIO()):
             return client.jobs.create_or_update(pipeline, experiment_name=f"chat_completion_{model.model.name}"), False
     except HttpResponseError as error:
-        present = _find(client, pipeline.name)
+        present = _find_taken(client, pipeline.name) if error.status_code in (400, 409) else None
         if present is not None:
             return present, True
+        if is_transient(error):
+            raise
         raise CloudError(
             "JobRefused",
             f"Job '{pipeline.name}' was refused: {cloud.first_line(error)}",
@@ -233,6 +239,14 @@ def _find(client: "MLClient", name: str) -> "Job | None":
         return None
 
 
+def _find_taken(client: "MLClient", name: str) -> "Job | None":
+    """The job behind a refused name; a fresh one of another start may take a moment to be visible."""
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while (job := _find(client, name)) is None and time.monotonic() < deadline:
+        pause(1)
+    return job
+
+
 def _report(job: "Job", attached: bool) -> JobReport:
     return JobReport(
         name=job.name,
@@ -247,28 +261,64 @@ def _report(job: "Job", attached: bool) -> JobReport:
 
 def _follow(request: Request, name: str) -> str:
     """The job's final status; logs every change of it, of its steps and of the loss on the way."""
+    from azure.core.exceptions import AzureError
+
     client = cloud.workspace_client(request.workspace)
     limits = request.limits
-    phase_began = time.monotonic()
-    running, seen = False, ""
-    while (status := job_status(client.jobs.get(name))) not in ledger.ENDED:
-        if status not in WAITING_TO_RUN and not running:
+    phase_began = answered_at = time.monotonic()
+    look, seen, running = Look("not visible yet", False, ""), "", False
+    while look.status not in ledger.ENDED:
+        try:
+            look = _look(client, name)
+            answered_at = time.monotonic()
+        except AzureError as error:
+            # A job takes hours: an outage of minutes must not end it.
+            if not _may_pass(error) or time.monotonic() - answered_at > OUTAGE_SECONDS:
+                raise
+            look = look._replace(progress=f"no answer from Azure ML, looking again: {cloud.first_line(error)}")
+        if look.progress != seen:
+            log.info("%s", look.progress)
+            seen = look.progress
+        if look.running and not running:
             running, phase_began = True, time.monotonic()
-        progress = ", ".join([status, *_current_steps(client, name), *(_losses(client, name) if running else [])])
-        if progress != seen:
-            log.info("%s", progress)
-            seen = progress
         minutes = limits.run_minutes if running else limits.queue_minutes
-        if time.monotonic() - phase_began > minutes * 60:
+        if look.status not in ledger.ENDED and time.monotonic() - phase_began > minutes * 60:
             limit = "run_minutes" if running else "queue_minutes"
             raise WaitExpired(
                 "JobTooSlow",
-                f"Job '{name}' is {status} after {minutes:g} minutes.",
+                f"Job '{name}' is {look.status} after {minutes:g} minutes ({look.progress}).",
                 f"Raise limits.{limit}, or see why in Azure ML studio.",
             )
-        pause(limits.poll_seconds)
-    log.info("%s", status)
-    return status
+        if look.status not in ledger.ENDED:
+            pause(limits.poll_seconds)
+    return look.status
+
+
+class Look(NamedTuple):
+    """A job at one moment. A pipeline is Running while its first step still waits for a node; `running` is not."""
+
+    status: str
+    running: bool
+    progress: str
+
+
+def _look(client: "MLClient", name: str) -> Look:
+    status = job_status(client.jobs.get(name))
+    if status in ledger.ENDED:
+        return Look(status, True, status)
+    steps = _steps(client, name)
+    running = any(state not in WAITING_TO_RUN for _, state in steps)
+    done = sum(state == "Completed" for _, state in steps)
+    under_way = [f"{step} {state}" for step, state in steps if state != "Completed"]
+    losses = _losses(client, name) if running else []
+    return Look(status, running, ", ".join([status, f"{done} steps done", *under_way, *losses]))
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether the next look may do better: a fresh job answers 404 for a moment."""
+    from azure.core.exceptions import ResourceNotFoundError
+
+    return is_transient(error) or isinstance(error, ResourceNotFoundError)
 
 
 def _steps(client: "MLClient", name: str) -> list[tuple[str, str]]:
@@ -279,13 +329,6 @@ def _steps(client: "MLClient", name: str) -> list[tuple[str, str]]:
     children = list(client.jobs.list(parent_job_name=name))
     steps = [step for child in children for step in list(client.jobs.list(parent_job_name=child.name)) or [child]]
     return [(step.display_name, job_status(step)) for step in steps]
-
-
-def _current_steps(client: "MLClient", name: str) -> list[str]:
-    """What goes on now, e.g. `3 steps done`, `chat_completion_finetune Running`."""
-    steps = _steps(client, name)
-    done = sum(status == "Completed" for _, status in steps)
-    return [f"{done} steps done", *(f"{step} {status}" for step, status in steps if status != "Completed")]
 
 
 def _losses(client: "MLClient", name: str) -> list[str]:

@@ -5,7 +5,7 @@ import logging
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from retune import names
+from retune import explain, names
 from retune import workspace as cloud
 from retune.errors import CloudError
 from retune.report import PreparedData, RegisteredModel
@@ -56,7 +56,7 @@ def register_model(request: Request, submission: Submission, model: ModelFacts, 
                 )
             )
         except HttpResponseError as error:
-            if (error.status_code or 0) >= 500:
+            if explain.is_transient(error):
                 raise
             raise CloudError(
                 "RegistrationRefused",

@@ -7,6 +7,8 @@ from prefect import Task
 from prefect.client.schemas import State, TaskRun
 from prefect.tasks import exponential_backoff
 
+from retune import explain
+
 HARMLESS = {
     "retries": 3,
     "retry_delay_seconds": exponential_backoff(backoff_factor=2),
@@ -16,11 +18,5 @@ HARMLESS = {
 
 def is_transient(task: Task, run: TaskRun, state: State) -> bool:
     """Whether a failed step may succeed on a repeat; Prefect calls this with the failed state."""
-    from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
-
-    match state.result(raise_on_failure=False):
-        case HttpResponseError() as error:
-            return error.status_code in (408, 429, 500, 502, 503, 504)
-        case ServiceRequestError() | ServiceResponseError() | ConnectionError():
-            return True
-    return False
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, BaseException) and explain.is_transient(error)

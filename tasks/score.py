@@ -21,6 +21,7 @@ from retune.errors import CloudError
 from retune.report import Answer, Endpoint, PreparedData
 from retune.request import Request, Score
 from retune.waiting import pause
+from tasks.retrying import HARMLESS, is_transient
 
 log = logging.getLogger("retune.score")
 
@@ -35,7 +36,7 @@ FIXES = {
 }
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
 def ask(request: Request, endpoint: Endpoint, data: PreparedData) -> list[Answer]:
     """The answers to `score.rows` rows of the test split, chosen by `score.seed`.
 

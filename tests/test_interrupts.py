@@ -1,66 +1,26 @@
 """Ctrl-C in each step: the job is cancelled, no endpoint and no process is left, and Prefect's state is honest."""
 
-import json
 import os
 import re
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 import pytest
+from commands import REHEARSAL, Ended, finetune, state_in_prefect, wait_for_end
 from conftest import Emulator
 
-ROOT = Path(__file__).resolve().parent.parent
 KEY = "interrupt-tests"
-QUICK = ("training.max_steps=2", "score.rows=2")
-# A command that hangs longer than this after the signal has lost it.
-SECONDS = 90
-
-
-class Interrupted(NamedTuple):
-    """A command that got a signal."""
-
-    code: int
-    report: dict
-    errors: str
-    seconds: float
+LONG = ("training.training_seconds=20", *REHEARSAL)
 
 
 def interrupt(
-    environment: dict[str, str], at: str, *, number: int = signal.SIGINT, key: str | None = None, times: int = 1
-) -> Interrupted:
-    """Run the command in a process group of its own and signal the group when a line of stderr matches `at`."""
-    command = [sys.executable, "-m", "flows.finetune", "--json", *(["--run-key", key] if key else [])]
-    command += [word for assignment in QUICK for word in ("--set", assignment)]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A test runner's child may have inherited an ignored SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if re.search(at, line):
-            break
-    began = time.monotonic()
-    for _ in range(times):
-        os.killpg(process.pid, number)
-        time.sleep(0.2)  # a finger's pace: a second key press, not one coalesced with the first
-    output, errors = process.communicate(timeout=SECONDS)
-    return Interrupted(
-        process.returncode, json.loads(output or "{}"), "".join(lines) + errors, time.monotonic() - began
-    )
+    environment: dict[str, str], at: str, *assignments: str, number: int = signal.SIGINT, key: str | None = None
+) -> Ended:
+    """Run the command and signal its process group when a line of stderr matches `at`."""
+    return finetune(environment, *(assignments or LONG), key=key).read_until(at).signal(number).end()
 
 
 @pytest.fixture(scope="module")
@@ -72,28 +32,8 @@ def environment(session_emulator: Emulator, prefect_api: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def trained(environment: dict[str, str]) -> str:
     """A key whose job is done, so that what follows it can be interrupted without training again."""
-    command = [sys.executable, "-m", "flows.finetune", "--quiet", "--run-key", KEY]
-    command += [word for assignment in QUICK for word in ("--set", assignment)]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL, timeout=240)
+    assert finetune(environment, *REHEARSAL, key=KEY).end().code == 0
     return KEY
-
-
-def state_in_prefect(flow_run_id: str) -> str:
-    """The flow run's state type as Prefect's API tells it."""
-    from prefect.client.orchestration import get_client
-
-    with get_client(sync_client=True) as client:
-        return client.read_flow_run(flow_run_id).state_type.value
-
-
-def wait_for_end(emulator: Emulator, job: str) -> str:
-    """The job's final status, which a cancellation reaches within 15 s."""
-    client = emulator.client()
-    deadline = time.monotonic() + 15
-    while (status := client.jobs.get(job).status) not in ("Completed", "Failed", "Canceled"):
-        assert time.monotonic() < deadline, f"job {job} is still {status}"
-        time.sleep(0.5)
-    return str(getattr(status, "value", status))
 
 
 @pytest.mark.parametrize(
@@ -132,7 +72,7 @@ def test_after_the_job_is_done_the_endpoint_is_deleted(
     at: str, times: int, environment: dict[str, str], trained: str, emulator: Emulator
 ) -> None:
     """Exit 130, state Cancelled, and the teardown ran to its end, also when Ctrl-C was pressed again."""
-    run = interrupt(environment, at, key=trained, times=times)
+    run = finetune(environment, *REHEARSAL, key=trained).read_until(at).signal(signal.SIGINT, times).end()
 
     assert (run.code, run.report["status"]) == (130, "cancelled"), run.errors
     assert run.seconds < 30
@@ -145,7 +85,8 @@ def test_ctrl_c_during_the_teardown_does_not_stop_it(
     environment: dict[str, str], trained: str, emulator: Emulator
 ) -> None:
     """The deletion runs to its end, the screen says what it waits for, and the run counts as cancelled."""
-    run = interrupt(environment, "asked for the deletion", key=trained, times=2)
+    command = finetune(environment, *REHEARSAL, key=trained).read_until("asked for the deletion")
+    run = command.signal(signal.SIGINT, times=2).end()
 
     assert (run.code, run.report["status"]) == (130, "cancelled"), run.errors
     assert re.search(r"deleting endpoint retune-\w+-1, which costs money and expires \d\d:\d\d UTC, first", run.errors)

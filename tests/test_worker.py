@@ -1,4 +1,4 @@
-"""prefect.yaml as a user deploys it: a work pool, a process worker, and one quick run of the deployment."""
+"""prefect.yaml as a user deploys it: a work pool, a process worker, runs of the deployment, and how they end."""
 
 import json
 import os
@@ -9,17 +9,20 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import psutil
 import pytest
 import yaml
+from commands import ROOT, endpoints_left, job_statuses, state_in_prefect, wait_for
 from conftest import Emulator, Variables
 
 from retune.request import PRESETS
 
-ROOT = Path(__file__).resolve().parent.parent
 POOL = "retune"
 START_SECONDS, RUN_SECONDS, STOP_SECONDS = 60, 240, 30
+# From the request to end until the job and the endpoint are asked to.
+ASKED_SECONDS = 15
 
 
 def prefect(*words: str) -> str:
@@ -34,7 +37,7 @@ def worker(prefect_api: str, session_emulator: Emulator, tmp_path: Path) -> Iter
     exports = shlex.join([sys.executable, "-m", "azureml_emulator", "env", "--home", str(session_emulator.home)])
     lines = (
         f"cd {shlex.quote(str(ROOT))}",
-        prefect("--no-prompt", "work-pool", "create", "--type", "process", POOL),
+        prefect("--no-prompt", "work-pool", "create", "--type", "process", POOL, "--overwrite"),
         prefect("--no-prompt", "deploy", "--all"),
         f'eval "$({exports})"',
         f"exec {prefect('worker', 'start', '--pool', POOL)}",
@@ -61,32 +64,95 @@ def worker(prefect_api: str, session_emulator: Emulator, tmp_path: Path) -> Iter
             process.wait()
 
 
+def start(**training: object) -> UUID:
+    """Start a run of the deployment; with parameters of its own it is a rehearsal. Prefect's id of it."""
+    from prefect.deployments import run_deployment
+
+    request = yaml.safe_load((PRESETS / "local.yaml").read_text(encoding="utf-8"))
+    request["training"] |= training
+    if "max_steps" not in training:
+        request["model"]["component"] = "chat_completion_rehearsal"
+    return run_deployment("finetune/local", parameters={"request": request}, timeout=0).id
+
+
+def flow_process(worker: subprocess.Popen) -> psutil.Process:
+    """The process that runs the flow: the one with a guard."""
+    for child in psutil.Process(worker.pid).children(recursive=True):
+        if "flows.guard" in " ".join(child.cmdline()):
+            return child.parent()
+    raise AssertionError("no run has a guard")
+
+
+def wait_for_status(emulator: Emulator, run: UUID, *statuses: str, seconds: float) -> None:
+    """Return when the run's only job has one of the statuses."""
+    job = f"retune-{run}-1"
+    text = f"{job} {' or '.join(statuses)}"
+    wait_for(lambda: job_statuses(emulator, str(run)).get(job) in statuses, seconds, text)
+
+
 @pytest.mark.timeout(420)
 def test_a_worker_runs_the_deployment(worker: subprocess.Popen, session_emulator: Emulator, tmp_path: Path) -> None:
     """The run completes, its report and its log are where they belong; endpoint and worker leave nothing behind."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
-    from prefect.deployments import run_deployment
 
-    request = yaml.safe_load((PRESETS / "local.yaml").read_text(encoding="utf-8"))
-    request["training"]["max_steps"] = 2
-    run = run_deployment("finetune/local", parameters={"request": request}, timeout=0)
+    run = start(max_steps=2)
     children: set[psutil.Process] = set()
     with get_client(sync_client=True) as client:
         deadline = time.monotonic() + RUN_SECONDS
-        while not (state := client.read_flow_run(run.id).state).is_final():
+        while not (state := client.read_flow_run(run).state).is_final():
             assert time.monotonic() < deadline, (tmp_path / "worker.log").read_text()
             children |= set(psutil.Process(worker.pid).children(recursive=True))
             time.sleep(0.5)
         os.kill(worker.pid, signal.SIGTERM)
         worker.wait(STOP_SECONDS)
-        logged = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])), limit=200)
+        logged = client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run])), limit=200)
     with Variables(session_emulator.env):
-        endpoints = list(session_emulator.client().online_endpoints.list())
-    report = json.loads((Path(os.environ["RETUNE_HOME"]) / "runs" / f"{run.id}.json").read_text(encoding="utf-8"))
+        endpoints = endpoints_left(session_emulator)
+    report = json.loads((Path(os.environ["RETUNE_HOME"]) / "runs" / f"{run}.json").read_text(encoding="utf-8"))
 
     assert state.name == "Completed", (tmp_path / "worker.log").read_text()
-    assert (report["status"], report["run"]["flow_run_id"]) == ("completed", str(run.id))
+    assert (report["status"], report["run"]["flow_run_id"]) == ("completed", str(run))
     assert report["endpoint"]["deleted"] is True and endpoints == []
     assert f"submitted {report['job']['name']}" in [line.message for line in logged if line.name == "retune.job"]
     assert children and not [child for child in children if child.is_running()]
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_cancelled_run_ends_as_cancelled(emulator: Emulator) -> None:
+    """The button in Prefect's UI: the job is asked to end within seconds, and the state is honest."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import Cancelling
+
+    run = start(training_seconds=120)
+    wait_for_status(emulator, run, "Running", seconds=90)
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run, Cancelling())
+    wait_for_status(emulator, run, "CancelRequested", "Canceled", seconds=ASKED_SECONDS)
+
+    assert wait_for(lambda: state_in_prefect(run) == "CANCELLED", 40, "state CANCELLED")
+    assert endpoints_left(emulator) == []
+
+
+def test_a_worker_that_is_told_to_end_leaves_no_job(worker: subprocess.Popen, emulator: Emulator) -> None:
+    """Prefect kills the flow without `finally` or hook; the guard sees worker and run die, and ends the job."""
+    run = start(training_seconds=120)
+    wait_for_status(emulator, run, "Running", seconds=90)
+    os.kill(worker.pid, signal.SIGTERM)
+    wait_for_status(emulator, run, "CancelRequested", "Canceled", seconds=ASKED_SECONDS)
+    worker.wait(STOP_SECONDS)
+
+    assert wait_for(lambda: state_in_prefect(run) in ("CRASHED", "CANCELLED"), 40, "a final state")
+
+
+def test_the_hook_deletes_what_a_killed_run_left(worker: subprocess.Popen, emulator: Emulator) -> None:
+    """Without its guard: the worker notices the death and runs `on_crashed` in a process of its own."""
+    run = start()
+    wait_for(lambda: endpoints_left(emulator), 90, "an endpoint")
+    flow = flow_process(worker)
+    for guard in flow.children():
+        guard.kill()
+    flow.kill()
+
+    assert wait_for(lambda: endpoints_left(emulator) == [], 40, "the deletion by the hook")
+    assert wait_for(lambda: state_in_prefect(run) == "CRASHED", 40, "state CRASHED")

@@ -1,0 +1,58 @@
+"""What an error of the SDK means for the reader of the report: a name, the service's words, and what to do next."""
+
+import requests
+
+from retune.errors import CloudError, RetuneError
+from retune.workspace import first_line
+
+GO_ON = "Start it again with the same key: it goes on where it stopped."
+# Statuses that a repeat may not meet again.
+TRANSIENT = (408, 429, 500, 502, 503, 504)
+BY_STATUS = {
+    401: ("NotSignedIn", "Sign in again, or check that the credential is not expired or revoked."),
+    403: (
+        "NotAllowed",
+        "Give the identity the role AzureML Data Scientist on the workspace, and access to its storage.",
+    ),
+    404: ("NotThere", "Check that nobody has deleted it, and the names in the request."),
+    409: ("Conflict", f"Another change goes on, or the name is taken. {GO_ON}"),
+    429: ("Throttled", f"Azure ML asks for fewer calls. Wait a few minutes. {GO_ON}"),
+}
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether the same call may succeed on a repeat: the failure was on the way, or the service's own."""
+    from azure.core.exceptions import DecodeError, HttpResponseError, ServiceRequestError, ServiceResponseError
+
+    match error:
+        case DecodeError():
+            return True
+        case HttpResponseError():
+            return error.status_code in TRANSIENT
+    return isinstance(error, (ServiceRequestError, ServiceResponseError, ConnectionError, requests.ConnectionError))
+
+
+def explain(error: Exception) -> RetuneError | None:
+    """The error as one of Retune's; None for what the cloud has nothing to do with."""
+    from azure.ai.ml.exceptions import MlException
+    from azure.core.exceptions import AzureError, HttpResponseError
+    from mlflow.exceptions import MlflowException
+
+    text = first_line(error)
+    status = error.status_code if isinstance(error, HttpResponseError) else None
+    match error:
+        case RetuneError():
+            return error
+        case HttpResponseError() if status in BY_STATUS:
+            code, fix = BY_STATUS[status]
+            return CloudError(code, f"Azure ML answered HTTP {status}: {text}", fix)
+        case _ if is_transient(error):
+            message = (
+                f"Azure ML did not give a usable answer, several times{f' (HTTP {status})' if status else ''}: {text}"
+            )
+            return CloudError("CloudUnreachable", message, f"Check the network and Azure's status page. {GO_ON}")
+        case MlflowException():
+            return CloudError("TrackingUnreadable", f"The job's metrics could not be read: {text}", GO_ON)
+        case AzureError() | MlException() | requests.RequestException():
+            return CloudError("Refused", f"Azure ML refused a call: {text}", f"Correct what it says. {GO_ON}")
+    return None
