@@ -156,3 +156,14 @@ def test_the_hook_deletes_what_a_killed_run_left(worker: subprocess.Popen, emula
 
     assert wait_for(lambda: endpoints_left(emulator) == [], 40, "the deletion by the hook")
     assert wait_for(lambda: state_in_prefect(run) == "CRASHED", 40, "state CRASHED")
+
+
+@pytest.mark.usefixtures("worker", "emulator")
+def test_a_worker_runs_the_sweep() -> None:
+    """The scheduled deployment has nothing to be told: the worker's environment names the workspace."""
+    from prefect.deployments import run_deployment
+
+    run = run_deployment("sweep/every-15-minutes", timeout=90)
+
+    assert run.state.name == "Completed", run.state.message
+    assert run.state.message == "0 endpoint(s) and 0 job(s) in workspace local outlived their runs."
