@@ -30,6 +30,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel
 
 from retune import ledger
+from retune.errors import CloudError
 from retune.folders import home
 from retune.request import Workspace
 
@@ -143,7 +144,6 @@ def clean_up(guarded: Guarded, worker: int | None, *, cancel_now: bool) -> None:
 
 def _persist(guarded: Guarded, act: Callable[[], T]) -> T | None:
     """What `act` returns, tried again while the service does not answer; None when patience ends."""
-    from azure.ai.ml.exceptions import MlException
     from azure.core.exceptions import AzureError
 
     patience = PATIENCE_WITH_EMULATOR_SECONDS if guarded.workspace.emulator else PATIENCE_SECONDS
@@ -151,7 +151,7 @@ def _persist(guarded: Guarded, act: Callable[[], T]) -> T | None:
     while True:
         try:
             return act()
-        except (AzureError, MlException, OSError) as error:
+        except (AzureError, CloudError, OSError) as error:
             log.warning("run %s: %s", guarded.key, error)
             if time.monotonic() > deadline:
                 return None

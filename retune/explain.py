@@ -25,7 +25,7 @@ def is_transient(error: BaseException) -> bool:
     from azure.core.exceptions import DecodeError, HttpResponseError, ServiceRequestError, ServiceResponseError
 
     match error:
-        case DecodeError():
+        case DecodeError() | CloudError(code="CloudUnreachable"):
             return True
         case HttpResponseError():
             return error.status_code in TRANSIENT

@@ -112,20 +112,41 @@ def registry_client(workspace: Workspace, registry: str) -> "MLClient":
 def _client(cloud: str | None, interactive: bool, registry: str | None, *address: str) -> "MLClient":
     # `cloud` is only a part of the cache's key: the SDK reads the variable itself.
     from azure.ai.ml import MLClient
+    from azure.ai.ml.exceptions import MlException
 
     # The SDK gives its logger a handler of its own on stderr; what the steps do, the tasks say.
     logging.getLogger("azure.ai.ml").setLevel(logging.ERROR)
-    return MLClient(
-        credential(interactive), *address, registry_name=registry, enable_telemetry=False, show_progress=False
-    )
+    try:
+        return MLClient(
+            credential(interactive), *address, registry_name=registry, enable_telemetry=False, show_progress=False
+        )
+    except MlException as error:
+        raise _no_cloud(error) from error
 
 
 def resource_manager() -> str:
-    """Address of the cloud's resource manager, without a trailing slash."""
+    """Address of the cloud's resource manager, without a trailing slash.
+
+    Raises:
+        CloudError: `CloudUnreachable`, the address that names the cloud does not answer.
+    """
     # The SDK has no public name for the cloud that it has chosen.
     from azure.ai.ml._azure_environments import _get_cloud_details
+    from azure.ai.ml.exceptions import MlException
 
-    return _get_cloud_details()["resource_manager"].rstrip("/")
+    try:
+        return _get_cloud_details()["resource_manager"].rstrip("/")
+    except MlException as error:
+        raise _no_cloud(error) from error
+
+
+def _no_cloud(error: Exception) -> CloudError:
+    """What the SDK means when it looks for the cloud among those that it was built with."""
+    return CloudError(
+        "CloudUnreachable",
+        f"The address of the cloud in {METADATA_URL} does not answer: {first_line(error)}",
+        f"Start the emulator again and repeat its exports, or unset {METADATA_URL} for Azure itself.",
+    )
 
 
 def first_line(error: Exception) -> str:

@@ -28,18 +28,10 @@ def sign_in(workspace: Workspace) -> Identity:
             workspace cannot be read.
         BadRequest: the workspace's address is incomplete.
     """
-    from azure.ai.ml.exceptions import MlException
     from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
 
     address = cloud.find_address(workspace)
-    try:
-        manager = cloud.resource_manager()
-    except MlException as error:
-        raise CloudError(
-            "CloudUnreachable",
-            f"The address of the cloud in {cloud.METADATA_URL} does not answer: {cloud.first_line(error)}",
-            f"Start the emulator again and repeat its exports, or unset {cloud.METADATA_URL} for Azure itself.",
-        ) from error
+    manager = cloud.resource_manager()
     try:
         token = cloud.credential(workspace.interactive).get_token(f"{manager}/.default")
     except ClientAuthenticationError as error:
