@@ -10,7 +10,7 @@ from prefect import Flow
 from prefect.client.schemas import FlowRun
 from prefect.states import State
 
-from retune import ledger
+from retune import ledger, names
 from retune.request import Request
 
 log = logging.getLogger("retune.run")
@@ -25,7 +25,7 @@ def clean_up_after(flow: Flow, flow_run: FlowRun, state: State) -> None:
     request = Request.model_validate(flow_run.parameters["request"])
     key = flow_run.parameters.get("run_key") or str(flow_run.id)
     job = ledger.last_job(request.workspace, key)
-    if job is None or not job.holder.startswith(str(flow_run.id)):
+    if job is None or names.holding_flow_run(job.holder) != str(flow_run.id):
         return
     left = [endpoint for endpoint in ledger.list_endpoints(request.workspace, key) if not endpoint.kept]
     for endpoint in left:

@@ -83,7 +83,10 @@ class Recorder:
 
     def cancel_job(self, error: BaseException) -> None:
         """Ask for the job's cancellation, unless another start has taken it over."""
-        status = None if self.watch.taken_over else cancel_run(self.request, self.key, self.watch.holder)
+        held = self.report.job is not None
+        status = None
+        if not self.watch.taken_over:
+            status = cancel_run(self.request, self.key, self.watch.holder, held=held)
         if self.report.job and status:
             self.report.job = self.report.job.model_copy(update={"status": status})
         # Without a status there may be a job whose submission was cut off, but not when the service refused it.

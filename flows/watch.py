@@ -6,8 +6,6 @@ It looks at Prefect (a cancellation in the UI of a run that no worker watches), 
 
 import contextlib
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import PrefectException
 
 from flows.signals import SIGNALS
-from retune import ledger
+from retune import ledger, names
 from retune import workspace as cloud
 from retune.errors import CloudError, Stopped, WaitExpired
 from retune.request import Request
@@ -33,7 +31,7 @@ class Watch:
     """What the run holds, and since when."""
 
     def __init__(self, flow_run_id: str) -> None:
-        self.holder = f"{flow_run_id}/{socket.gethostname()}/{os.getpid()}"
+        self.holder = names.holder_name(flow_run_id)
         self.taken_over = False
         self._flow_run_id = flow_run_id
         self._began = time.monotonic()
@@ -92,9 +90,10 @@ class Watch:
             job = ledger.find_job(workspace, *held)
             if job is None:
                 return
-            if job.holder != self.holder:
+            if job.holder > self.holder:
                 self.taken_over = True
-                text = f"Flow run {job.holder} has started with the same key and goes on with {job.name}."
+                other = names.holding_flow_run(job.holder)
+                text = f"Flow run {other} has started with the same key and goes on with {job.name}."
                 SIGNALS.interrupt(CloudError("TakenOver", text, "Follow that run."))
                 return
             ledger.renew_lease(workspace, job.name, self._request.limits.lease_minutes, self.holder)

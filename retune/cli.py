@@ -136,8 +136,11 @@ class _StepFormatter(logging.Formatter):
 
 def _import_what_the_flow_uses() -> None:
     """The heavy imports, which take about as long as a Prefect server's start."""
-    for module in ("flows.finetune", "azure.identity", "azure.ai.ml", "datasets", "mlflow"):
+    for module in ("flows.finetune", "azure.identity", "azure.ai.ml", "datasets"):
         importlib.import_module(module)
+    from retune.tracking import load_mlflow
+
+    load_mlflow()
 
 
 def _quiet_libraries() -> None:

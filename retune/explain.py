@@ -36,7 +36,6 @@ def explain(error: Exception) -> RetuneError | None:
     """The error as one of Retune's; None for what the cloud has nothing to do with."""
     from azure.ai.ml.exceptions import MlException
     from azure.core.exceptions import AzureError, HttpResponseError
-    from mlflow.exceptions import MlflowException
 
     text = first_line(error)
     status = error.status_code if isinstance(error, HttpResponseError) else None
@@ -51,7 +50,8 @@ def explain(error: Exception) -> RetuneError | None:
                 f"Azure ML did not give a usable answer, several times{f' (HTTP {status})' if status else ''}: {text}"
             )
             return CloudError("CloudUnreachable", message, f"Check the network and Azure's status page. {GO_ON}")
-        case MlflowException():
+        # Not imported: MLflow's import asks for the cloud's addresses, and may be what failed.
+        case _ if type(error).__module__ == "mlflow.exceptions":
             return CloudError("TrackingUnreadable", f"The job's metrics could not be read: {text}", GO_ON)
         case AzureError() | MlException() | requests.RequestException():
             return CloudError("Refused", f"Azure ML refused a call: {text}", f"Correct what it says. {GO_ON}")

@@ -4,6 +4,8 @@ The same key and attempt give the same names on any machine, so a name is a lock
 """
 
 import hashlib
+import os
+import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
@@ -83,6 +85,20 @@ def read_tags(tags: Mapping[str, str] | None) -> tuple[str, int] | None:
 def expiry_tag(moment: datetime) -> dict[str, str]:
     """Tag with the moment after which an endpoint counts as left behind."""
     return {EXPIRES_TAG: moment.astimezone(UTC).isoformat(timespec="milliseconds")}
+
+
+def holder_name(flow_run_id: str) -> str:
+    """Name of this process as the holder of a job: since when, for which flow run, on which machine, with which id.
+
+    A later start has the greater name, so that the delayed request of a dead process cannot be taken for a new one.
+    """
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return f"{now}/{flow_run_id}/{socket.gethostname()}/{os.getpid()}"
+
+
+def holding_flow_run(holder: str) -> str:
+    """The flow run in a holder's name; empty when there is none."""
+    return holder.partition("/")[2].partition("/")[0]
 
 
 def lease_tags(minutes: float, holder: str) -> dict[str, str]:

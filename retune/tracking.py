@@ -4,9 +4,23 @@ import os
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from retune import workspace as cloud
+
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from mlflow import MlflowClient
+
+
+def load_mlflow() -> None:
+    """Import MLflow with its plug-in for Azure ML, which asks for the cloud's addresses while it is imported.
+
+    An import that fails leaves MLflow unusable for the rest of the process, and its error names nothing.
+
+    Raises:
+        CloudError: `CloudUnreachable`, the address that names the cloud does not answer.
+    """
+    cloud.resource_manager()
+    import mlflow  # noqa: F401
 
 
 @lru_cache(maxsize=8)

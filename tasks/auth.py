@@ -14,6 +14,7 @@ from retune import workspace as cloud
 from retune.errors import CloudError
 from retune.report import Identity
 from retune.request import Workspace
+from retune.tracking import load_mlflow
 from tasks.retrying import HARMLESS, is_transient
 
 log = logging.getLogger("retune.auth")
@@ -32,6 +33,7 @@ def sign_in(workspace: Workspace) -> Identity:
 
     address = cloud.find_address(workspace)
     manager = cloud.resource_manager()
+    load_mlflow()
     try:
         token = cloud.credential(workspace.interactive).get_token(f"{manager}/.default")
     except ClientAuthenticationError as error:

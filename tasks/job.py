@@ -96,16 +96,17 @@ def wait_for_job(request: Request, submission: Submission) -> JobReport:
     return submission.job.model_copy(update={"status": status, "seconds": round(seconds, 1)})
 
 
-def cancel_run(request: Request, key: str, holder: str) -> str | None:
+def cancel_run(request: Request, key: str, holder: str, *, held: bool) -> str | None:
     """Ask for the cancellation of the run's job, if `holder` holds one that still goes on. Does not wait.
 
     The status of the run's last job afterwards; None when there is none, or another's, or it cannot be read.
+    `held`: it has held the job; late tags of an earlier holder do not count then.
     """
     from azure.core.exceptions import AzureError
 
     try:
         job = ledger.last_job(request.workspace, key)
-        if job is None or job.holder != holder:
+        if job is None or job.holder > holder or (job.holder < holder and not held):
             return None
         if job.status in ledger.ENDED:
             return job.status

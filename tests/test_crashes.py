@@ -31,7 +31,7 @@ def kill(run: Command, *, guard: bool) -> None:
 
 def flow_run_of(emulator: Emulator, job: str) -> str:
     """Prefect's id of the flow run that holds a job."""
-    return emulator.client().jobs.get(job).tags["retune.holder"].partition("/")[0]
+    return emulator.client().jobs.get(job).tags["retune.holder"].split("/")[1]
 
 
 def test_a_second_start_goes_on_with_the_running_job(environment: dict[str, str], emulator: Emulator) -> None:

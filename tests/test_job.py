@@ -18,13 +18,13 @@ def test_a_job_is_cancelled_by_its_holder_only(emulator: Emulator) -> None:
     facts = read_model.fn(request), inspect_compute.fn(request).used, write_splits.fn(pin(request.data))
     emulator.admin("PUT", "/admin/faults", [{"on": "step", "effect": "hang_queued", "name": "*validation"}])
     try:
-        first = submit_job.fn(request, "owned", "first", *facts)
-        repeat = submit_job.fn(request, "owned", "second", *facts)
+        first = submit_job.fn(request, "owned", "1", *facts)
+        repeat = submit_job.fn(request, "owned", "2", *facts)
         with pytest.raises(CloudError, match=r"training\.seed: None there, 7 here") as refusal:
-            submit_job.fn(other, "owned", "third", *facts)
-        not_theirs = [cancel_run(request, "owned", holder) for holder in ("first", "third")]
+            submit_job.fn(other, "owned", "3", *facts)
+        not_theirs = [cancel_run(request, "owned", holder, held=held) for holder, held in (("1", True), ("3", False))]
         still = emulator.client().jobs.get("retune-owned-1").status
-        ours = cancel_run(request, "owned", "second")
+        ours = cancel_run(request, "owned", "2", held=True)
     finally:
         emulator.admin("DELETE", "/admin/faults")
 
