@@ -77,15 +77,21 @@ class Recorder:
         self.watch.hold(self.key, submission.attempt)
 
     def job_ended(self, job: Job) -> None:
-        """Put the completed job into the report; nothing needs to end it any more."""
+        """Put the completed job into the report; nothing needs to end it any more.
+
+        Raises:
+            CloudError: `TakenOver`, another start has seen it complete too and goes on.
+        """
         self.report.job = job
         self._job_settled = True
+        if self.watch.lost():
+            raise self.watch.loss
 
     def cancel_job(self, error: BaseException) -> None:
         """Ask for the job's cancellation, unless another start has taken it over."""
         held = self.report.job is not None
         status = None
-        if not self.watch.taken_over:
+        if not self.watch.lost():
             status = cancel_run(self.request, self.key, self.watch.holder, held=held)
         if self.report.job and status:
             self.report.job = self.report.job.model_copy(update={"status": status})
@@ -236,7 +242,7 @@ def serving(run: Recorder, endpoint: Endpoint) -> Iterator[list[PrefectFuture]]:
     try:
         yield beside
     finally:
-        if not (run.report.endpoint.kept_until or run.watch.taken_over):
+        if not (run.report.endpoint.kept_until or run.watch.lost()):
             doing = f"deleting endpoint {endpoint.name}, which costs money and expires {endpoint.expires:%H:%M} UTC,"
             with SIGNALS.deferred(doing):
                 asked = ledger.ask_deletion(workspace, endpoint.name)

@@ -22,7 +22,8 @@ from retune.request import Request
 
 log = logging.getLogger("retune.run")
 
-LOOK_EVERY_SECONDS = 2.0
+LOOK_EVERY_SECONDS = 1.0
+HOLDER_SECONDS = 15
 # A lease survives two renewals that fail.
 RENEWALS_PER_LEASE = 3
 
@@ -33,11 +34,12 @@ class Watch:
     def __init__(self, flow_run_id: str) -> None:
         self.holder = names.holder_name(flow_run_id)
         self.taken_over = False
+        self.loss: CloudError | None = None
         self._flow_run_id = flow_run_id
         self._began = time.monotonic()
         self._request: Request | None = None
         self._job: tuple[str, int] | None = None
-        self._renewed_at = self._began
+        self._renewed_at = self._looked_at = self._began
         self._ended = threading.Event()
 
     @contextlib.contextmanager
@@ -54,13 +56,14 @@ class Watch:
 
     def hold(self, key: str, attempt: int) -> None:
         """Keep the lease on the job of this attempt, which has just been given to this holder."""
-        self._job, self._renewed_at = (key, attempt), time.monotonic()
+        self._renewed_at = self._looked_at = time.monotonic()
+        self._job = (key, attempt)
 
     def _look(self) -> None:
         with get_client(sync_client=True) as client:
-            while not self._ended.wait(min(LOOK_EVERY_SECONDS, self._renewal_seconds / 2)):
-                self._look_at_prefect(client)
+            while not self._ended.wait(LOOK_EVERY_SECONDS):
                 self._look_at_lease()
+                self._look_at_prefect(client)
                 minutes = self._request.limits.total_minutes
                 if time.monotonic() - self._began > minutes * 60:
                     text = f"The run is not done after {minutes:g} minutes."
@@ -76,27 +79,39 @@ class Watch:
             text = "The run was cancelled in Prefect."
             SIGNALS.interrupt(Stopped("Cancelled", text, "Retry it to go on where it was."))
 
-    @property
-    def _renewal_seconds(self) -> float:
-        return self._request.limits.lease_minutes * 60 / RENEWALS_PER_LEASE
+    def lost(self) -> bool:
+        """Whether another start holds the job now; asked of the cloud, which may not answer: then it is not."""
+        from azure.core.exceptions import AzureError
+
+        if self._job is None or self.taken_over:
+            return self.taken_over
+        try:
+            job = ledger.find_job(self._request.workspace, *self._job)
+        except AzureError as error:
+            log.warning("the job's holder could not be read: %s", cloud.first_line(error))
+            return False
+        self.taken_over = job is not None and job.holder > self.holder
+        if self.taken_over:
+            other = names.holding_flow_run(job.holder)
+            text = f"Flow run {other} has started with the same key and goes on with {job.name}."
+            self.loss = CloudError("TakenOver", text, "Follow that run.")
+        return self.taken_over
 
     def _look_at_lease(self) -> None:
         from azure.core.exceptions import AzureError
 
-        held, workspace = self._job, self._request.workspace
-        if held is None or self.taken_over or time.monotonic() - self._renewed_at < self._renewal_seconds:
+        limits, now = self._request.limits, time.monotonic()
+        if self._job is None or now - self._looked_at < min(HOLDER_SECONDS, limits.lease_minutes * 60 / 6):
+            return
+        self._looked_at = now
+        if self.lost():
+            SIGNALS.interrupt(self.loss)
+            return
+        if now - self._renewed_at < limits.lease_minutes * 60 / RENEWALS_PER_LEASE:
             return
         try:
-            job = ledger.find_job(workspace, *held)
-            if job is None:
-                return
-            if job.holder > self.holder:
-                self.taken_over = True
-                other = names.holding_flow_run(job.holder)
-                text = f"Flow run {other} has started with the same key and goes on with {job.name}."
-                SIGNALS.interrupt(CloudError("TakenOver", text, "Follow that run."))
-                return
-            ledger.renew_lease(workspace, job.name, self._request.limits.lease_minutes, self.holder)
-            self._renewed_at = time.monotonic()
+            job = names.job_name(*self._job)
+            ledger.renew_lease(self._request.workspace, job, limits.lease_minutes, self.holder)
+            self._renewed_at = now
         except AzureError as error:
             log.warning("the lease on the job could not be renewed: %s", cloud.first_line(error))

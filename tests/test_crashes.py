@@ -126,7 +126,7 @@ def test_the_sweep_leaves_a_live_run_alone(environment: dict[str, str], emulator
 
 def test_of_two_live_starts_the_second_goes_on(environment: dict[str, str], emulator: Emulator) -> None:
     """The first ends with a named error and leaves job and endpoint to the second."""
-    quick = ("training.training_seconds=10", SHORT_LEASE, *REHEARSAL)
+    quick = ("training.training_seconds=20", *REHEARSAL)
     first = finetune(environment, *quick, key="twice").read_until("finetune Running")
     second = finetune(environment, *quick, key="twice")
     ended = first.end()
