@@ -1,10 +1,9 @@
-"""Serves many whole runs with one emulator and shows that it does not grow: `python tests/soak.py --runs 50`.
+"""Runs the flow many times on one emulator and shows that nothing grows: `python tests/soak.py --runs 50`.
 
-A run: upload a data asset, submit a job that reads it, wait, register a model, deploy and score it, delete the
-endpoint, see the 404; with the real SDK and a client of its own. A line a run tells what the emulator then holds. The
-exit status is 1 when it grew: file descriptors, connections, threads or children above those of the first five runs
-in each of the last five, or resident memory beyond 120 % of that after the fifth run. MLflow's process is shown, not
-judged.
+The runs are rehearsals in this process, each under a key of its own, from upload to deleted endpoint. A line a run
+tells what the emulator then holds, and how many guards of the runs are left. The exit status is 1 when it grew: file
+descriptors, connections, threads or children above those of the first five runs in each of the last five, or
+resident memory beyond 120 % of that after the fifth run. MLflow's process is shown, not judged.
 """
 
 import argparse
@@ -16,23 +15,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import psutil
 import requests
 
-if TYPE_CHECKING:
-    from azure.ai.ml import MLClient
-
 EARLY = 5
 MEMORY_FACTOR = 1.2
-DEADLINE_SECONDS = 120
 END_SECONDS = 15
-ROWS = 200
-JOB_ENVIRONMENT = "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112"
+REHEARSAL = ["model.component=chat_completion_rehearsal", "score.rows=1", "limits.poll_seconds=0.2"]
 QUICK = {
     "retry_after_seconds": 0.1,
     "queue_seconds": 0.05,
@@ -54,6 +47,7 @@ class Held:
     children: int
     memory: float
     mlflow_memory: float
+    guards: int
 
 
 def main() -> int:
@@ -81,11 +75,9 @@ def soak(runs: int, home: Path) -> list[Held]:
     with (home / "emulator.log").open("ab") as log:
         process, ready = start(home, log)
         try:
-            os.environ |= ready["env"]
+            os.environ |= ready["env"] | {"RETUNE_HOME": str(home / "retune"), "PREFECT_HOME": str(home / "prefect")}
             call_admin(ready, "PUT", "/admin/timing", QUICK)
-            files = Files(home / "files")
-            print(" run   fds  connections  threads  children   RSS MB  MLflow MB  seconds")
-            return [measured_run(number, ready, files) for number in range(1, runs + 1)]
+            return measured_runs(runs, ready)
         finally:
             end(process)
 
@@ -120,107 +112,32 @@ def call_admin(ready: dict, method: str, path: str, content: object = None) -> o
     return answer.json() if answer.content else None
 
 
-class Files:
-    """The folder of what a run uploads: rows that differ from run to run, and a model with its own tiny server."""
+def measured_runs(runs: int, ready: dict) -> list[Held]:
+    """What the emulator holds after each run; prints the lines."""
+    from retune.cli import run_flow, servers_for
+    from retune.request import load
 
-    def __init__(self, folder: Path) -> None:
-        self.model = folder / "model"
-        self.rows = folder / "rows.jsonl"
-        self.model.mkdir(parents=True)
-        shutil.copy(Path(__file__).with_name("tiny_server.py"), self.model / "tiny_server.py")
-        command = "[python, '{model}/tiny_server.py', serve]"
-        (self.model / "MLmodel").write_text(f"flavors: {{tiny: {{}}}}\nmetadata: {{serving_command: {command}}}\n")
-
-    def write(self, number: int) -> None:
-        row = json.dumps({"messages": [{"role": "user", "content": f"run {number}"}]})
-        self.rows.write_text(f"{row}\n" * ROWS)
-        (self.model / "number.txt").write_text(str(number))
-
-
-def measured_run(number: int, ready: dict, files: Files) -> Held:
-    """What the emulator holds after one run; prints the line."""
-    started = time.monotonic()
-    files.write(number)
-    # The SDK draws its progress on standard output.
-    with redirect_stdout(sys.stderr):
-        one_run(number, ready, files)
-    seconds = time.monotonic() - started
-    # The SDK's clients are never closed; their connections end with the objects.
-    gc.collect()
-    held = look(ready["pid"])
-    print(
-        f"{number:4} {held.fds:5} {held.connections:12} {held.threads:8} {held.children:9} "
-        f"{held.memory:8.1f} {held.mlflow_memory:10.1f} {seconds:8.1f}",
-        flush=True,
-    )
+    held = []
+    with servers_for(load("local", []).workspace, prefect=True):
+        print(" run   fds  connections  threads  children   RSS MB  MLflow MB  guards  seconds", file=sys.stderr)
+        for number in range(1, runs + 1):
+            started = time.monotonic()
+            report = run_flow(load("local", [*REHEARSAL, f"training.seed={number}"]), f"soak-{number}")
+            assert report.status == "completed", report.error
+            # The SDK's clients are never closed; their connections end with the objects.
+            gc.collect()
+            held.append(look(ready["pid"]))
+            print_line(number, held[-1], time.monotonic() - started)
     return held
 
 
-def one_run(number: int, ready: dict, files: Files) -> None:
-    """One whole run with a client of its own. Raises: AssertionError when a step does not do what it should."""
-    from azure.ai.ml import MLClient
-    from azure.identity import DefaultAzureCredential
-
-    place = (ready["subscription_id"], ready["resource_group"], ready["workspace_name"])
-    client = MLClient(DefaultAzureCredential(), *place, enable_telemetry=False)
-    train(client, number, files)
-    endpoint = f"soak-{number}"
-    deploy(client, number, endpoint, files)
-    key = client.online_endpoints.get_keys(endpoint).primary_key
-    address = f"{ready['url']}/scoring/{endpoint}/score"
-    headers = {"Authorization": f"Bearer {key}"}
-    answer = requests.post(address, json={}, headers=headers, verify=ready["ca_bundle"], timeout=30)
-    assert answer.status_code == 200, answer.text
-    client.online_endpoints.begin_delete(endpoint).wait(DEADLINE_SECONDS)
-    check_gone(client, endpoint)
-
-
-def train(client: "MLClient", number: int, files: Files) -> None:
-    """Uploads the rows and waits for a job that counts them."""
-    from azure.ai.ml import Input, command
-    from azure.ai.ml.entities import Data
-
-    data = client.data.create_or_update(Data(name="rows", version=str(number), path=files.rows, type="uri_file"))
-    job = command(
-        command="wc -l ${{inputs.rows}}; test $(wc -l < ${{inputs.rows}}) = " + str(ROWS),
-        inputs={"rows": Input(type="uri_file", path=data.id)},
-        environment=JOB_ENVIRONMENT,
-        instance_type="Standard_DS3_v2",
+def print_line(number: int, held: Held, seconds: float) -> None:
+    print(
+        f"{number:4} {held.fds:5} {held.connections:12} {held.threads:8} {held.children:9} "
+        f"{held.memory:8.1f} {held.mlflow_memory:10.1f} {held.guards:7} {seconds:8.1f}",
+        file=sys.stderr,
+        flush=True,
     )
-    name, deadline = client.jobs.create_or_update(job).name, time.monotonic() + DEADLINE_SECONDS
-    while (status := client.jobs.get(name).status) not in ("Completed", "Failed", "Canceled"):
-        assert time.monotonic() < deadline, f"Job {name} is {status} after {DEADLINE_SECONDS} s."
-        time.sleep(0.2)
-    assert status == "Completed", f"Job {name} is {status}."
-
-
-def deploy(client: "MLClient", number: int, endpoint: str, files: Files) -> None:
-    """Registers the model and serves it with all traffic."""
-    from azure.ai.ml.entities import ManagedOnlineDeployment, ManagedOnlineEndpoint, Model
-
-    model = client.models.create_or_update(
-        Model(name="tiny", version=str(number), path=files.model, type="mlflow_model")
-    )
-    made = ManagedOnlineEndpoint(name=endpoint, auth_mode="key")
-    client.online_endpoints.begin_create_or_update(made).result(DEADLINE_SECONDS)
-    deployment = ManagedOnlineDeployment(
-        name="blue", endpoint_name=endpoint, model=model.id, instance_type="Standard_DS3_v2", instance_count=1
-    )
-    client.online_deployments.begin_create_or_update(deployment).result(DEADLINE_SECONDS)
-    made = client.online_endpoints.get(endpoint)
-    made.traffic = {"blue": 100}
-    client.online_endpoints.begin_create_or_update(made).result(DEADLINE_SECONDS)
-
-
-def check_gone(client: "MLClient", endpoint: str) -> None:
-    """Raises: AssertionError when the endpoint is still found."""
-    from azure.core.exceptions import ResourceNotFoundError
-
-    try:
-        client.online_endpoints.get(endpoint)
-    except ResourceNotFoundError:
-        return
-    raise AssertionError(f"Endpoint {endpoint} is still found after its deletion.")
 
 
 def look(pid: int) -> Held:
@@ -237,6 +154,7 @@ def look(pid: int) -> Held:
         children=len(children),
         memory=emulator.memory_info().rss / 1e6,
         mlflow_memory=max(mlflow, default=0) / 1e6,
+        guards=sum("flows.guard" in child.cmdline() for child in psutil.Process().children()),
     )
 
 
@@ -244,7 +162,7 @@ def growth(held: list[Held]) -> list[str]:
     """What grew, in words."""
     early, late = held[:EARLY], held[-EARLY:]
     breaches = []
-    for name in ("fds", "connections", "threads", "children"):
+    for name in ("fds", "connections", "threads", "children", "guards"):
         before, after = max(getattr(one, name) for one in early), min(getattr(one, name) for one in late)
         if after > before:
             breaches.append(f"GROWTH: {name}: at most {before} in the first {EARLY} runs, at least {after} in the last")
