@@ -47,7 +47,7 @@ class Held:
     children: int
     memory: float
     mlflow_memory: float
-    guards: int
+    guards: int = 0
 
 
 def main() -> int:
