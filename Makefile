@@ -1,10 +1,14 @@
 # make run        the main job on this machine: emulator, training, registration, endpoint, questions, teardown
 # make test       the tests
 # make lint       ruff
+# make chaos      kill runs at drawn moments and count what is left: RUNS=200 trials of SEED=0, over an hour
+# make faults     a run for each call and each fault that may befall it, and docs/faults.md, about an hour
 PYTHON ?= python3
 BIN := .venv/bin
+RUNS ?= 200
+SEED ?= 0
 
-.PHONY: run test lint clean
+.PHONY: run test lint chaos faults clean
 .DELETE_ON_ERROR:
 
 run: .venv/installed
@@ -16,6 +20,17 @@ test: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+chaos: .venv/installed
+	@$(BIN)/python tests/chaos.py --runs $(RUNS) --seed $(SEED) $(ARGS)
+
+# Two processes, each with servers of its own; what has passed is in FAULTS, and CONTINUE=1 does not run it again.
+FAULTS := .retune/faults.jsonl
+MATRIX := $(BIN)/python -m pytest tests/test_fault_matrix.py -q -k a_fault_ends --faults $(FAULTS)
+faults: .venv/installed
+	@mkdir -p .retune
+	$(if $(CONTINUE),,@rm -f $(FAULTS))
+	@$(MATRIX) --shard 1/2 & other=$$!; $(MATRIX) --shard 2/2; status=$$?; wait $$other && exit $$status
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Retune needs Python 3.11 or newer")'

@@ -30,6 +30,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel
 
 from retune import ledger
+from retune import workspace as cloud
 from retune.errors import CloudError
 from retune.folders import home
 from retune.request import Workspace
@@ -117,8 +118,10 @@ def main() -> None:
         return
     guarded = Guarded.model_validate_json(line)
     with _handle(guarded.worker) as worker:
-        importlib.import_module("azure.ai.ml")
         importlib.import_module("azure.identity")
+        with contextlib.suppress(CloudError):
+            # The slow imports, while there is time.
+            cloud.resource_manager()
         word = sys.stdin.read().strip()
         if word != "done":
             clean_up(guarded, worker, cancel_now=word == "cancel")

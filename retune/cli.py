@@ -136,11 +136,14 @@ class _StepFormatter(logging.Formatter):
 
 def _import_what_the_flow_uses() -> None:
     """The heavy imports, which take about as long as a Prefect server's start."""
-    for module in ("flows.finetune", "azure.identity", "azure.ai.ml", "datasets"):
+    for module in ("flows.finetune", "azure.identity", "datasets"):
         importlib.import_module(module)
+    from retune.errors import CloudError
     from retune.tracking import load_mlflow
 
-    load_mlflow()
+    # The flow's first step does it too, and says what is wrong.
+    with contextlib.suppress(CloudError):
+        load_mlflow()
 
 
 def _quiet_libraries() -> None:

@@ -8,6 +8,7 @@ from retune.workspace import first_line
 GO_ON = "Start it again with the same key: it goes on where it stopped."
 # Statuses that a repeat may not meet again.
 TRANSIENT = (408, 429, 500, 502, 503, 504)
+MLFLOW = "mlflow.exceptions"
 BY_STATUS = {
     401: ("NotSignedIn", "Sign in again, or check that the credential is not expired or revoked."),
     403: (
@@ -28,13 +29,16 @@ def is_transient(error: BaseException) -> bool:
         case DecodeError() | CloudError(code="CloudUnreachable"):
             return True
         case HttpResponseError():
-            return error.status_code in TRANSIENT
+            # The SDK's repeat of an upload whose answer was lost is refused; a new upload replaces what is there.
+            return error.status_code in TRANSIENT or "BlobAlreadyExists" in str(error)
+        # Not imported: MLflow's import asks for the cloud's addresses, and may be what failed.
+        case _ if type(error).__module__ == MLFLOW:
+            return error.get_http_status_code() in TRANSIENT
     return isinstance(error, (ServiceRequestError, ServiceResponseError, ConnectionError, requests.ConnectionError))
 
 
 def explain(error: Exception) -> RetuneError | None:
     """The error as one of Retune's; None for what the cloud has nothing to do with."""
-    from azure.ai.ml.exceptions import MlException
     from azure.core.exceptions import AzureError, HttpResponseError
 
     text = first_line(error)
@@ -45,14 +49,13 @@ def explain(error: Exception) -> RetuneError | None:
         case HttpResponseError() if status in BY_STATUS:
             code, fix = BY_STATUS[status]
             return CloudError(code, f"Azure ML answered HTTP {status}: {text}", fix)
+        case _ if type(error).__module__ == MLFLOW:
+            return CloudError("TrackingUnreadable", f"The job's metrics could not be read: {text}", GO_ON)
         case _ if is_transient(error):
             message = (
                 f"Azure ML did not give a usable answer, several times{f' (HTTP {status})' if status else ''}: {text}"
             )
             return CloudError("CloudUnreachable", message, f"Check the network and Azure's status page. {GO_ON}")
-        # Not imported: MLflow's import asks for the cloud's addresses, and may be what failed.
-        case _ if type(error).__module__ == "mlflow.exceptions":
-            return CloudError("TrackingUnreadable", f"The job's metrics could not be read: {text}", GO_ON)
-        case AzureError() | MlException() | requests.RequestException():
+        case AzureError() | requests.RequestException():
             return CloudError("Refused", f"Azure ML refused a call: {text}", f"Correct what it says. {GO_ON}")
     return None

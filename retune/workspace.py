@@ -111,17 +111,17 @@ def registry_client(workspace: Workspace, registry: str) -> "MLClient":
 @lru_cache(maxsize=8)
 def _client(cloud: str | None, interactive: bool, registry: str | None, *address: str) -> "MLClient":
     # `cloud` is only a part of the cache's key: the SDK reads the variable itself.
+    resource_manager()
     from azure.ai.ml import MLClient
-    from azure.ai.ml.exceptions import MlException
 
     # The SDK gives its logger a handler of its own on stderr; what the steps do, the tasks say.
     logging.getLogger("azure.ai.ml").setLevel(logging.ERROR)
-    try:
-        return MLClient(
-            credential(interactive), *address, registry_name=registry, enable_telemetry=False, show_progress=False
-        )
-    except MlException as error:
-        raise _no_cloud(error) from error
+    client = MLClient(
+        credential(interactive), *address, registry_name=registry, enable_telemetry=False, show_progress=False
+    )
+    if registry is None:
+        _look_up_addresses(client)
+    return client
 
 
 def resource_manager() -> str:
@@ -130,23 +130,46 @@ def resource_manager() -> str:
     Raises:
         CloudError: `CloudUnreachable`, the address that names the cloud does not answer.
     """
-    # The SDK has no public name for the cloud that it has chosen.
-    from azure.ai.ml._azure_environments import _get_cloud_details
-    from azure.ai.ml.exceptions import MlException
+    from azure.core.exceptions import AzureError
 
     try:
-        return _get_cloud_details()["resource_manager"].rstrip("/")
-    except MlException as error:
-        raise _no_cloud(error) from error
+        # The SDK has no public name for the cloud that it has chosen. Its import asks for it already.
+        from azure.ai.ml import _azure_environments as clouds
+
+        name = clouds._get_default_cloud_name()
+        # The SDK means to keep this and does not: in the middle of any later call it would ask again.
+        clouds._environments[name] = details = clouds._get_cloud_details(name)
+    except AzureError as error:
+        _forget_half_an_import()
+        # What it says when it has looked for the cloud among those that it was built with.
+        raise CloudError(
+            "CloudUnreachable",
+            f"The address of the cloud in {METADATA_URL} does not answer: {first_line(error)}",
+            f"Start the emulator again and repeat its exports, or unset {METADATA_URL} for Azure itself.",
+        ) from error
+    return details["resource_manager"].rstrip("/")
 
 
-def _no_cloud(error: Exception) -> CloudError:
-    """What the SDK means when it looks for the cloud among those that it was built with."""
-    return CloudError(
-        "CloudUnreachable",
-        f"The address of the cloud in {METADATA_URL} does not answer: {first_line(error)}",
-        f"Start the emulator again and repeat its exports, or unset {METADATA_URL} for Azure itself.",
-    )
+def _forget_half_an_import() -> None:
+    """Let the next import of the SDK begin anew: what a failed one leaves behind makes every later one fail."""
+    if "azure.ai.ml" not in sys.modules:
+        for name in [name for name in sys.modules if name.startswith("azure.ai.ml.")]:
+            del sys.modules[name]
+
+
+def _look_up_addresses(client: "MLClient") -> None:
+    """Have the client read the workspace's other addresses now.
+
+    It would do so in the first call that needs one, and takes a refusal for an answer.
+    """
+    try:
+        _ = client.jobs._api_url
+    except (KeyError, ValueError) as error:
+        raise CloudError(
+            "CloudUnreachable",
+            "The workspace's address for run history did not give a usable answer.",
+            "Check the network and Azure's status page, then start it again with the same key.",
+        ) from error
 
 
 def first_line(error: Exception) -> str:

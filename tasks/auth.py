@@ -10,6 +10,7 @@ import logging
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from retune import explain
 from retune import workspace as cloud
 from retune.errors import CloudError
 from retune.report import Identity
@@ -46,6 +47,8 @@ def sign_in(workspace: Workspace) -> Identity:
     try:
         found = cloud.workspace_client(workspace).workspaces.get(address.name)
     except HttpResponseError as error:
+        if explain.is_transient(error):
+            raise
         raise CloudError(
             "WorkspaceUnreadable",
             f"Workspace '{address.name}' in resource group '{address.resource_group}' (from {address.found_in}) could "

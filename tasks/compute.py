@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from retune import explain
 from retune import workspace as cloud
 from retune.errors import BadRequest, CloudError
 from retune.report import ComputeUsed, Part
@@ -144,6 +145,8 @@ def _create(request: Request, tier: str) -> None:
             limit="limits.compute_minutes",
         )
     except HttpResponseError as error:
+        if explain.is_transient(error):
+            raise
         raise CloudError(
             "ComputeRefused",
             f"Cluster '{asked.name}' ({asked.size}, {tier}) was refused: {cloud.first_line(error)}",

@@ -219,11 +219,11 @@ def _create(
         with contextlib.redirect_stderr(io.StringIO()):
             return client.jobs.create_or_update(pipeline, experiment_name=f"chat_completion_{model.model.name}"), False
     except HttpResponseError as error:
+        if is_transient(error):
+            raise
         present = _find_taken(client, pipeline.name) if error.status_code in (400, 409) else None
         if present is not None:
             return present, True
-        if is_transient(error):
-            raise
         raise CloudError(
             "JobRefused",
             f"Job '{pipeline.name}' was refused: {cloud.first_line(error)}",

@@ -40,6 +40,12 @@ SDK_WARNINGS = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of tests/test_fault_matrix.py."""
+    parser.addoption("--faults", type=Path, metavar="FILE", help="every cell, but for those that FILE says have passed")
+    parser.addoption("--shard", default="1/1", metavar="K/N", help="with --faults: the K-th of N parts")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     for line in SDK_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
@@ -139,13 +145,21 @@ class Variables:
     def __enter__(self) -> None:
         self._before = {name: os.environ.get(name) for name in self._values}
         os.environ.update(self._values)
+        forget_cloud()
 
     def __exit__(self, *_: object) -> None:
+        forget_cloud()
         for name, value in self._before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def forget_cloud() -> None:
+    """A flow keeps the cloud's addresses in the SDK, under a name that all emulators share."""
+    if module := sys.modules.get("azure.ai.ml._azure_environments"):
+        module._environments.pop("AzureMLEmulator", None)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,239 @@
+"""What is done to each kind of victim, and how the run that was struck comes to its end: one function a victim."""
+
+import contextlib
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import psutil
+from chaos_runs import (
+    END_SECONDS,
+    LEASE_SECONDS,
+    RUN_SECONDS,
+    Run,
+    Trigger,
+    Undisturbed,
+    start_flow,
+    sweep,
+)
+from chaos_stage import Cloud, Stage, processes_of, rest, wait_for
+from chaos_trials import LONGEST_PAUSE_SECONDS, Trial, Verdict, Victim
+from chaos_worker import Deployment, state_of
+
+# A lease is renewed at the latest moment before the blow; the rest is for clocks and a slow machine.
+MARGIN_SECONDS = 1.0
+FLOW_SECONDS = 60
+
+
+@dataclass
+class Act:
+    """One trial under way: where it plays, what it has found, and which of its starts completed."""
+
+    stage: Stage
+    cloud: Cloud
+    trial: Trial
+    undisturbed: Undisturbed
+    verdict: Verdict
+    trigger: Trigger
+    reports: list[dict] = field(default_factory=list)
+    deployment: Deployment | None = None
+    asleep: Run | None = None
+    struck_at: float = 0.0
+
+    def start(self, name: str) -> Run:
+        return start_flow(self.stage, self.cloud, self.trial, name)
+
+    def strike(self, over: Callable[[], bool], blow: Callable[[], None]) -> bool:
+        """Whether the blow was struck: False when the run was over before its moment."""
+        self.stage.live.add(self.trial.key)
+        try:
+            struck = self.trigger.wait(over)
+        finally:
+            self.stage.live.discard(self.trial.key)
+        if struck:
+            blow()
+            self.verdict.struck = struck
+        self.struck_at = time.monotonic()
+        return bool(struck)
+
+    def take(self, run: Run) -> None:
+        """Take note of how a start of the command ended that nobody has killed."""
+        report = run.document()
+        self.reports.append(report)
+        if "unexpected error" in run.text():
+            error = report.get("error") or {}
+            self.verdict.breaches.append(
+                f"{run.out.stem}: unexpected error {error.get('code')}: {error.get('message')}"
+            )
+
+    def wait_until(self, seconds: float) -> None:
+        """Wait until so long after the blow, and a little longer."""
+        rest(self.struck_at + seconds + MARGIN_SECONDS - time.monotonic())
+
+    def sweep(self, name: str) -> dict:
+        return sweep(self.stage, self.cloud, f"{self.trial.key}-{name}")
+
+
+def strike_flow(act: Act) -> None:
+    """The command's own process, alone: as out of memory, as a user's kill, as a laptop that sleeps."""
+    run = act.start("first")
+    struck = act.strike(run.over, lambda: run.process.send_signal(act.trial.signal))
+    act.verdict.step = run.step()
+    if struck and act.trial.wakes_in_rerun:
+        act.asleep = run
+        return
+    if struck and act.trial.signal == signal.SIGSTOP:
+        outlive(act, run.process.pid)
+    code = run.wait(END_SECONDS)
+    if not (struck and act.trial.signal == signal.SIGKILL):
+        act.take(run)
+    # The signal itself ends a process that has not begun its run.
+    if act.trial.signal == signal.SIGTERM and code not in (0, 130, -signal.SIGTERM):
+        act.verdict.breaches.append(f"the run that was told to end ended with {code}")
+
+
+def strike_flow_and_guard(act: Act) -> None:
+    """Every process of the run at once: as a machine that is lost."""
+    run = act.start("first")
+    struck = act.strike(run.over, lambda: kill_all(processes_of(act.stage.folder / act.trial.key)))
+    act.verdict.step = run.step()
+    run.wait(END_SECONDS)
+    if not struck:
+        act.take(run)
+
+
+def strike_flow_on_a_worker(act: Act) -> None:
+    """The flow's process under a worker, which sees it end."""
+    deployment = act.deployment = Deployment(act.stage, act.cloud, act.trial)
+    worker = deployment.start_worker("worker1")
+    run = deployment.create_run()
+    wait_for(lambda: deployment.flow_process(run), FLOW_SECONDS, "the start of the flow's process", 0.1)
+    process = deployment.flow_process(run)
+    struck = act.strike(lambda: has_ended(process), lambda: process.send_signal(act.trial.signal))
+    act.verdict.step = worker.step()
+    if struck and act.trial.signal == signal.SIGSTOP:
+        outlive(act, process.pid)
+    state = deployment.wait(run)
+    if not struck and not state.is_completed():
+        act.verdict.breaches.append(f"an undisturbed flow run ended {state.name}: {state.message}")
+    deployment.stop_worker(worker)
+
+
+def strike_worker(act: Act) -> None:
+    """The worker's process alone: what it has started must end in order, or go on and complete."""
+    deployment = act.deployment = Deployment(act.stage, act.cloud, act.trial)
+    worker = deployment.start_worker("worker1")
+    run = deployment.create_run()
+    struck = act.strike(lambda: state_of(run).is_final(), lambda: worker.process.send_signal(act.trial.signal))
+    act.verdict.step = worker.step()
+    if struck and act.trial.signal != signal.SIGSTOP:
+        worker.wait(END_SECONDS)
+    else:
+        rest(act.trial.pause_seconds)
+        worker.process.send_signal(signal.SIGCONT)
+        state = deployment.wait(run)
+        if not state.is_completed():
+            act.verdict.breaches.append(f"the run of a worker that paused ended {state.name}: {state.message}")
+        deployment.stop_worker(worker)
+    if act.trial.follow_up == "sweep":
+        # A flow whose worker was killed goes on by itself.
+        wait_for(lambda: not deployment.flow_process(run), RUN_SECONDS, "the end of the flow's process", 0.3)
+
+
+def strike_emulator(act: Act) -> None:
+    """The service: it goes away or stands still, and comes back on the same home and port."""
+    run = act.start("first")
+    if act.strike(run.over, lambda: act.cloud.process.send_signal(act.trial.signal)):
+        act.verdict.step = run.step()
+        if act.trial.signal == signal.SIGSTOP:
+            rest(act.trial.pause_seconds * 2)
+            act.cloud.process.send_signal(signal.SIGCONT)
+        else:
+            act.cloud.wait_for_end()
+            rest(act.trial.pause_seconds)
+            act.cloud.start()
+    code = run.wait(RUN_SECONDS)
+    act.take(run)
+    if code not in (0, 1) or (code == 1 and not (act.reports[-1].get("error") or {}).get("code")):
+        act.verdict.breaches.append(f"the run ended with {code} and no named error")
+
+
+STRIKES: dict[Victim, Callable[[Act], None]] = {
+    "flow": strike_flow,
+    "flow and guard": strike_flow_and_guard,
+    "flow on a worker": strike_flow_on_a_worker,
+    "worker": strike_worker,
+    "emulator": strike_emulator,
+}
+
+
+def outlive(act: Act, pid: int) -> None:
+    """A stopped process sleeps until its lease has lapsed and a sweep has passed; then it wakes up."""
+    act.wait_until(LEASE_SECONDS)
+    act.sweep("asleep")
+    os.kill(pid, signal.SIGCONT)
+
+
+def wake(act: Act, rerun: Run) -> None:
+    """A process that slept while another start took over its run wakes up in the midst of it or after it, and ends."""
+    if act.asleep is None:
+        return
+    if "half" in act.trial.sleeps_through:
+        rest(act.undisturbed.seconds * (1 + act.trial.pause_seconds / LONGEST_PAUSE_SECONDS) / 2)
+    else:
+        rerun.wait()
+    act.asleep.process.send_signal(signal.SIGCONT)
+    act.asleep.wait(END_SECONDS)
+    act.take(act.asleep)
+
+
+def has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def kill_all(processes: list[psutil.Process]) -> None:
+    """End all at once: nobody sees another one die first."""
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(number)
+
+
+def forget(act: Act) -> None:
+    """Delete what the trial says of the local files, logs of the harness itself left out."""
+    homes = {"": (), "RETUNE_HOME": ("retune",), "RETUNE_HOME and PREFECT_HOME": ("retune", "prefect")}
+    for name in homes[act.trial.forget]:
+        shutil.rmtree(act.stage.folder / act.trial.key / name, ignore_errors=True)
+
+
+def follow(act: Act) -> None:
+    """What comes after the blow: the same run again, to its end, or nothing but a sweep when all has lapsed."""
+    if act.trial.follow_up == "sweep":
+        act.wait_until(LEASE_SECONDS)
+        return
+    if act.deployment is None:
+        if act.asleep and "sweep" in act.trial.sleeps_through:
+            act.wait_until(LEASE_SECONDS)
+            act.sweep("asleep")
+        run = act.start("rerun")
+        wake(act, run)
+        code = run.wait()
+        act.take(run)
+        status, error = act.reports[-1].get("status"), act.reports[-1].get("error")
+        if code != 0 or status not in ("completed", "skipped"):
+            act.verdict.breaches.append(f"the rerun ended with {code}, {status}: {error or run.text()[-300:]}")
+        return
+    worker = act.deployment.start_worker("worker2")
+    run = act.deployment.create_run()
+    state = act.deployment.wait(run)
+    if state.is_completed():
+        act.reports.append(act.deployment.report(run))
+    else:
+        act.verdict.breaches.append(f"the rerun on a worker ended {state.name}: {state.message}")
+    act.deployment.stop_worker(worker)

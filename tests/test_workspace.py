@@ -1,0 +1,41 @@
+"""From settings to clients while the cloud's address does not answer, and afterwards."""
+
+import os
+import subprocess
+import sys
+
+from commands import ROOT
+from conftest import Emulator
+
+# In a process of its own: the SDK asks for the cloud while it is imported for the first time.
+AWAY_AND_BACK = """
+import os
+address = os.environ["ARM_CLOUD_METADATA_URL"]
+os.environ["ARM_CLOUD_METADATA_URL"] = "https://localhost:1/metadata/endpoints?api-version=2019-05-01"
+from retune import explain, workspace
+from retune.errors import CloudError
+from retune.request import Workspace
+from retune.tracking import load_mlflow, tracking_client
+for ask in (workspace.resource_manager, load_mlflow):
+    try:
+        ask()
+    except CloudError as error:
+        print(error.code, explain.is_transient(error))
+os.environ["ARM_CLOUD_METADATA_URL"] = address
+load_mlflow()
+client = workspace.workspace_client(Workspace(emulator=True))
+print(client.workspaces.get("local").name, type(tracking_client(client)).__name__)
+"""
+
+
+def test_a_cloud_that_was_away_can_be_used_when_it_is_back(emulator: Emulator) -> None:
+    """A named error that a repeat may not meet; neither the SDK's import nor MLflow's is spoilt for the process."""
+    done = subprocess.run(
+        [sys.executable, "-c", AWAY_AND_BACK], cwd=ROOT, env=os.environ, capture_output=True, text=True, check=False
+    )
+
+    assert done.stdout.splitlines() == [
+        "CloudUnreachable True",
+        "CloudUnreachable True",
+        "local MlflowClient",
+    ], done.stderr
