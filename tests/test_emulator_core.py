@@ -215,14 +215,14 @@ def test_sizes_come_with_gpus_and_prices(ml_client: MLClient) -> None:
 
 def test_a_data_file_is_uploaded_once(ml_client: MLClient, emulator: Emulator, tmp_path: Path) -> None:
     """The same content is not uploaded again for a second version, and the server answers the long form of its path."""
-    file = tmp_path / "train.jsonl"
+    file = tmp_path / "once.jsonl"
     file.write_text('{"messages": []}\n')
     first = ml_client.data.create_or_update(Data(name="once", version="1", path=str(file), type="uri_file"))
     second = ml_client.data.create_or_update(Data(name="once", path=str(file), type="uri_file"))
     uploads = [
         line
         for line in emulator.admin("GET", "/admin/requests")["value"]
-        if line["method"] == "PUT" and line["path"].endswith("/train.jsonl")
+        if line["method"] == "PUT" and line["path"].endswith("/once.jsonl")
     ]
 
     assert first.path.startswith("azureml://subscriptions/11111111-1111-1111-1111-111111111111/resourcegroups/local/")
