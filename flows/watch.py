@@ -5,6 +5,7 @@ It looks at Prefect (a cancellation in the UI of a run that no worker watches), 
 """
 
 import contextlib
+import contextvars
 import logging
 import threading
 import time
@@ -46,7 +47,9 @@ class Watch:
     def watching(self, request: Request) -> Iterator[None]:
         """Look every few seconds while the body runs."""
         self._request = request
-        thread = threading.Thread(target=self._look, name="retune watch", daemon=True)
+        # Prefect keeps the address of a server that was started for this run in the context.
+        context = contextvars.copy_context()
+        thread = threading.Thread(target=context.run, args=(self._look,), name="retune watch", daemon=True)
         thread.start()
         try:
             yield

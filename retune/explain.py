@@ -9,6 +9,7 @@ GO_ON = "Start it again with the same key: it goes on where it stopped."
 # Statuses that a repeat may not meet again.
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 MLFLOW = "mlflow.exceptions"
+SDK = "azure.ai.ml.exceptions"
 BY_STATUS = {
     401: ("NotSignedIn", "Sign in again, or check that the credential is not expired or revoked."),
     403: (
@@ -25,6 +26,7 @@ def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed on a repeat: the failure was on the way, or the service's own."""
     from azure.core.exceptions import DecodeError, HttpResponseError, ServiceRequestError, ServiceResponseError
 
+    error = _origin(error)
     match error:
         case DecodeError() | CloudError(code="CloudUnreachable"):
             return True
@@ -41,6 +43,7 @@ def explain(error: Exception) -> RetuneError | None:
     """The error as one of Retune's; None for what the cloud has nothing to do with."""
     from azure.core.exceptions import AzureError, HttpResponseError
 
+    error = _origin(error)
     text = first_line(error)
     status = error.status_code if isinstance(error, HttpResponseError) else None
     match error:
@@ -59,3 +62,14 @@ def explain(error: Exception) -> RetuneError | None:
         case AzureError() | requests.RequestException():
             return CloudError("Refused", f"Azure ML refused a call: {text}", f"Correct what it says. {GO_ON}")
     return None
+
+
+def _origin(error: BaseException) -> BaseException:
+    """The failed call behind the error: one that breaks while the SDK prepares a job is to it a mistake in the job."""
+    from azure.core.exceptions import AzureError
+
+    found = error
+    # By its module's name: the SDK's import may be what failed.
+    while type(found).__module__ == SDK and found.__context__ is not None:
+        found = found.__context__
+    return found if isinstance(found, AzureError) else error

@@ -1,10 +1,12 @@
 """The workspace's MLflow tracking store."""
 
 import os
+import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from retune import workspace as cloud
+from retune.errors import CloudError
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -14,13 +16,21 @@ if TYPE_CHECKING:
 def load_mlflow() -> None:
     """Import MLflow with its plug-in for Azure ML, which asks for the cloud's addresses while it is imported.
 
-    An import that fails leaves MLflow unusable for the rest of the process, and its error names nothing.
-
     Raises:
         CloudError: `CloudUnreachable`, the address that names the cloud does not answer.
     """
     cloud.resource_manager()
-    import mlflow  # noqa: F401
+    try:
+        import mlflow  # noqa: F401
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        # Half loaded, it could not be imported again.
+        for name in [name for name in sys.modules if name.startswith(("mlflow", "azureml.mlflow"))]:
+            del sys.modules[name]
+        raise CloudError(
+            "CloudUnreachable",
+            f"The address of the cloud in {cloud.METADATA_URL} gave no usable answer: {cloud.first_line(error)}",
+            "Check the network and Azure's status page, then start it again.",
+        ) from error
 
 
 @lru_cache(maxsize=8)

@@ -7,6 +7,7 @@ Clients and credentials stay in this process; they hold secrets and are never pa
 import json
 import logging
 import os
+import re
 import sys
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILES = (Path("config.json"), Path(".azureml/config.json"))
 METADATA_URL = "ARM_CLOUD_METADATA_URL"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 LOOPBACK = ("https://localhost:", "https://127.0.0.1:")
 
 
@@ -173,5 +175,6 @@ def _look_up_addresses(client: "MLClient") -> None:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an SDK error: the rest repeats headers and trace ids."""
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    """The first line of an SDK error, without colours: the rest repeats headers and trace ids."""
+    lines = COLOUR.sub("", str(error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

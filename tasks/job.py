@@ -273,8 +273,8 @@ def _follow(request: Request, name: str) -> str:
             look = _look(client, name)
             answered_at = time.monotonic()
         except AzureError as error:
-            # A job takes hours: an outage of minutes must not end it.
-            if not _may_pass(error) or time.monotonic() - answered_at > OUTAGE_SECONDS:
+            # A job takes hours: an outage of minutes, a token or a permission that is being renewed must not end it.
+            if time.monotonic() - answered_at > OUTAGE_SECONDS:
                 raise
             look = look._replace(progress=f"no answer from Azure ML, looking again: {cloud.first_line(error)}")
         if look.progress != seen:
@@ -315,20 +315,20 @@ def _look(client: "MLClient", name: str) -> Look:
     return Look(status, running, ", ".join([status, f"{done} steps done", *under_way, *losses]))
 
 
-def _may_pass(error: Exception) -> bool:
-    """Whether the next look may do better: a fresh job answers 404 for a moment."""
-    from azure.core.exceptions import ResourceNotFoundError
-
-    return is_transient(error) or isinstance(error, ResourceNotFoundError)
-
-
 def _steps(client: "MLClient", name: str) -> list[tuple[str, str]]:
-    """Name and state of the steps that the job has begun, in order.
+    """Name and state of the steps that the job has begun, in order; none when they cannot be read.
 
     A pipeline component is one child of the job, and its steps are that child's children.
     """
-    children = list(client.jobs.list(parent_job_name=name))
-    steps = [step for child in children for step in list(client.jobs.list(parent_job_name=child.name)) or [child]]
+    from azure.core.exceptions import AzureError
+
+    try:
+        children = list(client.jobs.list(parent_job_name=name))
+        steps = [step for child in children for step in list(client.jobs.list(parent_job_name=child.name)) or [child]]
+    except AzureError as error:
+        # They are for the reader only.
+        log.debug("the steps of %s could not be read: %s", name, cloud.first_line(error))
+        return []
     return [(step.display_name, job_status(step)) for step in steps]
 
 
