@@ -94,12 +94,11 @@ class Jobs:
             if self._world.store.get("jobs", name) is not None:
                 self._change(name, properties)
                 return Answer(200, self._document(name))
-            self._create(name, properties)
-        return Answer(
-            201, self._document(name), {"Location": f"{call.base_url}{call.raw_path}?api-version={call.api_version}"}
-        )
+            created = self._create(name, properties)
+        return Answer(201, created, {"Location": f"{call.base_url}{call.raw_path}?api-version={call.api_version}"})
 
-    def _create(self, name: str, properties: Json) -> None:
+    def _create(self, name: str, properties: Json) -> Json:
+        """The job's document as it was accepted, before its first step could change it."""
         if self._runs.find(name) is not None:
             raise ServiceError(
                 409, "UserError", f"The name '{name}' belongs to a run. Choose another.", inner_error="ConflictError"
@@ -121,7 +120,9 @@ class Jobs:
         hidden = self._world.faults.until("job", name, "not_found")
         self._world.store.put("jobs", name, {"properties": properties, "hidden_until": hidden})
         self._runs.set_status(name, "Preparing" if kind == "pipeline" else "Starting")
+        document = self._document(name)
         self._start(plan)
+        return document
 
     def _check_computes(self, plan: Plan) -> None:
         """Raises: ServiceError 400 for a cluster that does not exist, or without one for an unknown instance type."""
