@@ -162,11 +162,12 @@ def _persist(guarded: Guarded, act: Callable[[], T]) -> T | None:
 
 
 def _endpoints(guarded: Guarded) -> list[ledger.OwnEndpoint]:
-    """The run's endpoints, but for one that it left up on purpose or that a later start of it uses."""
-    if _taken_over(guarded):
-        return []
-    found = ledger.list_endpoints(guarded.workspace, guarded.key)
-    return [endpoint for endpoint in found if not endpoint.kept]
+    """The run's endpoints, but for one that it left up on purpose or that a later start of it uses.
+
+    Looked for first: a later start takes the job over before it makes an endpoint, so that one is not among these.
+    """
+    found = [end for end in ledger.list_endpoints(guarded.workspace, guarded.key) if not end.kept]
+    return [] if _taken_over(guarded) else found
 
 
 def _delete_endpoints(guarded: Guarded) -> bool:
