@@ -144,10 +144,12 @@ class Blobs:
 
     def _properties(self, call: Call) -> Answer:
         file = self._existing(call)
+        check_conditions(call, file)
         return Answer(200, None, {**self._headers(call, file), "Content-Length": str(file.stat().st_size)})
 
     def _read(self, call: Call) -> Answer:
         file = self._existing(call)
+        check_conditions(call, file)
         size = file.stat().st_size
         headers = self._headers(call, file)
         wanted = call.headers.get("x-ms-range") or call.headers.get("range")
@@ -189,6 +191,8 @@ class Blobs:
             raise ServiceError(409, "BlobAlreadyExists", "The specified blob already exists.", shape="storage")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
+            # First, so that a crash in between leaves the old content without its mark, never the new one with it.
+            self._details_file(call).unlink(missing_ok=True)
             draft.replace(file)
         except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
             text = (
@@ -295,6 +299,17 @@ def listing(folder: Path, prefix: str, delimiter: str) -> list[Listed]:
         folded = prefix + head + separator
         found[folded if separator else name] = Listed(folded, None) if separator else Listed(name, path)
     return [found[name] for name in sorted(found)]
+
+
+def check_conditions(call: Call, file: Path) -> None:
+    """Raises: ServiceError 412 or 304 when a reading is for one state of the blob and this is another, or the same."""
+    mark = file_headers(file)["ETag"].strip('"')
+    wanted, known = (call.headers.get(name, "").strip('"') for name in ("if-match", "if-none-match"))
+    if wanted not in ("", "*", mark):
+        text = "The condition specified using HTTP conditional header(s) is not met."
+        raise ServiceError(412, "ConditionNotMet", text, shape="storage")
+    if known == mark:
+        raise ServiceError(304, "ConditionNotMet", "The blob has not been changed.", shape="storage")
 
 
 def parse_range(text: str, size: int) -> tuple[int, int]:

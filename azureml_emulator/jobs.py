@@ -36,6 +36,7 @@ CANCEL = versions("2023-04-01-preview")
 CHANGEABLE = {"tags", "properties", "displayName", "description", "isArchived"}
 READ_ONLY = {"status", "services"}
 SERVERLESS = "serverless"
+DEFAULT_MODE = "ReadOnlyMount"
 DEFAULT_OUTPUT = {"mode": "ReadWriteMount", "jobOutputType": "uri_folder", "assetName": None, "assetVersion": None}
 
 
@@ -114,6 +115,7 @@ class Jobs:
             experiment=str(properties.get("experimentName") or "Default"),
             description=properties.get("description"),
             tags={key: str(value) for key, value in entries(properties, "tags")},
+            inputs=data_inputs(properties),
             properties={**run_properties(kind, properties), **dict(entries(properties, "properties"))},
             continue_on_step_failure=isinstance(settings, dict) and bool(settings.get("continue_on_step_failure")),
         )
@@ -237,7 +239,7 @@ class Jobs:
             "isArchived": bool(run.get("hidden")),
             "identity": sent.get("identity"),
             "componentId": sent.get("componentId"),
-            "inputs": {key: with_nulls(value, "description") for key, value in entries(sent, "inputs")},
+            "inputs": {key: shown_input(value) for key, value in entries(sent, "inputs")},
             "outputs": {key: with_nulls(value, "description", "uri") for key, value in entries(sent, "outputs")},
         }
         if run["kind"] == "command":
@@ -265,6 +267,21 @@ def service(kind: str, endpoint: str) -> Json:
     return {"jobServiceType": kind, "endpoint": endpoint, **dict.fromkeys(names)}
 
 
+def data_inputs(properties: Json) -> Json:
+    """The inputs of a job that are data or models, each {uri, type}."""
+    return {
+        key: {"uri": value["uri"], "type": value["jobInputType"]}
+        for key, value in entries(properties, "inputs")
+        if isinstance(value, dict) and value.get("uri")
+    }
+
+
+def shown_input(value: JsonValue) -> JsonValue:
+    """An input as the service shows it: data that was given without a mode is mounted."""
+    mode: Json = {"mode": DEFAULT_MODE} if isinstance(value, dict) and value.get("uri") else {}
+    return {"description": None, **mode, **value} if isinstance(value, dict) else value
+
+
 def with_nulls(value: JsonValue, *names: str) -> JsonValue:
     return {**dict.fromkeys(names), **value} if isinstance(value, dict) else value
 
@@ -285,6 +302,10 @@ def comparable(properties: Json) -> Json:
 
     kept = {key: value for key, value in properties.items() if key not in CHANGEABLE | READ_ONLY}
     kept["outputs"] = {key: value for key, value in entries(properties, "outputs") if key != "default"}
+    kept["inputs"] = {
+        key: {**value, "mode": None} if isinstance(value, dict) and value.get("mode") == DEFAULT_MODE else value
+        for key, value in entries(properties, "inputs")
+    }
     kept["experimentName"] = properties.get("experimentName") or "Default"
     stripped = strip(kept)
     assert isinstance(stripped, dict)

@@ -6,6 +6,7 @@ A run document is the one place where a run's state stands; jobs.py and tracking
 Source: Microsoft's run history OpenAPI as azure-ai-ml uses it.
 """
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,9 @@ RUN_TYPES = {
 # How run history names the type of an output; the resolver of its address depends on it.
 DATA_TYPES = {"uri_folder": "UriFolder", "uri_file": "UriFile", "mltable": "MLTable"}
 MODEL_TYPES = {"mlflow_model": "MLFlowModel", "custom_model": "CustomModel", "triton_model": "TritonModel"}
+# What a job's input may name besides data that has no name: an asset of the workspace, or of a registry.
+WORKSPACE_ASSET = re.compile(r"(?:azureml:)?/?subscriptions/.*/workspaces/[^/]+(?P<asset>/(?:data|models)/.+)", re.I)
+REGISTRY = "azureml://registries/"
 
 
 class Runs:
@@ -96,6 +100,7 @@ class Runs:
             "error": None,
             "tags": {},
             "properties": {},
+            "inputs": {},
             "outputs": {},
             "states": ["NotStarted"],
             **more,
@@ -267,13 +272,30 @@ class Runs:
             places[name] = (f"{base}/workspaceblobstore/paths/{output['path']}{slash}", kind)
         return places
 
+    @property
+    def _asset_base(self) -> str:
+        return f"azureml://locations/{self._world.settings.location}/workspaces/{self._world.workspace_guid}"
+
+    def _inputs(self, run_id: str, run: Json) -> Json:
+        """Data and models that a run reads: a registered asset under its own id, other data as one made for the run."""
+        inputs: Json = {}
+        for name, entry in (run.get("inputs") or {}).items():
+            kind = {**DATA_TYPES, **MODEL_TYPES}.get(str(entry["type"]), "UriFolder")
+            plural, group = ("models", "model") if kind in MODEL_TYPES.values() else ("data", "data")
+            asset_id = f"{self._asset_base}/{plural}/azureml_{run_id}_input_{group}_{name}/versions/1"
+            if registered := WORKSPACE_ASSET.fullmatch(entry["uri"]):
+                asset_id = self._asset_base + registered["asset"]
+            elif entry["uri"].startswith(REGISTRY):
+                asset_id = entry["uri"]
+            inputs[name] = {"assetId": asset_id, "type": kind}
+        return inputs
+
     def _outputs(self, run_id: str) -> Json:
-        base = f"azureml://locations/{self._world.settings.location}/workspaces/{self._world.workspace_guid}"
         outputs: Json = {}
         for name, (_, kind) in self._places(run_id).items():
             plural, group = ("models", "model") if kind in MODEL_TYPES.values() else ("data", "data")
             outputs[name] = {
-                "assetId": f"{base}/{plural}/azureml_{run_id}_output_{group}_{name}/versions/1",
+                "assetId": f"{self._asset_base}/{plural}/azureml_{run_id}_output_{group}_{name}/versions/1",
                 "type": kind,
             }
         return outputs
@@ -332,7 +354,7 @@ class Runs:
             "inputDatasets": [],
             "outputDatasets": [],
             "compute": {"target": run["target"]} if run.get("target") else None,
-            "inputs": {},
+            "inputs": self._inputs(run_id, run),
             "outputs": self._outputs(run_id),
         }
 

@@ -15,7 +15,7 @@ from azureml_emulator.assets import Assets
 from azureml_emulator.blobs import Blobs
 from azureml_emulator.faults import Fault
 from azureml_emulator.operations import Interrupted
-from azureml_emulator.plan import Asset, Literal, Made, Plan, Step, Value, render
+from azureml_emulator.plan import Asset, Literal, Made, Plan, Step, Value, entries, output_type, render
 from azureml_emulator.processes import Child, start_child, wait_for_end
 from azureml_emulator.runs import Runs
 from azureml_emulator.wire import Json, now
@@ -133,8 +133,18 @@ class StepRun:
             root=self._plan.job,
             display_name=self._name,
             component=str(self._step.component.get("name") or "azureml_anonymous"),
+            inputs=self._data_inputs(),
             target=compute.rpartition("/")[2] if compute else None,
         )
+
+    def _data_inputs(self) -> Json:
+        """The step's inputs that were given to the job as data or models, each {uri, type}."""
+        specs = dict(entries(self._step.component, "inputs"))
+        return {
+            name: {"uri": value.uri, "type": output_type(specs.get(name))}
+            for name, value in self._step.inputs.items()
+            if isinstance(value, Asset)
+        }
 
     def _attempt(self, attempt: int, fault: Fault | None) -> None:
         timing = self._world.timing

@@ -20,6 +20,7 @@ from retune.request import Request, RunKey
 from tasks.auth import sign_in
 from tasks.compute import check_sizes, ensure_cluster, inspect_compute
 from tasks.data import prepare_data
+from tasks.data_assets import register_data
 from tasks.deploy import create_endpoint, deploy, keep_endpoint, plan_endpoint
 from tasks.job import submit_job, wait_for_job
 from tasks.metrics import read_metrics
@@ -45,12 +46,14 @@ def finetune(request: Request, run_key: RunKey | None = None) -> State:
         reading = read_model.submit(request)
         inspecting = inspect_compute.submit(request)
         checking = check_sizes.submit(request, reading, inspecting)
-        preparing = prepare_data(request.data, return_state=True)
+        preparing = prepare_data(request, return_state=True)
         model, compute, data, _ = gather(reading, inspecting, preparing, checking)
         report.model, report.compute, report.data = model.model, compute.used, data
         report.parameters, report.warnings = model.parameters, model.warnings
 
-        report.compute = cluster = ensure_cluster(request, compute)
+        clustering = ensure_cluster.submit(request, compute)
+        registering = register_data(request, data, return_state=True)
+        cluster, data = report.compute, report.data = gather(clustering, registering)
         with training(run):
             submission = submit_job(request, run.key, run.watch.holder, model, cluster, data)
             run.follow(submission)

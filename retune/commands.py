@@ -1,8 +1,9 @@
-"""`retune status|attach|cancel|sweep`: look after runs by their key, from the cloud alone.
+"""`retune status|attach|cancel|sweep`: look after runs by their key, from the cloud alone; and `retune cache`.
 
 stdout is the result, stderr the progress. Exit codes: 0 done, 1 not done, 2 bad request, 130 interrupted.
 """
 
+import json
 import logging
 import sys
 from collections.abc import Callable
@@ -105,3 +106,52 @@ def sweep(request: "Request", as_json: bool, dry_run: bool) -> None:  # noqa: F8
         swept = run_sweep(request, dry_run)
     click.echo(swept.to_json()) if as_json else render_swept(swept)
     sys.exit(0 if swept.clean else 1)
+
+
+@retune.group()
+def cache() -> None:
+    """Look after prepared data on this machine, below `.retune/data`."""
+
+
+def cache_command(body: Command) -> Command:
+    """A command of the group; it ends with 1 when an entry has a problem."""
+
+    @wraps(body)
+    def shown(as_json: bool, **arguments: object) -> None:
+        from chatdata.cache import render_entries
+
+        entries = body(**arguments)
+        if as_json:
+            click.echo(json.dumps([entry.model_dump(mode="json") for entry in entries], indent=2))
+        else:
+            render_entries(entries)
+        sys.exit(1 if any(entry.problem for entry in entries) else 0)
+
+    return cache.command(body.__name__.rstrip("_"))(
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")(shown)
+    )
+
+
+@cache_command
+def list_() -> "list[Entry]":  # noqa: F821
+    """Show what is kept, the newest first."""
+    from chatdata.cache import entries
+
+    return [*entries(check=False)]
+
+
+@cache_command
+def verify() -> "list[Entry]":  # noqa: F821
+    """Read every file and compare it with its digest. What differs is prepared again by the next run that needs it."""
+    from chatdata.cache import entries
+
+    return [*entries(check=True)]
+
+
+@cache_command
+@click.argument("keys", nargs=-1)
+def clear(keys: tuple[str, ...]) -> "list[Entry]":  # noqa: F821
+    """Delete what is kept: that of KEYS, or all of it."""
+    from chatdata.cache import clear
+
+    return [entry.model_copy(update={"problem": None}) for entry in clear([*keys] or None)]

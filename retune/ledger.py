@@ -215,13 +215,14 @@ def _own_job(job: "Job") -> OwnJob | None:
     run = names.read_tags(job.tags)
     if run is None or job.name != names.job_name(*run):
         return None
+    alive_until, holder = names.read_lease(job.tags)
     return OwnJob(
         job.name,
         *run,
         status=job_status(job),
         created=job.creation_context.created_at,
-        alive_until=names.read_moment(job.tags, names.ALIVE_TAG),
-        holder=job.tags.get(names.HOLDER_TAG, ""),
+        alive_until=alive_until,
+        holder=holder,
         properties=job.properties or {},
     )
 

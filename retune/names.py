@@ -5,6 +5,7 @@ The same key and attempt give the same names on any machine, so a name is a lock
 
 import hashlib
 import os
+import re
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -18,12 +19,13 @@ KEY_TAG = "retune.key"
 ATTEMPT_TAG = "retune.attempt"
 EXPIRES_TAG = "retune.expires"
 KEPT_TAG = "retune.kept"
-ALIVE_TAG = "retune.alive-until"
-HOLDER_TAG = "retune.holder"
+LEASE_TAG = "retune.lease."
 DATA_TAG = "retune.data"
 REQUEST_PROPERTY = "retune.request."
 # Source: resource-limits documentation, values of a job's properties.
 PROPERTY_LENGTH = 1000
+# With a role or a model's name beside it, it stays within the 255 characters of an asset's name.
+DATA_NAME_LENGTH = 100
 
 
 def job_name(key: str, attempt: int) -> str:
@@ -42,8 +44,30 @@ def endpoint_name(workspace_id: str, key: str, attempt: int) -> str:
 
 def registered_model_name(request: Request) -> str:
     """Name of the registered model, e.g. `Phi-4-ultrachat_200k`."""
-    data = request.data.source.rstrip("/").rsplit("/", 1)[-1]
-    return request.model.registered_name or f"{request.model.name}-{data}"
+    return request.model.registered_name or f"{request.model.name}-{data_name(request.data.source)}"
+
+
+def data_name(source: str) -> str:
+    """Last part of a data source as part of an asset's name, e.g. `ultrachat_200k`, or `chats` of `azureml:chats:3`."""
+    asset = re.fullmatch(r"azureml:([^:@/]+)[:@].+", source)
+    last = asset[1] if asset else source.rstrip("/").rsplit("/", 1)[-1]
+    return re.sub(r"[^a-zA-Z0-9_-]+", "-", last)[:DATA_NAME_LENGTH].strip("-_") or "data"
+
+
+def data_asset_name(source: str, role: str) -> str:
+    """Name of the data asset with one prepared file of a source, e.g. `ultrachat_200k-train`."""
+    return f"{data_name(source)}-{role}"
+
+
+def data_asset_version(sha256: str) -> str:
+    """Version of a data asset: its file's content, so that the same rows are the same version on any machine."""
+    return f"sha256-{sha256[:16]}"
+
+
+def asset_reference(asset_id: str) -> str:
+    """Short form of a workspace asset's full id, e.g. `azureml:ultrachat_200k-train:sha256-e2ecce1e39f1c0de`."""
+    name, _, version = asset_id.rsplit("/", 3)[1:]
+    return f"azureml:{name}:{version}"
 
 
 def model_version(created: datetime, key: str, attempt: int) -> str:
@@ -102,9 +126,20 @@ def holding_flow_run(holder: str) -> str:
 
 
 def lease_tags(minutes: float, holder: str) -> dict[str, str]:
-    """Tags of a job with the process that follows it and the moment, UTC, until which it counts as alive."""
+    """The tag of a job with the process that follows it and the moment, UTC, until which that counts as alive.
+
+    Each holder has a tag of its own, so that a renewal that was long on its way cannot undo a later start's.
+    """
     until = datetime.now(UTC) + timedelta(minutes=minutes)
-    return {ALIVE_TAG: until.isoformat(timespec="milliseconds"), HOLDER_TAG: holder}
+    tag = LEASE_TAG + hashlib.sha256(holder.encode()).hexdigest()[:8]
+    return {tag: f"{until.isoformat(timespec='milliseconds')} {holder}"}
+
+
+def read_lease(tags: Mapping[str, str] | None) -> tuple[datetime | None, str]:
+    """Until when the job's last holder counts as alive, and its name; None and nothing where there is no lease."""
+    leases = [value.partition(" ") for tag, value in (tags or {}).items() if tag.startswith(LEASE_TAG)]
+    until, _, holder = max(leases, key=lambda lease: lease[2], default=("", "", ""))
+    return read_moment({LEASE_TAG: until}, LEASE_TAG), holder
 
 
 def read_moment(tags: Mapping[str, str] | None, tag: str) -> datetime | None:

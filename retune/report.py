@@ -78,22 +78,64 @@ class Parameter(Part):
     source: Literal["component", "guide", "model", "user"] = Field(description="Whose value it is.")
 
 
+class Spread(Part):
+    """How a number is distributed over the rows."""
+
+    mean: float = Field(description="Mean.")
+    p50: float = Field(description="Median.")
+    p90: float = Field(description="90th percentile.")
+    p99: float = Field(description="99th percentile.")
+    maximum: float = Field(description="Largest.")
+
+
+class SplitStatistics(Part):
+    """What the rows of one file look like."""
+
+    turns: Spread = Field(description="Messages of a row.")
+    characters: Spread = Field(description="Characters of a row's messages.")
+    tokens: Spread | None = Field(None, description="Tokens of a row's messages, where a tokenizer was named.")
+    token_rows: int = Field(0, description="Rows whose tokens were counted, evenly spread; 0 without a tokenizer.")
+    roles: dict[str, int] = Field(description="Messages by role.")
+    histogram_edges: list[float] = Field(description="Bounds of the histogram's bins, characters.")
+    histogram_rows: list[int] = Field(description="Rows in each bin; one fewer than bounds.")
+    preview: list[str] = Field(description="The first rows, as JSON text cut to a few hundred characters.")
+
+
+class BadRows(Part):
+    """Rows of one split that are unfit for one reason."""
+
+    kind: str = Field(description="Why, as docs/data.md names it.")
+    rows: int = Field(description="How many.")
+    examples: list[str] = Field(description="The first of them as `file:row`, with what was found.")
+
+
 class Split(Part):
     """One prepared file of chat data."""
 
     rows: int = Field(description="Rows written.")
+    selected: int = Field(0, description="Rows that data.fraction chose.")
     dropped: dict[str, int] = Field({}, description="Rows left out, by reason.")
+    noted: dict[str, int] = Field({}, description="Rows kept though something is notable about them, by kind.")
+    bad_rows: list[BadRows] = Field([], description="What was found, with examples.")
+    redacted: dict[str, int] = Field({}, description="Personal data and secrets that were replaced, by kind.")
+    bytes: int = Field(0, description="Size of the file, bytes.")
     sha256: str = Field(description="Digest of the file.")
     path: str = Field(description="The file, one JSON object a line.")
+    statistics: SplitStatistics | None = Field(None, description="What the rows look like.")
 
 
 class PreparedData(Part):
     """The data that was trained on."""
 
-    source: str = Field(description="Data set id or folder.")
-    revision: str = Field(description="Commit of the data set, or digest of the folder.")
+    source: str = Field(description="Data set id, folder, URL or data asset.")
+    revision: str = Field(description="Commit of the data set, or digest of the files' content.")
+    selection: str = Field("head", description="How rows were chosen.")
+    key: str = Field("", description="Digest of everything that decides the files' content; names them in the cache.")
     splits: dict[str, Split] = Field(description="By role: train, validation, test.")
     cached: bool = Field(False, description="The files of an earlier run were used, after a check of their digests.")
+    fetched_bytes: int = Field(0, description="Bytes of content that this run fetched from elsewhere.")
+    seconds: float = Field(0, description="Time of the preparation, seconds.")
+    assets: dict[str, str] = Field({}, description="Data assets that the job reads, by role: full asset ids.")
 
 
 class Job(Part):
@@ -304,10 +346,7 @@ def _facts(report: Report) -> dict[str, list[tuple[str, str]]]:
             if any(p.source == source for p in report.parameters)
         ],
         "Compute": [_compute_row(report.compute)] if report.compute else [],
-        "Data": [
-            (role, f"{split.rows} rows" + "".join(f", {count} {why}" for why, count in split.dropped.items()))
-            for role, split in (data.splits.items() if data else ())
-        ],
+        "Data": _data_rows(data) if data else [],
         "Job": [
             ("name", job.name + (" (attached: an earlier start submitted it)" if job.attached else "")),
             ("shown as", job.display_name),
@@ -323,6 +362,21 @@ def _facts(report: Report) -> dict[str, list[tuple[str, str]]]:
         )
         + ([("endpoint", f"{endpoint.name}: {_endpoint_fate(endpoint)}")] if endpoint else []),
     }
+
+
+def _data_rows(data: PreparedData) -> list[tuple[str, str]]:
+    """Where the rows came from, what each file holds, and what was found with the first example."""
+    how = "found and verified" if data.cached else f"prepared in {data.seconds:g} s"
+    rows = [("source", f"{data.source} at {data.revision[:12]}, {how}")]
+    for role, split in data.splits.items():
+        about = split.statistics
+        lengths = f", median {about.turns.p50:g} turns, {about.characters.p50:,.0f} characters" if about else ""
+        rows.append((role, f"{split.rows:,} rows{lengths}"))
+        for bad in split.bad_rows:
+            fate = "left out" if bad.kind in split.dropped else "kept"
+            rows.append(("", f"{bad.rows:,} {fate}: {bad.kind}, e.g. {bad.examples[0]}"))
+        rows += [("", f"{count:,} replaced: {kind}") for kind, count in split.redacted.items()]
+    return rows
 
 
 def _endpoint_fate(endpoint: Endpoint) -> str:

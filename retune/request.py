@@ -75,21 +75,40 @@ class Model(Section):
 
 
 class Data(Section):
-    """Chat data: where it comes from and how much of it is used."""
+    """Chat data: where it comes from, how much of it is used, and what is done about rows that are unfit."""
 
     source: str = Field(
         "HuggingFaceH4/ultrachat_200k",
         min_length=1,
-        description="Hugging Face data set id, or a local folder in the hub's layout.",
+        description="Hugging Face data set id, folder in the hub's layout, folder or fsspec URL (abfss://, az://, "
+        "https:// ...) whose splits are file names, or data asset azureml:NAME:VERSION.",
     )
     subset: str | None = Field(None, description="Configuration of the data set, where it has several.")
-    revision: str | None = Field(None, description="Branch, tag or commit of a hub data set.")
-    fraction: float = Field(0.05, gt=0, le=1, description="Leading share of each split that is used, in (0, 1].")
-    train_split: str = Field("train_sft", min_length=1, description="Split to train on.")
-    validation_split: str = Field("test_sft", min_length=1, description="Split whose loss is measured.")
-    test_split: str = Field("test_gen", min_length=1, description="Split whose prompts the endpoint is asked.")
+    revision: str | None = Field(
+        None, description="Commit of a hub data set; a branch or tag stands for the commit that it is at, as reported."
+    )
+    fraction: float = Field(0.05, gt=0, le=1, description="Share of each split that is used, in (0, 1].")
+    selection: Literal["head", "hash"] = Field(
+        "head",
+        description="Which rows: the leading ones, as in the guide, or by a seeded digest of each conversation, "
+        "whatever its place. A larger fraction contains the smaller one.",
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the choice by digest.")
+    train_split: str = Field("train_sft", min_length=1, description="Split, file or pattern of files to train on.")
+    validation_split: str = Field("test_sft", min_length=1, description="Split or files whose loss is measured.")
+    test_split: str = Field("test_gen", min_length=1, description="Split or files whose prompts the endpoint is asked.")
     on_bad_row: Literal["fail", "drop"] = Field(
-        "fail", description="What to do about a row that the component would fail on."
+        "fail",
+        description="What to do about rows that the component would fail on or leave out, that are there twice, or "
+        "that are among those that judge the model.",
+    )
+    tokenizer: str | None = Field(
+        None,
+        min_length=1,
+        description="Folder or hub id of the model's tokenizer. Unset: a token is taken for four characters.",
+    )
+    privacy: Literal["off", "refuse", "redact"] = Field(
+        "off", description="Scan for personal data and secrets: rows with any are bad rows, or have it replaced."
     )
 
 

@@ -132,6 +132,19 @@ def resource_manager() -> str:
     Raises:
         CloudError: `CloudUnreachable`, the address that names the cloud does not answer.
     """
+    return _cloud_details()["resource_manager"].rstrip("/")
+
+
+def storage_suffix() -> str:
+    """What follows `ACCOUNT.blob.` in the addresses of the cloud's storage accounts, e.g. `core.windows.net`.
+
+    Raises:
+        CloudError: `CloudUnreachable`, the address that names the cloud does not answer.
+    """
+    return _cloud_details()["storage_endpoint"]
+
+
+def _cloud_details() -> dict[str, str]:
     from azure.core.exceptions import AzureError
 
     try:
@@ -149,7 +162,7 @@ def resource_manager() -> str:
             f"The address of the cloud in {METADATA_URL} does not answer: {first_line(error)}",
             f"Start the emulator again and repeat its exports, or unset {METADATA_URL} for Azure itself.",
         ) from error
-    return details["resource_manager"].rstrip("/")
+    return details
 
 
 def _forget_half_an_import() -> None:

@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect import task
@@ -125,19 +124,25 @@ def build_pipeline(
 
     inputs = {parameter.name: parameter.value for parameter in model.parameters if parameter.source != "component"}
     inputs[request.model.path_input] = Input(type=component.inputs[request.model.path_input].type, path=model.model.id)
-    for role, split in data.splits.items():
-        inputs[f"{role}_file_path"] = Input(type="uri_file", path=str(Path(split.path)))
     kind, value = ("instance_type", compute.size) if compute.name == SERVERLESS else ("compute", compute.name)
     inputs |= {f"{kind}_{step}": value for step in STEPS if f"{kind}_{step}" in model.inputs}
     if "number_of_gpu_to_use_finetuning" in model.inputs:
         inputs["number_of_gpu_to_use_finetuning"] = compute.gpus_per_node
 
     @dsl.pipeline(name="retune-finetune")
-    def finetune() -> dict[str, object]:
-        chat_completion = component(**inputs)
+    def finetune(train_file_path: Input, validation_file_path: Input, test_file_path: Input) -> dict[str, object]:
+        chat_completion = component(
+            train_file_path=train_file_path,
+            validation_file_path=validation_file_path,
+            test_file_path=test_file_path,
+            **inputs,
+        )
         return {TRAINED_MODEL: chat_completion.outputs[OUTPUT]}
 
-    pipeline = finetune()
+    # As inputs of the job itself, the data assets lead from their own pages to the job.
+    pipeline = finetune(
+        **{f"{role}_file_path": Input(type="uri_file", path=asset) for role, asset in data.assets.items()}
+    )
     pipeline.settings.force_rerun = True
     pipeline.settings.continue_on_step_failure = False
     return pipeline
@@ -215,9 +220,7 @@ def _create(
     )
     pipeline.properties = names.request_properties(request)
     try:
-        # The SDK draws a bar on stderr for each file that it uploads, whatever its show_progress says.
-        with contextlib.redirect_stderr(io.StringIO()):
-            return client.jobs.create_or_update(pipeline, experiment_name=f"chat_completion_{model.model.name}"), False
+        return client.jobs.create_or_update(pipeline, experiment_name=f"chat_completion_{model.model.name}"), False
     except HttpResponseError as error:
         if is_transient(error):
             raise

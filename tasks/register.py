@@ -39,6 +39,7 @@ def register_model(request: Request, submission: Submission, model: ModelFacts, 
         "data_revision": data.revision,
         "data_train_sha256": data.splits["train"].sha256,
     }
+    lineage |= {f"data_{role}_asset": names.asset_reference(asset) for role, asset in data.assets.items()}
     attached = True
     try:
         made = client.models.get(name, version=version)

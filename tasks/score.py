@@ -18,7 +18,7 @@ from urllib3 import Retry
 
 from retune import workspace as cloud
 from retune.errors import CloudError
-from retune.report import Answer, Endpoint, PreparedData
+from retune.report import Answer, Endpoint, PreparedData, Split
 from retune.request import Request, Score
 from retune.waiting import pause
 from tasks.retrying import HARMLESS, is_transient
@@ -50,7 +50,7 @@ def ask(request: Request, endpoint: Endpoint, data: PreparedData) -> list[Answer
     with requests.Session() as session:
         session.mount("https://", HTTPAdapter(max_retries=BUSY))
         session.headers["Authorization"] = f"Bearer {key}"
-        for conversation, expected in choose_rows(Path(data.splits["test"].path), request.score):
+        for conversation, expected in choose_rows(data.splits["test"], request.score):
             pause(0)
             began = time.monotonic()
             output = _question(session, uri, conversation, request)
@@ -66,11 +66,12 @@ def ask(request: Request, endpoint: Endpoint, data: PreparedData) -> list[Answer
     return answers
 
 
-def choose_rows(path: Path, score: Score) -> list[tuple[list[dict[str, str]], str]]:
+def choose_rows(split: Split, score: Score) -> list[tuple[list[dict[str, str]], str]]:
     """Conversations that end with a user turn, each with the answer that the row itself gives (empty if none)."""
-    rows = [json.loads(line)["messages"] for line in path.read_text(encoding="utf-8").splitlines()]
-    chosen = random.Random(score.seed).sample(rows, min(score.rows, len(rows)))
-    return [_split_last_answer(messages) for messages in chosen]
+    chosen = random.Random(score.seed).sample(range(split.rows), min(score.rows, split.rows))
+    with Path(split.path).open("rb") as file:
+        lines = {number: line for number, line in enumerate(file) if number in chosen}
+    return [_split_last_answer(json.loads(lines[number])["messages"]) for number in chosen]
 
 
 def build_payload(conversation: list[dict[str, str]], score: Score) -> dict[str, object]:

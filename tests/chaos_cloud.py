@@ -115,11 +115,11 @@ def stored(path: str) -> Path | None:
 
 def data_digests(client: "MLClient", job: str) -> dict[str, str | None]:
     """SHA-256 of the files that a job was given, by role; None for one that is not in the storage."""
-    node = next(iter(client.jobs.get(job).jobs.values()))
+    inputs = client.jobs.get(job).inputs
     found: dict[str, str | None] = {}
     for role in ROLES:
-        path = str(node.inputs[f"{role}_file_path"].path).partition("/paths/")[2]
-        file = stored(path)
+        name, _, version = str(inputs[f"{role}_file_path"].path).rpartition(":")
+        file = stored(str(client.data.get(name, version=version).path).partition("/paths/")[2])
         found[role] = hashlib.sha256(file.read_bytes()).hexdigest() if file else None
     return found
 

@@ -51,11 +51,6 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", line)
 
 
-def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """The fault matrix is a command of its own, `make faults`: a process keeps the addresses of one cloud only."""
-    return True if collection_path.name == "test_fault_matrix.py" and not config.getoption("--faults") else None
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The check of all exchanges comes last."""
     items.sort(key=lambda item: item.path.name == "test_openapi.py")

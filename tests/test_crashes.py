@@ -9,6 +9,8 @@ import pytest
 from commands import REHEARSAL, Command, endpoints_left, finetune, job_statuses, retune, state_in_prefect, wait_for
 from conftest import Emulator
 
+from retune.names import read_lease
+
 # Long enough to be killed in, short enough to wait for.
 TRAINING = ("training.training_seconds=6", *REHEARSAL)
 SHORT_LEASE = "limits.lease_minutes=0.1"
@@ -31,7 +33,7 @@ def kill(run: Command, *, guard: bool) -> None:
 
 def flow_run_of(emulator: Emulator, job: str) -> str:
     """Prefect's id of the flow run that holds a job."""
-    return emulator.client().jobs.get(job).tags["retune.holder"].split("/")[1]
+    return read_lease(emulator.client().jobs.get(job).tags)[1].split("/")[1]
 
 
 def test_a_second_start_goes_on_with_the_running_job(environment: dict[str, str], emulator: Emulator) -> None:
@@ -98,7 +100,7 @@ def test_the_sweep_deletes_an_endpoint_whose_run_is_dead(environment: dict[str, 
 
 def lease_left(emulator: Emulator, job: str) -> float:
     """Seconds until the job's lease lapses."""
-    until = datetime.fromisoformat(emulator.client().jobs.get(job).tags["retune.alive-until"])
+    until = read_lease(emulator.client().jobs.get(job).tags)[0]
     return (until - datetime.now(UTC)).total_seconds() + 0.1
 
 

@@ -1,19 +1,24 @@
-"""Chat data: sources, row checks, the cache that is verified, and files that appear whole."""
+"""Chat data: sources, the choice of rows, the cache that is verified, and files that appear whole."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from prefect import flow
 
 import tasks.data
+from chatdata import cache
+from chatdata.sources import pin
 from retune.errors import BadRequest, CloudError
-from retune.request import Data
-from tasks.data import bad_reason, pin, write_splits
+from retune.request import Data, Request, Workspace
+from tasks.data import prepare
 
-ASK = {"role": "user", "content": "Hello?"}
 SAY = {"role": "assistant", "content": "Hi."}
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(autouse=True)
@@ -23,108 +28,164 @@ def retune_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+def chats(name: str, rows: int) -> list[list[dict[str, str]]]:
+    """Conversations that differ from those of any other name."""
+    return [[{"role": "user", "content": f"{name} question {number}?"}, SAY] for number in range(rows)]
+
+
 def write_folder(folder: Path, rows: int = 40, **splits: list) -> Path:
     """A folder in the hub's layout with three splits of parquet; `splits` replaces whole `messages` columns."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    good = [[{"role": "user", "content": f"Question {number}?"}, SAY] for number in range(rows)]
     for split in ("train_sft", "test_sft", "test_gen"):
-        frame = pd.DataFrame({"messages": splits.get(split, good)})
+        frame = pd.DataFrame({"messages": splits.get(split, chats(split, rows))})
         frame["prompt"] = "p"
         frame.to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
     return folder
 
 
-def prepare(folder: Path, **settings: object) -> dict:
-    """The manifest's splits for a folder, without Prefect."""
-    return write_splits.fn(pin(Data(source=str(folder), **{"fraction": 1.0} | settings))).splits
+def write_lines(path: Path, rows: list[list[dict[str, str]]]) -> Path:
+    """JSON lines."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in rows), encoding="utf-8")
+    return path
 
 
-@pytest.mark.parametrize(
-    ("messages", "reason"),
-    [
-        ([ASK, SAY], None),
-        ([{"role": "system", "content": "Be brief."}, ASK, SAY], None),
-        (None, "no messages"),
-        ("", "fewer than two messages"),
-        ([], "fewer than two messages"),
-        ([ASK], "fewer than two messages"),
-        ([ASK, ASK], "no assistant turn"),
-        ([ASK, {"role": "assistant", "content": "  "}], "no assistant turn"),
-        ("hello", "messages is not a list"),
-        ([ASK, "Hi."], "a message without role and content"),
-        ([ASK, {"role": "assistant"}], "a message without role and content"),
-        ([ASK, {"role": "bot", "content": "Hi."}], "unknown role 'bot'"),
-        ([ASK, {"role": "assistant", "content": None}], "content is not text"),
-        ([ASK, {"role": "assistant", "content": 4}], "content is not text"),
-    ],
-)
-def test_a_row_is_judged_as_the_component_would(messages: object, reason: str | None) -> None:
-    """Rows that the component drops or fails on are known before a GPU is paid for."""
-    assert bad_reason({"messages": messages}) == reason
+def request(source: Path | str, **settings: object) -> Request:
+    """A request for all rows of a source."""
+    return Request(data=Data(source=str(source), **{"fraction": 1.0} | settings))
 
 
-def test_a_row_without_the_column_has_no_messages() -> None:
-    """A missing key counts like an empty one."""
-    assert bad_reason({"prompt": "Hello?"}) == "no messages"
+def prepared(source: Path | str, **settings: object) -> dict:
+    """What is prepared of a source, by role."""
+    return prepare(request(source, **settings)).splits
+
+
+def questions(path: str) -> list[str]:
+    """First turns of a prepared file."""
+    return [json.loads(line)["messages"][0]["content"] for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
 def test_the_leading_share_of_each_split_is_written_as_jsonl(tmp_path: Path) -> None:
-    """A quarter of 40 rows is the first ten, all columns kept."""
-    splits = prepare(write_folder(tmp_path / "chats"), fraction=0.25)
+    """A quarter of 40 rows is the first ten; columns that the component drops are not written."""
+    splits = prepared(write_folder(tmp_path / "chats"), fraction=0.25)
 
     lines = Path(splits["train"].path).read_text(encoding="utf-8").splitlines()
     assert [splits[role].rows for role in ("train", "validation", "test")] == [10, 10, 10]
-    assert json.loads(lines[9])["messages"][0]["content"] == "Question 9?"
-    assert json.loads(lines[0])["prompt"] == "p"
+    assert json.loads(lines[9]) == {"messages": [{"role": "user", "content": "train_sft question 9?"}, SAY]}
 
 
-def test_rows_that_the_component_drops_are_counted(tmp_path: Path) -> None:
-    """What the component leaves out without a word stands in the report."""
-    rows = [[ASK, SAY]] * 20 + [[ASK]] * 3 + [[ASK, ASK]]
-    splits = prepare(write_folder(tmp_path / "chats", train_sft=rows))
+def test_the_leading_share_is_that_of_a_percent_slice(tmp_path: Path) -> None:
+    """The guide's `train_sft[0%:5%]` and a fraction of 0.05 are the same rows."""
+    import datasets
 
-    assert splits["train"].rows == 20
-    assert splits["train"].dropped == {"fewer than two messages": 3, "no assistant turn": 1}
+    folder = write_folder(tmp_path / "chats", train_sft=chats("train", 507))
+    slice_ = datasets.load_dataset(str(folder), split="train_sft[0%:5%]", cache_dir=str(tmp_path / "cache"))
 
+    splits = prepared(folder, fraction=0.05)
 
-def test_bad_rows_are_named_all_at_once(tmp_path: Path) -> None:
-    """Every kind of bad row in every split is one message with row numbers."""
-    train = [[ASK, SAY]] * 20 + [None, [ASK, {"role": "bot", "content": "x"}], None]
-    test = [[ASK, SAY]] * 5 + [[{"role": "user", "content": None}, SAY]]
-    folder = write_folder(tmp_path / "chats", train_sft=train, test_gen=test)
-
-    with pytest.raises(BadRequest) as caught:
-        prepare(folder)
-
-    assert caught.value.problems == [
-        f"Split 'train_sft' of '{folder}': 2 row(s) with no messages, e.g. row 21, 23.",
-        f"Split 'train_sft' of '{folder}': 1 row(s) with unknown role 'bot', e.g. row 22.",
-        f"Split 'test_gen' of '{folder}': 1 row(s) with content is not text, e.g. row 6.",
-    ]
-    assert "data.on_bad_row=drop" in caught.value.fix
+    assert questions(splits["train"].path) == [messages[0]["content"] for messages in slice_["messages"]]
 
 
-def test_bad_rows_are_left_out_on_request(tmp_path: Path) -> None:
-    """`data.on_bad_row: drop` counts them instead."""
-    splits = prepare(write_folder(tmp_path / "chats", train_sft=[[ASK, SAY]] * 20 + [None]), on_bad_row="drop")
+def test_rows_chosen_by_digest_do_not_depend_on_their_place(tmp_path: Path) -> None:
+    """The same seed takes the same rows of a shuffled file in another format; a larger share contains the smaller."""
+    rows = chats("train", 1000)
+    one = write_folder(tmp_path / "one", train_sft=rows)
+    names = {"validation_split": "test_sft.jsonl", "test_split": "test_gen.jsonl", "train_split": "train.jsonl"}
+    for split in ("test_sft", "test_gen"):
+        write_lines(tmp_path / "other" / f"{split}.jsonl", chats(split, 40))
+    write_lines(tmp_path / "other" / "train.jsonl", rows[::-1])
 
-    assert (splits["train"].rows, splits["train"].dropped) == (20, {"no messages": 1})
+    small = questions(prepared(one, selection="hash", fraction=0.1)["train"].path)
+    other = questions(prepared(tmp_path / "other", selection="hash", fraction=0.1, **names)["train"].path)
+    large = questions(prepared(one, selection="hash", fraction=0.3)["train"].path)
+    seeded = questions(prepared(one, selection="hash", fraction=0.1, seed=1)["train"].path)
+
+    assert sorted(other) == sorted(small)
+    assert set(small) < set(large)
+    assert (70 < len(small) < 130, 250 < len(large) < 350, set(seeded) == set(small)) == (True, True, False)
+
+
+def test_only_the_wanted_row_groups_are_read(tmp_path: Path) -> None:
+    """The first tenth of ten row groups is one of them."""
+    from chatdata.reading import groups_to_fetch
+
+    path = write_folder(tmp_path / "chats", train_sft=chats("train", 1000)) / "data" / "train.parquet"
+    pd.DataFrame({"messages": chats("train", 1000)}).to_parquet(path, row_group_size=100)
+
+    assert list(groups_to_fetch(pq.ParquetFile(path).metadata, 100)) == [[0]]
+    assert list(groups_to_fetch(pq.ParquetFile(path).metadata, 101)) == [[0, 1]]
 
 
 def test_too_few_training_rows_are_refused(tmp_path: Path) -> None:
     """The component needs ten training rows for a generative task."""
     with pytest.raises(BadRequest, match=r"'train_sft' has 9 usable row\(s\), train needs at least 10"):
-        prepare(write_folder(tmp_path / "chats", train_sft=[[ASK, SAY]] * 9))
+        prepared(write_folder(tmp_path / "chats", train_sft=chats("train", 9)))
 
 
-def test_jsonl_in_hub_layout_is_a_source_too(tmp_path: Path) -> None:
-    """`datasets` reads the folder, whatever the file format."""
-    for split in ("train_sft", "test_sft", "test_gen"):
-        path = tmp_path / "chats" / "data" / f"{split}-00000-of-00001.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"{json.dumps({'messages': [ASK, SAY]})}\n" * 12, encoding="utf-8")
+@pytest.mark.parametrize("ending", ["jsonl", "jsonl.gz", "csv", "tsv", "parquet", "json"])
+def test_files_of_any_kind_are_a_source(ending: str, tmp_path: Path) -> None:
+    """A split may be a file name or a pattern below a folder; every kind of file gives the same rows."""
+    for split in ("train", "validation", "test"):
+        rows = [json.dumps(messages) for messages in chats(split, 20)]
+        path = tmp_path / "chats" / f"{split}-1.{ending}"
+        path.parent.mkdir(exist_ok=True)
+        match ending:
+            case "csv" | "tsv":
+                separator = "," if ending == "csv" else "\t"
+                pd.DataFrame({"id": range(20), "messages": rows}).to_csv(path, index=False, sep=separator)
+            case "parquet":
+                pd.DataFrame({"messages": chats(split, 20)}).to_parquet(path)
+            case "json":
+                path.write_text(json.dumps([{"messages": messages} for messages in chats(split, 20)]))
+            case _:
+                pd.DataFrame({"messages": chats(split, 20)}).to_json(path, orient="records", lines=True)
+    names = {f"{split}_split": f"{split}-*.{ending}" for split in ("train", "validation", "test")}
 
-    assert prepare(tmp_path / "chats")["validation"].rows == 12
+    splits = prepared(tmp_path / "chats", **names)
+
+    assert questions(splits["train"].path) == [f"train question {number}?" for number in range(20)]
+    assert splits["validation"].rows == splits["test"].rows == 20
+
+
+def test_a_url_is_a_source(tmp_path: Path) -> None:
+    """Any file system of fsspec; a split that names no file there says how to name one."""
+    for split in ("train", "validation", "test"):
+        write_lines(tmp_path / "chats" / f"{split}.jsonl", chats(split, 20))
+    names = {f"{split}_split": f"{split}.jsonl" for split in ("train", "validation", "test")}
+
+    splits = prepared(f"file://{tmp_path}/chats", **names)
+
+    assert splits["train"].rows == 20
+    with pytest.raises(BadRequest, match=r"data\.train_split=train\.jsonl"):
+        prepared(f"file://{tmp_path}/chats", **names | {"train_split": "train"})
+
+
+def test_a_store_that_cannot_tell_one_content_from_another_is_refused() -> None:
+    """What cannot be hashed is an error, not a wider key."""
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    for split in ("train", "validation", "test"):
+        memory.pipe(f"/chats/{split}.jsonl", b"{}")
+    names = {f"{split}_split": f"{split}.jsonl" for split in ("train", "validation", "test")}
+
+    with pytest.raises(BadRequest, match=r"gives no ETag or digest for 'test\.jsonl'"):
+        prepared("memory://chats", **names)
+
+
+def test_a_file_as_the_source_says_what_to_name(tmp_path: Path) -> None:
+    """One file has no splits."""
+    path = write_lines(tmp_path / "chats.jsonl", chats("train", 20))
+
+    with pytest.raises(BadRequest, match=r"is a file\. Name its folder"):
+        prepared(path)
+
+
+def test_one_split_may_judge_twice(tmp_path: Path) -> None:
+    """The same split as validation and test is written for both."""
+    splits = prepared(write_folder(tmp_path / "chats"), test_split="test_sft")
+
+    assert splits["test"].sha256 == splits["validation"].sha256
 
 
 @pytest.mark.parametrize(
@@ -138,13 +199,13 @@ def test_jsonl_in_hub_layout_is_a_source_too(tmp_path: Path) -> None:
 def test_what_the_source_does_not_hold_is_named(settings: dict, message: str, tmp_path: Path) -> None:
     """An unknown split or subset shows what there is."""
     with pytest.raises(BadRequest, match=message):
-        prepare(write_folder(tmp_path / "chats"), **settings)
+        prepared(write_folder(tmp_path / "chats"), **settings)
 
 
 def test_a_missing_folder_is_refused() -> None:
     """A path that is no folder is not looked up on the hub."""
     with pytest.raises(BadRequest, match="no such folder"):
-        pin(Data(source="./nowhere"))
+        pin(Data(source="./nowhere"), Workspace())
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
@@ -152,7 +213,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
 
     with pytest.raises(BadRequest, match="is an empty folder"):
-        pin(Data(source=str(tmp_path / "empty")))
+        pin(Data(source=str(tmp_path / "empty")), Workspace())
 
 
 def test_a_broken_file_is_refused(tmp_path: Path) -> None:
@@ -160,8 +221,8 @@ def test_a_broken_file_is_refused(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "chats")
     (folder / "data" / "test_gen-00000-of-00001.parquet").write_bytes(b"not parquet")
 
-    with pytest.raises(BadRequest, match=r"(?i)parquet"):
-        prepare(folder)
+    with pytest.raises(BadRequest, match=r"test_gen-00000-of-00001\.parquet: not readable as parquet"):
+        prepared(folder)
 
 
 def test_a_hub_that_does_not_answer_is_a_named_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,45 +230,83 @@ def test_a_hub_that_does_not_answer_is_a_named_error(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
 
     with pytest.raises(CloudError) as caught:
-        pin(Data(source="someone/chats"))
+        pin(Data(source="someone/chats"), Workspace())
 
     assert caught.value.code == "DataUnreachable"
     assert "HF_ENDPOINT" in caught.value.fix
 
 
-@pytest.mark.usefixtures("prefect_api")
 def test_prepared_data_is_used_again_until_it_changes(tmp_path: Path) -> None:
-    """A second run is a hit; an edited or deleted file, other settings or other content are not."""
+    """A second run is a hit; an edited or deleted file or manifest, other settings or other content are not."""
     folder = write_folder(tmp_path / "chats")
-    data = Data(source=str(folder), fraction=1.0)
-    prepare_data = flow(name="prepare", persist_result=False)(tasks.data.prepare_data.fn)
 
-    first, second = prepare_data(data), prepare_data(data)
-    Path(first.splits["train"].path).write_text("edited\n", encoding="utf-8")
-    third = prepare_data(data)
-    Path(first.splits["test"].path).unlink()
-    fourth = prepare_data(data)
-    half = prepare_data(data.model_copy(update={"fraction": 0.5}))
+    runs = [prepare(request(folder)), prepare(request(folder))]
+    train, test = (Path(runs[0].splits[role].path) for role in ("train", "test"))
+    train.write_text("edited\n", encoding="utf-8")
+    runs.append(prepare(request(folder)))
+    test.unlink()
+    runs.append(prepare(request(folder)))
+    (train.parent / "manifest.json").write_text("{", encoding="utf-8")
+    runs += [prepare(request(folder)), prepare(request(folder)), prepare(request(folder, fraction=0.5))]
     write_folder(folder, rows=30)
-    changed = prepare_data(data)
+    runs.append(prepare(request(folder)))
 
-    assert [run.cached for run in (first, second, third, fourth, half, changed)] == [
-        False,
-        True,
-        False,
-        False,
-        False,
-        False,
+    assert [run.cached for run in runs] == [False, True, False, False, False, True, False, False]
+    assert runs[2].splits["train"].sha256 == runs[0].splits["train"].sha256
+    assert [run.splits["train"].rows for run in runs[5:]] == [40, 20, 30]
+
+
+@pytest.mark.usefixtures("prefect_api")
+def test_prefect_shows_a_hit(tmp_path: Path) -> None:
+    """The task's state says whether the rows were prepared or found."""
+    folder = write_folder(tmp_path / "chats")
+
+    @flow(name="prepare", persist_result=False)
+    def twice() -> list[tuple[str, bool]]:
+        states = [tasks.data.prepare_data(request(folder), return_state=True) for _ in range(2)]
+        return [(state.name, state.result().cached) for state in states]
+
+    assert twice() == [("Completed", False), ("Cached", True)]
+
+
+def test_two_runs_at_one_moment_do_the_work_once(tmp_path: Path) -> None:
+    """Of four processes, one prepares and three find what it made."""
+    folder = write_folder(tmp_path / "chats", train_sft=chats("train", 20_000))
+    program = (
+        "import sys\nfrom retune.request import Data, Request\nfrom tasks.data import prepare\n"
+        "print(prepare(Request(data=Data(source=sys.argv[1], fraction=1.0))).cached)"
+    )
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        for _ in range(4)
     ]
-    assert third.splits["train"].sha256 == first.splits["train"].sha256
-    assert [run.splits["train"].rows for run in (fourth, half, changed)] == [40, 20, 30]
+    said = [process.communicate(timeout=120)[0].strip() for process in processes]
+
+    assert sorted(said) == ["False", "True", "True", "True"]
 
 
-def test_an_interrupted_preparation_leaves_no_half_file(tmp_path: Path, retune_home: Path) -> None:
-    """Files appear together, after all were checked."""
-    folder = write_folder(tmp_path / "chats", test_gen=[None])
+def test_what_a_killed_process_left_is_removed(tmp_path: Path, retune_home: Path) -> None:
+    """The next preparation of the same data clears it away; files appear together, after all were checked."""
+    folder = write_folder(tmp_path / "chats")
+    key = prepare(request(folder)).key
+    cache.clear([key])
+    (retune_home / "data" / f".partial-{key}-x").mkdir()
 
+    prepare(request(folder))
     with pytest.raises(BadRequest):
-        prepare(folder)
+        prepare(request(write_folder(tmp_path / "bad", test_gen=[None])))
 
-    assert list((retune_home / "data").iterdir()) == []
+    assert [path.name for path in (retune_home / "data").iterdir() if not path.name.endswith(".lock")] == [key]
+
+
+def test_the_cache_is_listed_verified_and_cleared(tmp_path: Path) -> None:
+    """Entries say what they hold; a changed file is a problem only for who looks."""
+    made = prepare(request(write_folder(tmp_path / "chats")))
+    Path(made.splits["train"].path).write_bytes(b"")
+
+    (listed,), (checked,) = cache.entries(check=False), cache.entries(check=True)
+    cleared = cache.clear()
+
+    assert (listed.key, listed.rows["train"], listed.problem) == (made.key, 40, None)
+    assert checked.problem == "has another train.jsonl than was written"
+    assert ([entry.key for entry in cleared], list(cache.entries(check=False))) == ([made.key], [])

@@ -6,7 +6,8 @@ from conftest import Emulator
 from retune.errors import CloudError
 from retune.request import load
 from tasks.compute import inspect_compute
-from tasks.data import pin, write_splits
+from tasks.data import prepare
+from tasks.data_assets import register_data
 from tasks.job import cancel_run, submit_job
 from tasks.model import read_model
 
@@ -15,7 +16,8 @@ def test_a_job_is_cancelled_by_its_holder_only(emulator: Emulator) -> None:
     """A start that has lost the job to another one, or never had it, must not end it; a repeat takes it over."""
     request = load("local", ["compute.serverless=true"])
     other = load("local", ["compute.serverless=true", "training.seed=7"])
-    facts = read_model.fn(request), inspect_compute.fn(request).used, write_splits.fn(pin(request.data))
+    data = register_data.fn(request, prepare(request))
+    facts = read_model.fn(request), inspect_compute.fn(request).used, data
     emulator.admin("PUT", "/admin/faults", [{"on": "step", "effect": "hang_queued", "name": "*validation"}])
     try:
         first = submit_job.fn(request, "owned", "1", *facts)

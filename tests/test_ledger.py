@@ -36,6 +36,17 @@ def test_tags_that_prove_nothing(tags: dict[str, str]) -> None:
     assert names.read_tags(tags) is None
 
 
+def test_a_late_renewal_does_not_undo_a_later_start() -> None:
+    """Tags are merged in the order in which they arrive; the holder is the latest start, not the last arrival."""
+    first, second = names.lease_tags(15, "2026-01-01T00:00:00/a"), names.lease_tags(10, "2026-01-01T00:01:00/b")
+
+    until, holder = names.read_lease(first | second | first)
+
+    assert holder == "2026-01-01T00:01:00/b"
+    assert until < datetime.now(UTC) + timedelta(minutes=11)
+    assert names.read_lease({"other": "tag"}) == (None, "")
+
+
 def test_names_of_two_workspaces_differ() -> None:
     """Endpoint names are shared by all customers of a region."""
     here, there = (names.endpoint_name(f"subscription/group/{name}", "nightly", 1) for name in ("lab", "prod"))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from retune.errors import CloudError
+from retune.report import Split
 from retune.request import Score
 from tasks.score import build_payload, choose_rows, read_answer
 
@@ -55,6 +56,11 @@ def test_an_answer_without_a_text_fails(body: object, code: str) -> None:
     assert caught.value.fix
 
 
+def split(path: Path, rows: int) -> Split:
+    """A prepared file."""
+    return Split(rows=rows, sha256="", path=str(path))
+
+
 def test_the_last_answer_is_cut_off_and_expected(tmp_path: Path) -> None:
     """The endpoint is asked the last user turn and never shown the row's own answer to it."""
     turns = [("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2")]
@@ -62,7 +68,7 @@ def test_the_last_answer_is_cut_off_and_expected(tmp_path: Path) -> None:
     path = tmp_path / "test.jsonl"
     path.write_text(json.dumps(row) + "\n", encoding="utf-8")
 
-    ((conversation, expected),) = choose_rows(path, Score(rows=3))
+    ((conversation, expected),) = choose_rows(split(path, 1), Score(rows=3))
 
     assert [turn["content"] for turn in conversation] == ["One?", "1", "Two?"]
     assert expected == "2"
@@ -74,7 +80,7 @@ def test_the_same_seed_asks_the_same_rows(tmp_path: Path) -> None:
     path = tmp_path / "test.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
-    first, again, other = (choose_rows(path, Score(seed=seed)) for seed in (1, 1, 2))
+    first, again, other = (choose_rows(split(path, 50), Score(seed=seed)) for seed in (1, 1, 2))
 
     assert first == again
     assert first != other

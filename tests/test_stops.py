@@ -6,6 +6,8 @@ import pytest
 from commands import REHEARSAL, Command, endpoints_left, finetune, job_statuses, state_in_prefect, wait_for
 from conftest import Emulator
 
+from retune.names import read_lease
+
 LONG = ("training.training_seconds=120", *REHEARSAL)
 # A flow with Prefect's own time limit, as somebody may give it.
 WITH_TIMEOUT = """
@@ -39,7 +41,7 @@ def test_cancel_in_prefect_reaches_a_run_without_worker(environment: dict[str, s
     from prefect.states import Cancelling
 
     run = finetune(environment, *LONG, key="ui-cancel").read_until("finetune Running")
-    flow_run = emulator.client().jobs.get("retune-ui-cancel-1").tags["retune.holder"].split("/")[1]
+    flow_run = read_lease(emulator.client().jobs.get("retune-ui-cancel-1").tags)[1].split("/")[1]
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(flow_run, Cancelling())
     ended = run.end()

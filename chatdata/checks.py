@@ -1,0 +1,123 @@
+"""Whether a row is fit for the component: its form, its roles and their order, its characters.
+
+A row that fails here would make the job fail on a GPU, or be left out by the component without a word, or teach the
+model what nobody wants. Every kind has one name, which counts, messages and docs/data.md use.
+Source: the preprocessing step of `chat_completion_pipeline`, and the chat templates that refuse other orders.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+
+ROLES = ("system", "user", "assistant", "tool")
+
+# Kinds of what a reader finds before there is a row.
+NOT_JSON = "not valid JSON"
+NOT_UTF8 = "not UTF-8"
+NOT_OBJECT = "not a JSON object"
+OTHER_COLUMNS = "other columns than the header"
+# Kinds of a conversation's form.
+NO_MESSAGES = "no messages"
+NOT_A_LIST = "messages is not a list"
+TOO_SHORT = "fewer than two messages"
+NOT_A_MESSAGE = "a message without role and content"
+NOT_TEXT = "content is not text"
+UNKNOWN_ROLE = "unknown role"
+EMPTY_TURN = "empty turn"
+TOOLS_NOT_A_LIST = "tools is not a list"
+# Kinds of the roles' order.
+SYSTEM_NOT_FIRST = "system message not at the start"
+SEVERAL_SYSTEM = "more than one system message"
+USER_NOT_FIRST = "does not begin with a user turn"
+SAME_ROLE_TWICE = "two turns of one role in a row"
+TOOL_WITHOUT_CALL = "tool message that follows no assistant turn"
+NO_ASSISTANT = "no assistant turn"
+# Kinds of characters.
+CONTROL_CHARACTERS = "control characters"
+REPLACEMENT_CHARACTERS = "replacement characters"
+WRONG_CHARACTER_SET = "text of another character set"
+LONE_SURROGATES = "half a character"
+# Kinds that need other rows, the tokenizer or a scanner.
+DUPLICATE = "duplicate"
+NEAR_DUPLICATE = "near duplicate"
+IN_VALIDATION = "also in the validation split"
+IN_TEST = "also in the test split"
+TOO_LONG = "longer than max_seq_length"
+PRIVATE = "personal data or secrets"
+
+# Cut by the component, so neither left out nor refused.
+ONLY_COUNTED = frozenset({TOO_LONG})
+
+# C0 but for tab, line feed and carriage return, DEL, and C1, as UTF-8.
+_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]")
+_REPLACEMENT = b"\xef\xbf\xbd"
+# UTF-8 read as Windows-1252 and written as UTF-8 again: A with tilde or a with circumflex before what follows there.
+_MOJIBAKE = re.compile(rb"\xc3\x83\xc2[\x80-\xbf]|\xc3\xa2\xe2\x82\xac|\xc3\x82\xc2[\xa0-\xbf]")
+
+
+def problems_of_form(messages: object) -> list[tuple[str, str]]:
+    """Kind and detail of everything that is wrong with the form of a conversation; empty for a usable one."""
+    if messages is None:
+        return [(NO_MESSAGES, "")]
+    if isinstance(messages, str) and not messages.strip():
+        return [(TOO_SHORT, "")]
+    if not isinstance(messages, list):
+        return [(NOT_A_LIST, f"it is {kind_of(messages)}")]
+    roles, problems = [], {}
+    for number, message in enumerate(messages, start=1):
+        if not isinstance(message, dict) or "role" not in message or "content" not in message:
+            problems[NOT_A_MESSAGE] = f"message {number}"
+            continue
+        role, content = message["role"], message["content"]
+        roles.append(role if isinstance(role, str) else None)
+        if role not in ROLES:
+            problems[UNKNOWN_ROLE] = f"{role!r}"[:60]
+        if type(content) is not str:
+            problems[NOT_TEXT] = f"message {number} is {kind_of(content)}"
+        elif not content or content.isspace():
+            problems[EMPTY_TURN] = f"message {number}"
+    if len(messages) < 2:
+        problems[TOO_SHORT] = f"{len(messages)}"
+    elif not problems.keys() & {NOT_A_MESSAGE, UNKNOWN_ROLE}:
+        problems |= dict.fromkeys(problems_of_order(tuple(roles)), "-".join(roles)[:60])
+    return list(problems.items())
+
+
+@lru_cache(4096)
+def problems_of_order(roles: Sequence[str]) -> tuple[str, ...]:
+    """What is wrong with the order of a conversation's roles."""
+    problems = []
+    if roles.count("system") > 1:
+        problems.append(SEVERAL_SYSTEM)
+    elif "system" in roles[1:]:
+        problems.append(SYSTEM_NOT_FIRST)
+    turns = [role for role in roles if role != "system"]
+    if "assistant" not in turns:
+        problems.append(NO_ASSISTANT)
+    if turns[:1] != ["user"]:
+        problems.append(USER_NOT_FIRST)
+    pairs = list(pairwise(turns))
+    if any(before == after != "tool" for before, after in pairs):
+        problems.append(SAME_ROLE_TWICE)
+    if any(after == "tool" and before not in ("assistant", "tool") for before, after in pairs):
+        problems.append(TOOL_WITHOUT_CALL)
+    return tuple(problems)
+
+
+def problems_of_characters(text: bytes) -> list[tuple[str, str]]:
+    """What is wrong with the characters of a text in UTF-8."""
+    problems = []
+    if found := _CONTROL.search(text):
+        problems.append((CONTROL_CHARACTERS, f"U+{ord(found[0].decode()):04X}"))
+    if _REPLACEMENT in text:
+        problems.append((REPLACEMENT_CHARACTERS, "U+FFFD"))
+    if found := _MOJIBAKE.search(text):
+        problems.append((WRONG_CHARACTER_SET, f"{found[0].decode()!r}"))
+    return problems
+
+
+def kind_of(value: object) -> str:
+    """A value's type, for a sentence."""
+    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list"}
+    return names.get(type(value), "an object")

@@ -1,0 +1,97 @@
+"""What was prepared, for a person: a page in Markdown, and a picture of the rows' lengths."""
+
+import io
+from collections.abc import Iterator
+
+from retune.report import PreparedData, Split, Spread
+
+PICTURE = "lengths.png"
+# Wong's colours, which people with any colour vision tell apart.
+COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
+
+
+def to_markdown(prepared: PreparedData) -> str:
+    """Rows, lengths, roles, what was found with examples, and the first rows."""
+    return "\n".join(_lines(prepared))
+
+
+def _lines(prepared: PreparedData) -> Iterator[str]:
+    yield f"# Chat data: {prepared.source}"
+    how = "found and verified" if prepared.cached else f"prepared in {prepared.seconds:g} s"
+    chosen = "leading rows" if prepared.selection == "head" else "rows by digest"
+    yield f"Revision `{prepared.revision}`, {chosen}; {how}. Key `{prepared.key}`.\n"
+    yield "| | chosen | left out | written | turns | characters | tokens | size |"
+    yield "|---|---:|---:|---:|---|---|---|---:|"
+    for role, split in prepared.splits.items():
+        yield f"| **{role}** | {' | '.join(_cells(split))} |"
+    yield "\nTurns, characters and tokens: median, 90th percentile, largest of a row.\n"
+    yield from _found(prepared)
+    yield from _roles(prepared)
+    for role, split in prepared.splits.items():
+        if split.statistics:
+            yield f"\n## First rows: {role}\n"
+            yield from (f"```json\n{row.strip()}\n```" for row in split.statistics.preview)
+
+
+def _cells(split: Split) -> Iterator[str]:
+    yield f"{split.selected:,}"
+    yield f"{sum(split.dropped.values()):,}"
+    yield f"{split.rows:,}"
+    about = split.statistics
+    yield _spread(about.turns) if about else ""
+    yield _spread(about.characters) if about else ""
+    yield f"{_spread(about.tokens)} (of {about.token_rows:,} rows)" if about and about.tokens else "not counted"
+    yield f"{split.bytes / 1e6:,.1f} MB"
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.p50:,.0f}, {spread.p90:,.0f}, {spread.maximum:,.0f}"
+
+
+def _found(prepared: PreparedData) -> Iterator[str]:
+    rows = [(role, bad) for role, split in prepared.splits.items() for bad in split.bad_rows]
+    redacted = [
+        (role, kind, count) for role, split in prepared.splits.items() for kind, count in split.redacted.items()
+    ]
+    if not rows and not redacted:
+        yield "Nothing is wrong with any row.\n"
+        return
+    yield "## What was found\n\n| | kind | rows | for example |\n|---|---|---:|---|"
+    for role, bad in rows:
+        examples = "; ".join(bad.examples).replace("|", "\\|")
+        yield f"| {role} | {bad.kind} | {bad.rows:,} | {examples} |"
+    for role, kind, count in redacted:
+        yield f"| {role} | {kind}, replaced | {count:,} | |"
+    yield ""
+
+
+def _roles(prepared: PreparedData) -> Iterator[str]:
+    yield "| messages | " + " | ".join(prepared.splits) + " |"
+    yield "|---|" + "---:|" * len(prepared.splits)
+    counts = [split.statistics.roles if split.statistics else {} for split in prepared.splits.values()]
+    for role in sorted({role for count in counts for role in count}):
+        yield f"| {role} | " + " | ".join(f"{count.get(role, 0):,}" for count in counts) + " |"
+
+
+def draw_lengths(prepared: PreparedData) -> bytes:
+    """A histogram of the rows' characters for each file, as PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    shown = {role: split.statistics for role, split in prepared.splits.items() if split.statistics}
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    axes = figure.subplots(1, len(shown), squeeze=False)[0]
+    for panel, (role, about) in zip(axes, shown.items(), strict=True):
+        panel.stairs(about.histogram_rows, about.histogram_edges, fill=True, color=COLOURS[role])
+        panel.axvline(about.characters.p50, color="black", linewidth=1, linestyle="--")
+        panel.set_title(f"{role}: {prepared.splits[role].rows:,} rows, median {about.characters.p50:,.0f}", fontsize=10)
+        panel.set_xlabel("characters of a row; the last bin holds all longer ones", fontsize=7)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.tick_params(labelsize=8)
+        panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes[0].set_ylabel("rows", fontsize=8)
+    picture = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(picture)
+    return picture.getvalue()

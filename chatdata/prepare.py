@@ -1,0 +1,138 @@
+"""One pass over the chosen rows of each split: read, check, write, with what was found.
+
+The splits that judge the model come first, so that training rows can be told from theirs.
+"""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chatdata import checks
+from chatdata.reading import BadFile, Batch, Reader
+from chatdata.sources import PinnedData, Source, open_source, wanted_splits
+from chatdata.tokens import load_tokenizer
+from chatdata.writing import Checks, Chosen, SplitWriting, WrittenRows
+from retune.errors import BadRequest
+from retune.report import BadRows, PreparedData, Split
+from retune.request import Data
+
+if TYPE_CHECKING:
+    from chatdata.privacy import Scanner
+
+log = logging.getLogger("retune.data")
+
+MINIMUM_TRAINING_ROWS = 10
+UINT64_VALUES = 2**64
+JUDGES = {"validation": checks.IN_VALIDATION, "test": checks.IN_TEST}
+
+# Role of the file that is written, rows looked at, rows in all where that is known, bytes fetched from elsewhere.
+Progress = Callable[[str, int, int | None, int], None]
+
+
+def prepare(
+    pinned: PinnedData,
+    folder: Path,
+    *,
+    max_seq_length: int | None = None,
+    progress: Progress = lambda role, done, rows, fetched: None,
+    check: bool = True,
+) -> PreparedData:
+    """The three files `<role>.jsonl` in the folder. `check=False` is for the benchmark that measures what checks cost.
+
+    Raises:
+        BadRequest: splits, files or rows are unusable; every kind of bad row in every split is named with examples.
+        CloudError: `DataUnreachable`, the source did not answer.
+    """
+    data = pinned.data
+    source = open_source(pinned)
+    tokenizer = load_tokenizer(data.tokenizer) if data.tokenizer else None
+    looked_for = Checks(check, max_seq_length, tokenizer, load_scanner(data), data.privacy == "redact")
+    written: dict[str, WrittenRows] = {}
+    splits, problems = {}, []
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        reader = Reader(source.system, Path(scratch))
+        for role, name in wanted_splits(data).items():
+            judges = {JUDGES[other]: written[other] for other in JUDGES} if role == "train" else {}
+            writing = SplitWriting(looked_for, folder / f"{role}.jsonl", judges)
+            try:
+                chosen = choose(reader, source, name, data)
+                heard = partial(report_progress, progress, role, chosen.rows, reader)
+                splits[role] = writing.write(chosen, heard)
+            except BadFile as error:
+                problems.append(f"Split '{name}' of '{data.source}': {error}")
+                written[role] = writing.rows
+                continue
+            written[role] = writing.rows
+            if data.on_bad_row == "fail":
+                problems += [f"Split '{name}' of '{data.source}': {told(bad)}" for bad in unfit(splits[role])]
+            problems += too_few(role, name, splits[role])
+        fetched = reader.fetched_bytes
+    if problems:
+        raise BadRequest(problems, "Mend the rows, or set data.on_bad_row=drop to leave them out.")
+    splits = {role: splits[role] for role in ("train", "validation", "test")}
+    return PreparedData(
+        source=data.source, revision=pinned.revision, selection=data.selection, splits=splits, fetched_bytes=fetched
+    )
+
+
+def report_progress(progress: Progress, role: str, rows: int | None, reader: Reader, done: int) -> None:
+    progress(role, done, rows, reader.fetched_bytes)
+
+
+def choose(reader: Reader, source: Source, split: str, data: Data) -> Chosen:
+    """The chosen rows of a split.
+
+    Raises:
+        BadFile: a file cannot be read.
+    """
+    files = source.splits[split]
+    if data.selection == "hash" and data.fraction < 1:
+        every = (batch for file in files for batch in reader.batches(file, None))
+        return Chosen(every, None, data.seed, data.fraction * UINT64_VALUES)
+    counts = [reader.count_rows(file) for file in files]
+    # As `datasets` rounds a percent slice, but never to nothing.
+    rows = max(round(sum(counts) * data.fraction), min(sum(counts), 1))
+
+    def leading() -> Iterator[Batch]:
+        left = rows
+        for file, count in zip(files, counts, strict=True):
+            for batch in reader.batches(file, min(left, count)) if left else ():
+                taken = batch.first(left)
+                left -= len(taken.messages)
+                yield taken
+                if not left:
+                    return
+
+    return Chosen(leading(), rows, None, 0)
+
+
+def load_scanner(data: Data) -> "Scanner | None":
+    """The scanner for personal data and secrets, if it is wanted."""
+    if data.privacy == "off":
+        return None
+    from chatdata.privacy import load_scanner as load
+
+    return load()
+
+
+def unfit(split: Split) -> list[BadRows]:
+    """What was found of the kinds that make a row unfit."""
+    return [bad for bad in split.bad_rows if bad.kind not in checks.ONLY_COUNTED]
+
+
+def told(bad: BadRows) -> str:
+    return f"{bad.rows} row(s): {bad.kind}, e.g. {'; '.join(bad.examples)}."
+
+
+def too_few(role: str, name: str, split: Split) -> list[str]:
+    """A sentence when the component would refuse the file for having too few rows."""
+    needed = MINIMUM_TRAINING_ROWS if role == "train" else 1
+    if split.rows >= needed:
+        return []
+    return [
+        f"Split '{name}' has {split.rows} usable row(s), {role} needs at least {needed}. "
+        "Raise data.fraction or choose another split."
+    ]

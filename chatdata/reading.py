@@ -1,0 +1,299 @@
+"""Rows of chat files, a batch at a time, each with the place where it stands.
+
+Parquet is read by row groups, the columns `messages` and `tools` only, and no row group beyond the wanted rows; a file
+that is not here is read by ranges. Text is read line by line; a text file that is not here is fetched whole first.
+Memory holds a few batches, whatever the size of the files.
+"""
+
+import csv
+import io
+import itertools
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+import fsspec
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+from aiohttp import ClientError
+from azure.core.exceptions import AzureError
+from huggingface_hub.errors import HTTPError
+
+from chatdata import checks
+from chatdata.sources import SourceFile, unreachable
+from retune.errors import RetuneError
+
+if TYPE_CHECKING:
+    from fsspec import AbstractFileSystem
+
+BATCH_ROWS = 1000
+COLUMNS = ("messages", "tools")
+# Row groups are fetched together up to this size, because a request costs as much time as a few megabytes.
+FETCH_BYTES = 16 << 20
+CELL_CHARACTERS = 1 << 30
+BOM = b"\xef\xbb\xbf"
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+# A row as it was read, or kind and detail of why it could not be.
+Row = tuple[int, object, object, tuple[str, str] | None]
+
+
+class Batch(NamedTuple):
+    """Rows that follow each other in one file."""
+
+    file: str
+    # Row numbers in parquet, line numbers in text, from 1.
+    numbers: Sequence[int]
+    messages: list[object]
+    # None where the file has no such column.
+    tools: list[object] | None
+    # Kind and detail of what could not be read, by position in the batch.
+    broken: dict[int, tuple[str, str]]
+
+    def first(self, rows: int) -> "Batch":
+        """The leading rows."""
+        broken = {place: problem for place, problem in self.broken.items() if place < rows}
+        tools = None if self.tools is None else self.tools[:rows]
+        return Batch(self.file, self.numbers[:rows], self.messages[:rows], tools, broken)
+
+
+class BadFile(Exception):
+    """A file that cannot be read; the text says which and why."""
+
+
+class Reader:
+    """Reads files of one file system; those that must be whole to be read are fetched into `scratch`."""
+
+    def __init__(self, system: "AbstractFileSystem", scratch: Path) -> None:
+        self._system, self._scratch = system, scratch
+        self._local = "file" in system.protocol
+        self._fetched: dict[str, Path] = {}
+        self._footers: dict[str, pq.FileMetaData] = {}
+
+    def count_rows(self, file: SourceFile) -> int:
+        """Rows of a file, from its footer where it has one.
+
+        Raises:
+            BadFile: the file cannot be read.
+        """
+        if file.kind == "parquet":
+            with guarded(file), self._open(file) as stream:
+                # Kept, because it would be fetched again when the rows are read.
+                self._footers[file.path] = pq.ParquetFile(stream).metadata
+                return self._footers[file.path].num_rows
+        return sum(len(batch.messages) for batch in self.batches(file, None))
+
+    def batches(self, file: SourceFile, rows: int | None) -> Iterator[Batch]:
+        """The first `rows` rows of a file, or all; the last batch may hold more.
+
+        Raises:
+            BadFile: the file cannot be read.
+        """
+        with guarded(file):
+            yield from self._parquet(file, rows) if file.kind == "parquet" else self._text(file)
+
+    def _parquet(self, file: SourceFile, rows: int | None) -> Iterator[Batch]:
+        with self._open(file) as stream:
+            opened = pq.ParquetFile(stream, metadata=self._footers.get(file.path), pre_buffer=True)
+            names = opened.schema_arrow.names
+            if "messages" not in names:
+                raise BadFile(f"{file.name}: no column 'messages'; its columns: {', '.join(names) or 'none'}.")
+            columns = [name for name in COLUMNS if name in names]
+            number = 1
+            for groups in groups_to_fetch(opened.metadata, rows):
+                for batch in opened.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns):
+                    yield from_arrow(file.name, number, batch)
+                    number += len(batch)
+
+    def _text(self, file: SourceFile) -> Iterator[Batch]:
+        with fsspec.open(str(self._here(file)), "rb", compression="infer") as stream:
+            start = stream.read(len(BOM))
+            if not start:
+                raise BadFile(f"{file.name}: the file is empty.")
+            if start.startswith(UTF16):
+                raise BadFile(f"{file.name}: the file is UTF-16. Convert it to UTF-8.")
+            stream.seek(len(BOM) if start == BOM else 0)
+            rows = csv_rows(file, stream) if file.kind == "csv" else json_rows(stream)
+            for chunk in iter(lambda: list(itertools.islice(rows, BATCH_ROWS)), []):
+                yield from_text(file.name, chunk)
+
+    def _open(self, file: SourceFile) -> IO[bytes]:
+        """The file, for reading by ranges; the store must not be asked for more than is wanted."""
+        return self._system.open(file.path, "rb", **{} if self._local else {"cache_type": "none"})
+
+    def _here(self, file: SourceFile) -> Path:
+        """The file on this machine."""
+        if self._local:
+            return Path(file.path)
+        if file.path not in self._fetched:
+            target = self._scratch / f"{len(self._fetched)}-{Path(file.path).name}"
+            self._system.get_file(file.path, str(target))
+            self._fetched[file.path] = target
+        return self._fetched[file.path]
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Bytes of content that came from elsewhere."""
+        whole = sum(path.stat().st_size for path in self._fetched.values())
+        return getattr(self._system, "fetched_bytes", 0) + whole
+
+
+@contextmanager
+def guarded(file: SourceFile) -> Iterator[None]:
+    """Turns what libraries raise for an unreadable file into BadFile, and for an absent store into a CloudError."""
+    try:
+        yield
+    except RetuneError:
+        raise
+    except (AzureError, ClientError, ConnectionError, HTTPError, TimeoutError) as error:
+        raise unreachable(file.name, error) from error
+    except (pa.ArrowException, OSError, EOFError, csv.Error, ValueError) as error:
+        raise BadFile(f"{file.name}: not readable as {file.kind}: {' '.join(str(error).split())[:200]}.") from error
+
+
+def read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, the next one being fetched and decoded while one is worked on."""
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
+
+
+def groups_to_fetch(metadata: pq.FileMetaData, rows: int | None) -> Iterator[list[int]]:
+    """Numbers of the row groups that hold the leading rows, as many together as one request should fetch."""
+    together, size, left = [], 0, metadata.num_rows if rows is None else rows
+    for number in range(metadata.num_row_groups):
+        if left <= 0:
+            break
+        group = metadata.row_group(number)
+        bytes_ = sum(
+            group.column(column).total_compressed_size
+            for column in range(group.num_columns)
+            if group.column(column).path_in_schema.partition(".")[0] in COLUMNS
+        )
+        if together and size + bytes_ > FETCH_BYTES:
+            yield together
+            together, size = [], 0
+        together, size, left = [*together, number], size + bytes_, left - group.num_rows
+    if together:
+        yield together
+
+
+def from_arrow(file: str, number: int, batch: pa.RecordBatch) -> Batch:
+    """A batch of parquet rows."""
+    broken: dict[int, tuple[str, str]] = {}
+    lists = {name: values_of(batch.column(name), broken) for name in batch.schema.names}
+    messages = [tidy(parse_text(value)) for value in lists["messages"]]
+    tools = [parse_text(value) for value in lists["tools"]] if "tools" in lists else None
+    return Batch(file, range(number, number + len(messages)), messages, tools, broken)
+
+
+def values_of(column: pa.Array, broken: dict[int, tuple[str, str]]) -> list[object]:
+    """A column's values; those that are not UTF-8 are noted as broken."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        values = []
+        for place, value in enumerate(column):
+            try:
+                values.append(value.as_py())
+            except UnicodeDecodeError as error:
+                values.append(None)
+                broken[place] = (checks.NOT_UTF8, f"byte {error.start}")
+        return values
+
+
+def from_text(file: str, rows: list[Row]) -> Batch:
+    """A batch of rows of a text file."""
+    numbers, messages, tools, problems = zip(*rows, strict=True)
+    broken = {place: problem for place, problem in enumerate(problems) if problem}
+    return Batch(file, numbers, [tidy(value) for value in messages], list(tools) if any(tools) else None, broken)
+
+
+def json_rows(stream: IO[bytes]) -> Iterator[Row]:
+    """Rows of JSON lines, or of one JSON array."""
+    start = stream.tell()
+    beginning = stream.read(64).lstrip()[:1]
+    stream.seek(start)
+    if beginning == b"[":
+        for number, value in enumerate(orjson.loads(stream.read()), start=1):
+            yield from_object(number, value)
+        return
+    for number, line in enumerate(stream, start=1):
+        if line.isspace():
+            continue
+        try:
+            value = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            yield number, None, None, unreadable(line, error)
+            continue
+        yield from_object(number, value)
+
+
+def unreadable(line: bytes, error: orjson.JSONDecodeError) -> tuple[str, str]:
+    """Why a line is no JSON."""
+    try:
+        line.decode()
+    except UnicodeDecodeError as undecodable:
+        return checks.NOT_UTF8, f"byte {undecodable.start}"
+    if "surrogate" in str(error) or "hex escape" in str(error):
+        return checks.LONE_SURROGATES, "an escape such as \\ud800"
+    return checks.NOT_JSON, str(error)[:120]
+
+
+def from_object(number: int, value: object) -> Row:
+    if not isinstance(value, dict):
+        return number, None, None, (checks.NOT_OBJECT, f"it is {checks.kind_of(value)}")
+    return number, parse_text(value.get("messages")), value.get("tools"), None
+
+
+def csv_rows(file: SourceFile, stream: IO[bytes]) -> Iterator[Row]:
+    """Rows of comma or tab separated values, whose cells `messages` and `tools` hold JSON."""
+    csv.field_size_limit(CELL_CHARACTERS)
+    # Bytes that are not UTF-8 become lone surrogates, which are found row by row.
+    with io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="") as text:
+        lines = csv.reader(text, delimiter="\t" if ".tsv" in file.name else ",", strict=True)
+        header = next(lines, [])
+        if "messages" not in header:
+            raise BadFile(f"{file.name}: no column 'messages'; its columns: {', '.join(header) or 'none'}.")
+        places = [header.index(name) if name in header else None for name in COLUMNS]
+        for cells in lines:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                yield lines.line_num, None, None, (checks.OTHER_COLUMNS, f"{len(cells)}, the header has {len(header)}")
+                continue
+            messages, tools = (None if place is None else cells[place] for place in places)
+            try:
+                messages.encode()
+            except UnicodeEncodeError as error:
+                yield lines.line_num, None, None, (checks.NOT_UTF8, f"character {error.start} of the cell")
+                continue
+            yield lines.line_num, parse_text(messages), parse_text(tools) if tools else None, None
+
+
+def parse_text(value: object) -> object:
+    """A list or object that was written as JSON text; anything else as it is."""
+    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+        return value
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return value
+
+
+def tidy(messages: object) -> object:
+    """Messages with role and content first and without null fields, so that a row is the same in any format."""
+    if not isinstance(messages, list):
+        return messages
+    return [tidy_message(message) if isinstance(message, dict) else message for message in messages]
+
+
+def tidy_message(message: dict[str, object]) -> dict[str, object]:
+    known = {name: message[name] for name in ("role", "content") if name in message}
+    if len(known) == len(message):
+        return known
+    return known | {name: value for name, value in message.items() if name not in known and value is not None}

@@ -1,0 +1,267 @@
+"""One split on its way to its file: each row is checked, compared with those before it, and written or left out."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import orjson
+import xxhash
+
+from chatdata import checks
+from chatdata.duplicates import Conversation, Lookup, Place, WrittenRows, conversation_of
+from chatdata.reading import Batch, read_ahead
+from chatdata.statistics import Collected
+from chatdata.tokens import CHARACTERS_PER_TOKEN, count_tokens
+from retune.report import BadRows, Split
+from retune.waiting import pause
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+    from chatdata.privacy import Scanner
+
+EXAMPLES = 5
+EXAMPLE_CHARACTERS = 160
+# Tokens of every so many rows make percentiles; the others are counted only where they may be too long.
+TOKEN_SAMPLE = 20
+# First and second bytes of C1 characters, of U+FFFD, and of what text of another character set begins with.
+SUSPICIOUS_PAIRS = ((0xC2, bytes(range(0x80, 0xA0))), (0xEF, b"\xbf"), (0xC3, b"\x82\x83\xa2"))
+
+
+class Checks(NamedTuple):
+    """What is looked for in the rows of every split."""
+
+    on: bool
+    max_seq_length: int | None
+    tokenizer: "Tokenizer | None"
+    scanner: "Scanner | None"
+    redact: bool
+
+
+class Chosen(NamedTuple):
+    """The batches that hold the chosen rows; `rows` in all, as far as that is known."""
+
+    batches: Iterator[Batch]
+    rows: int | None
+    # Where rows are chosen by digest: the seed, and the bound that a chosen row's digest is below.
+    seed: int | None
+    below: float
+
+
+class SplitWriting:
+    """The writing of one file."""
+
+    def __init__(self, looked_for: Checks, path: Path, judges: dict[str, WrittenRows]) -> None:
+        self.rows = WrittenRows(path)
+        self._checks, self._path, self._judges = looked_for, path, judges
+        self._collected = Collected()
+        self._found: dict[str, BadRows] = {}
+        self._redacted: Counter[str] = Counter()
+        self._dropped: Counter[str] = Counter()
+        self._selected = self._written = self._bytes = 0
+        self._digest = hashlib.sha256()
+
+    def write(self, chosen: Chosen, progress: Callable[[int], None]) -> Split:
+        """The file's rows, written as they are read.
+
+        Raises:
+            BadFile: a source file cannot be read.
+        """
+        looked_at = 0
+        with self._path.open("wb") as file:
+            for batch in read_ahead(chosen.batches):
+                pause(0)
+                self._write_batch(batch, chosen, file)
+                looked_at += len(batch.messages)
+                progress(looked_at)
+        return Split(
+            rows=self._written,
+            selected=self._selected,
+            dropped=dict(self._dropped),
+            noted={kind: bad.rows for kind, bad in self._found.items() if kind in checks.ONLY_COUNTED},
+            bad_rows=list(self._found.values()),
+            redacted=dict(self._redacted),
+            bytes=self._bytes,
+            sha256=self._digest.hexdigest(),
+            path=str(self._path),
+            statistics=self._collected.summary(),
+        )
+
+    def _write_batch(self, batch: Batch, chosen: Chosen, file: IO[bytes]) -> None:
+        candidates = list(self._candidates(batch, chosen))
+        self._selected += len(candidates)
+        if self._checks.on:
+            self._check_characters(candidates)
+            self._check_lengths([one for one in candidates if not one.problems])
+            self._check_repetitions([one for one in candidates if not dropped_for(one.problems)])
+        lines = []
+        for one in candidates:
+            for kind, detail in one.problems:
+                self._note(kind, one.place, detail)
+            if kind := dropped_for(one.problems):
+                self._dropped[kind] += 1
+                continue
+            self._collected.add(one.messages, one.line)
+            lines.append(one.line)
+        content = b"".join(lines)
+        file.write(content)
+        # Near duplicates are compared with what is in the file.
+        file.flush()
+        self._digest.update(content)
+        self._written += len(lines)
+        self._bytes += len(content)
+        self.rows.batch_is_written()
+
+    def _candidates(self, batch: Batch, chosen: Chosen) -> Iterator["Candidate"]:
+        """The chosen rows of a batch, with what is wrong with their form."""
+        for place, messages in enumerate(batch.messages):
+            where = Place(batch.file, batch.numbers[place])
+            tools = batch.tools[place] if batch.tools else None
+            problems = self._problems_of_form(messages, tools, batch.broken.get(place))
+            try:
+                written = orjson.dumps(messages, default=str)
+            except TypeError:
+                written, problems = str(where).encode(), problems or [(checks.LONE_SURROGATES, "")]
+            if chosen.seed is not None and xxhash.xxh3_64_intdigest(written, chosen.seed) >= chosen.below:
+                continue
+            if self._checks.scanner and not problems:
+                messages, written, problems = self._scan(messages, written)
+            yield Candidate(where, messages, written, line_of(written, tools), problems)
+
+    def _problems_of_form(
+        self, messages: object, tools: object, broken: tuple[str, str] | None
+    ) -> list[tuple[str, str]]:
+        if broken or not self._checks.on:
+            return [broken] if broken else []
+        problems = checks.problems_of_form(messages)
+        if tools is not None and not isinstance(tools, list):
+            problems.append((checks.TOOLS_NOT_A_LIST, f"it is {checks.kind_of(tools)}"))
+        return problems
+
+    def _check_characters(self, candidates: list["Candidate"]) -> None:
+        """Adds what is wrong with the characters; only rows with a suspicious byte are looked at closely."""
+        lines = [one.line for one in candidates]
+        ends = np.cumsum([len(line) for line in lines])
+        for row in np.unique(np.searchsorted(ends, suspicious_bytes(b"".join(lines)), side="right")).tolist():
+            one = candidates[row]
+            if not one.problems:
+                text = "\n".join(message["content"] for message in one.messages)
+                one.problems.extend(checks.problems_of_characters(text.encode()))
+
+    def _scan(
+        self, messages: list[dict[str, object]], written: bytes
+    ) -> tuple[list[dict[str, object]], bytes, list[tuple[str, str]]]:
+        """The messages, without personal data and secrets where they are to be replaced, and what was found."""
+        found: Counter[str] = Counter()
+        clean = []
+        for message in messages:
+            content, findings = self._checks.scanner.redact(message["content"])
+            found.update(finding.kind for finding in findings)
+            clean.append(message | {"content": content})
+        if not found:
+            return messages, written, []
+        if self._checks.redact:
+            self._redacted.update(found)
+            return clean, orjson.dumps(clean, default=str), []
+        return messages, written, [(checks.PRIVATE, ", ".join(f"{count} {kind}" for kind, count in found.items()))]
+
+    def _check_repetitions(self, candidates: list["Candidate"]) -> None:
+        """Adds to each row whether it, or one nearly like it, was there before; takes those that were not."""
+        conversations = [conversation_of(one.messages, one.written) for one in candidates]
+        known = [(kind, rows, rows.lookup(conversations)) for kind, rows in self._others()]
+        offset = self._bytes
+        for number, (one, conversation) in enumerate(zip(candidates, conversations, strict=True)):
+            if problem := self._seen_before(number, conversation, known):
+                one.problems.append(problem)
+            else:
+                self.rows.add(conversation, one.place, offset)
+                offset += len(one.line)
+
+    def _others(self) -> Iterator[tuple[str, WrittenRows]]:
+        yield checks.DUPLICATE, self.rows
+        yield from self._judges.items()
+
+    def _seen_before(
+        self, number: int, conversation: Conversation, known: list[tuple[str, WrittenRows, Lookup]]
+    ) -> tuple[str, str] | None:
+        for kind, rows, lookup in known:
+            if (row := rows.same(conversation, lookup.exact[number])) is not None:
+                return kind, f"of {rows.place(row)}"
+        for kind, rows, lookup in known:
+            if (row := rows.nearly_same(conversation, lookup.ends_of(number))) is not None:
+                near = checks.NEAR_DUPLICATE if kind == checks.DUPLICATE else kind
+                return near, f"nearly {rows.place(row)}"
+        return None
+
+    def _check_lengths(self, candidates: list["Candidate"]) -> None:
+        """Notes rows that are too long, and the tokens of a sample of all."""
+        limit, tokenizer = self._checks.max_seq_length, self._checks.tokenizer
+        if tokenizer is None:
+            for one in candidates if limit else ():
+                tokens = sum(len(message["content"]) for message in one.messages) // CHARACTERS_PER_TOKEN
+                if tokens > limit:
+                    one.problems.append((checks.TOO_LONG, f"about {tokens} tokens"))
+            return
+        # No token is shorter than a byte, so a row that has no more bytes than the limit needs no count.
+        counted = [
+            one
+            for place, one in enumerate(candidates)
+            if place % TOKEN_SAMPLE == 0 or (limit and len(one.line) > limit)
+        ]
+        tokens = count_tokens(tokenizer, [one.messages for one in counted])
+        sample = {id(one) for one in candidates[::TOKEN_SAMPLE]}
+        self._collected.add_tokens([count for one, count in zip(counted, tokens, strict=True) if id(one) in sample])
+        for one, count in zip(counted, tokens, strict=True):
+            if limit and count > limit:
+                one.problems.append((checks.TOO_LONG, f"{count} tokens"))
+
+    def _note(self, kind: str, place: Place, detail: str) -> None:
+        bad = self._found.get(kind, BadRows(kind=kind, rows=0, examples=[]))
+        examples = bad.examples
+        if len(examples) < EXAMPLES:
+            examples = [*examples, f"{place} ({detail})"[:EXAMPLE_CHARACTERS] if detail else str(place)]
+        self._found[kind] = BadRows(kind=kind, rows=bad.rows + 1, examples=examples)
+
+
+class Candidate(NamedTuple):
+    """A chosen row."""
+
+    place: Place
+    messages: list[dict[str, object]]
+    # The messages as JSON.
+    written: bytes
+    # The whole row as JSON, with its line feed.
+    line: bytes
+    # Kinds and details; what is found later is added.
+    problems: list[tuple[str, str]]
+
+
+def dropped_for(problems: list[tuple[str, str]]) -> str | None:
+    """The kind for which a row is left out."""
+    return next((kind for kind, _ in problems if kind not in checks.ONLY_COUNTED), None)
+
+
+def line_of(messages: bytes, tools: object) -> bytes:
+    """A row as it is written; the component drops every other column."""
+    if tools is None:
+        return b'{"messages":%b}\n' % messages
+    return b'{"messages":%b,"tools":%b}\n' % (messages, orjson.dumps(tools, default=str))
+
+
+def suspicious_bytes(text: bytes) -> np.ndarray:
+    """Places of bytes that may begin a bad character in JSON text: an escape, DEL, or the leading byte of C1, U+FFFD or
+    text of another character set."""
+    values = np.frombuffer(text, np.uint8)
+    found = [np.flatnonzero(values == 0x7F), followed_by(values, ord("\\"), b"u")]
+    if not text.isascii():
+        found += [followed_by(values, lead, after) for lead, after in SUSPICIOUS_PAIRS]
+    return np.concatenate(found)
+
+
+def followed_by(values: np.ndarray, lead: int, after: bytes) -> np.ndarray:
+    """Places of a byte that is followed by one of several."""
+    places = np.flatnonzero(values[:-1] == lead)
+    return places[np.isin(values[places + 1], np.frombuffer(after, np.uint8))]
