@@ -3,10 +3,11 @@
     python tests/data_kills.py [--kills 50] [--seed 0]
 
 Each trial prepares a made-up data set from a hub on loopback in an empty home of its own, ends that process by SIGKILL,
-SIGINT or SIGTERM at a moment of its undisturbed duration, while the hub may drop connections or answer 429, and prepares
-once more. Then every file must be byte for byte what an undisturbed run elsewhere wrote, the manifest must say the same,
-and nothing else may be there. After SIGINT nothing half-made may be there even before. A line for each trial, a table at
-the end; exit 1 on any breach, with the trial's number for `--only`.
+SIGINT or SIGTERM at a moment of its undisturbed duration, while the hub may drop connections or answer 429, and
+prepares once more. Then every file must be byte for byte what an undisturbed run elsewhere wrote, the manifest must say
+the same, and nothing else may be there. The signals are handled as in a run; after SIGINT and SIGTERM nothing half-made
+may be there even before the second preparation. A line for each trial, a table at the end; exit 1 on any breach, with
+the trial's number for `--only`.
 """
 
 import argparse
@@ -51,15 +52,19 @@ TROUBLED = 0.4
 TROUBLED_SECONDS = 2
 # What differs between two runs that made the same: how long it took and where the files are.
 OWN = ("seconds", "cached")
+ERRORS = "errors.log"
 
 # What takes long to import comes before the line, so that moments fall into the work.
 PREPARE = """
 import sys
 import chatdata.describe, chatdata.prepare, datasets, matplotlib.figure
+from flows.signals import SIGNALS
 from retune.request import Data, Request
 from tasks.data import prepare
 print("ready", flush=True)
-print(prepare(Request(data=Data(source=sys.argv[1], fraction=1, on_bad_row="drop"))).cached)
+with SIGNALS.watched():
+    prepared = prepare(Request(data=Data(source=sys.argv[1], fraction=1, on_bad_row="drop")))
+print(prepared.cached, flush=True)
 """
 
 
@@ -91,18 +96,25 @@ def draw(seed: int, number: int) -> Trial:
 
 
 class Play:
-    """The hub, and what an undisturbed run made."""
+    """The hub, and what undisturbed runs made."""
 
     def __init__(self, hub: Hub, folder: Path) -> None:
         self._hub, self._folder = hub, folder
-        self._calm = folder / "calm"
-        with self._process(self._calm) as process:
+        # Of two, the quicker one: what else the machine does must not move the moments beyond the end.
+        self.seconds = min(self._undisturbed(folder / name) for name in ("calm", "calm-again"))
+        self.made = contents(folder / "calm")
+        if told := differences(self.made, contents(folder / "calm-again")):
+            raise RuntimeError(f"Two undisturbed runs differ: {'; '.join(told)}")
+
+    def _undisturbed(self, home: Path) -> float:
+        """The seconds of a run without a strike."""
+        with self._process(home) as process:
             began = time.monotonic()
-            process.wait(DEADLINE_SECONDS)
-        if process.returncode:
-            raise RuntimeError(f"The undisturbed run ended with {process.returncode}. See its errors above.")
-        self.seconds = time.monotonic() - began
-        self.made = contents(self._calm)
+            said = process.stdout.readline()
+            seconds = time.monotonic() - began
+        if said != "False\n":
+            raise RuntimeError(f"The undisturbed run in {home} ended with {process.returncode}: {errors_of(home)}")
+        return seconds
 
     def one(self, trial: Trial) -> Verdict:
         """Strike, look at what is left, prepare again, compare."""
@@ -118,10 +130,10 @@ class Play:
         with self._process(home) as process:
             said, _ = process.communicate(timeout=DEADLINE_SECONDS)
         breaches = []
-        if trial.strike == signal.SIGINT and left == "partial":
-            breaches.append("a partial folder was left by SIGINT")
+        if trial.strike != signal.SIGKILL and left == "partial":
+            breaches.append(f"a partial folder was left by {trial.strike.name}")
         if process.returncode:
-            breaches.append(f"the run after it ended with {process.returncode}")
+            breaches.append(f"the run after it ended with {process.returncode}: {errors_of(home)}")
         cached = said.strip() == "True"
         if cached != (left == "whole"):
             breaches.append(f"the run after it said cached={cached}, and what was left was: {left}")
@@ -131,19 +143,22 @@ class Play:
     @contextmanager
     def _process(self, home: Path) -> "Iterator[subprocess.Popen[str]]":
         """A process that has imported what it needs; it does not outlive the body."""
-        process = subprocess.Popen(
-            [sys.executable, "-c", PREPARE, NAME],
-            env={**os.environ, **self._hub.env, "RETUNE_HOME": str(home), "HF_HOME": str(home / "hf")},
-            cwd=ROOT,
-            text=True,
-            stdout=subprocess.PIPE,
-            # Its own group, so that Ctrl-C here does not strike it too.
-            start_new_session=True,
-        )
+        home.mkdir(exist_ok=True)
+        with (home / ERRORS).open("w") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-c", PREPARE, NAME],
+                env={**os.environ, **self._hub.env, "RETUNE_HOME": str(home), "HF_HOME": str(home / "hf")},
+                cwd=ROOT,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                # Its own group, so that Ctrl-C here does not strike it too.
+                start_new_session=True,
+            )
         try:
             with process, deadline(process):
                 if process.stdout.readline() != "ready\n":
-                    raise RuntimeError(f"A process ended with {process.wait()} before it began. See its errors above.")
+                    raise RuntimeError(f"A process ended with {process.wait()} before it began: {errors_of(home)}")
                 yield process
         finally:
             process.kill()
@@ -158,6 +173,11 @@ def deadline(process: "subprocess.Popen[str]") -> Iterator[None]:
         yield
     finally:
         timer.cancel()
+
+
+def errors_of(home: Path) -> str:
+    """The end of what the latest process of a home said on stderr."""
+    return " | ".join((home / ERRORS).read_text(encoding="utf-8").splitlines()[-3:])
 
 
 def strike(process: "subprocess.Popen[str]", number: signal.Signals, moment: float) -> bool:

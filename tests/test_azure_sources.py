@@ -304,4 +304,4 @@ def test_a_missing_extra_says_what_to_install(emulator: Emulator, storage: Conta
         [sys.executable, "-c", code], cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=True
     )
 
-    assert done.stdout.strip() == "Install it: pip install adlfs"
+    assert done.stdout.strip() == "Install it: pip install 'retune[azure]'"
