@@ -49,7 +49,7 @@ def finetune(request: Request, run_key: RunKey | None = None) -> State:
         preparing = prepare_data(request, return_state=True)
         model, compute, data, _ = gather(reading, inspecting, preparing, checking)
         report.model, report.compute, report.data = model.model, compute.used, data
-        report.parameters, report.warnings = model.parameters, model.warnings
+        report.parameters, report.warnings = model.parameters, [*model.warnings, *data.warnings]
 
         clustering = ensure_cluster.submit(request, compute)
         registering = register_data(request, data, return_state=True)

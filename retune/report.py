@@ -15,6 +15,8 @@ from retune.errors import RetuneError
 from retune.request import ParameterValue
 
 Status = Literal["completed", "failed", "cancelled", "rejected", "skipped"]
+# Share of a file's chosen rows whose loss a person should hear of.
+NOTABLE_SHARE = 0.05
 FILE_WIDTH = 120
 EXIT_CODES: dict[Status, int] = {"completed": 0, "skipped": 0, "failed": 1, "rejected": 2, "cancelled": 130}
 
@@ -136,6 +138,16 @@ class PreparedData(Part):
     fetched_bytes: int = Field(0, description="Bytes of content that this run fetched from elsewhere.")
     seconds: float = Field(0, description="Time of the preparation, seconds.")
     assets: dict[str, str] = Field({}, description="Data assets that the job reads, by role: full asset ids.")
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence for each file of which so much was left out that somebody should look."""
+        return [
+            f"{sum(split.dropped.values()):,} of {split.selected:,} chosen rows were left out of the {role} file: "
+            f"{', '.join(f'{count:,} {kind}' for kind, count in split.dropped.items())}."
+            for role, split in self.splits.items()
+            if sum(split.dropped.values()) > NOTABLE_SHARE * split.selected
+        ]
 
 
 class Job(Part):
@@ -373,7 +385,7 @@ def _data_rows(data: PreparedData) -> list[tuple[str, str]]:
         lengths = f", median {about.turns.p50:g} turns, {about.characters.p50:,.0f} characters" if about else ""
         rows.append((role, f"{split.rows:,} rows{lengths}"))
         for bad in split.bad_rows:
-            fate = "left out" if bad.kind in split.dropped else "kept"
+            fate = "kept" if bad.kind in split.noted else "left out"
             rows.append(("", f"{bad.rows:,} {fate}: {bad.kind}, e.g. {bad.examples[0]}"))
         rows += [("", f"{count:,} replaced: {kind}") for kind, count in split.redacted.items()]
     return rows

@@ -285,6 +285,16 @@ def test_two_runs_at_one_moment_do_the_work_once(tmp_path: Path) -> None:
     assert sorted(said) == ["False", "True", "True", "True"]
 
 
+def test_a_person_hears_of_many_rows_that_were_left_out(tmp_path: Path) -> None:
+    """One of 41 is a figure in the report, 20 of 60 are a warning too."""
+    few = prepare(request(write_folder(tmp_path / "few", train_sft=[*chats("train", 40), None]), on_bad_row="drop"))
+    many = [*chats("train", 40), *[None] * 20]
+    warned = prepare(request(write_folder(tmp_path / "many", train_sft=many), on_bad_row="drop"))
+
+    assert few.warnings == []
+    assert warned.warnings == ["20 of 60 chosen rows were left out of the train file: 20 no messages."]
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path: Path, retune_home: Path) -> None:
     """The next preparation of the same data clears it away; files appear together, after all were checked."""
     folder = write_folder(tmp_path / "chats")
