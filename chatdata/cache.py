@@ -3,6 +3,7 @@
 A folder appears whole, under a lock that its process holds, and is believed only after the files' digests were checked.
 """
 
+import contextlib
 import logging
 import shutil
 import tempfile
@@ -139,14 +140,28 @@ def entries(*, check: bool) -> Iterator[Entry]:
 
 
 def clear(keys: list[str] | None = None) -> list[Entry]:
-    """Deletes prepared data, all of it or that of the keys, and returns what was deleted. What is being made stays."""
+    """Deletes prepared data, all of it or that of the keys, and returns what was deleted. What is being made stays.
+
+    With all of it goes what killed processes left half-made.
+    """
     deleted = []
     for entry in entries(check=False):
         if keys is None or entry.key in keys:
             with locked(entry.key):
                 remove(entry.key)
             deleted.append(entry)
+    if keys is None:
+        clear_partial()
     return deleted
+
+
+def clear_partial() -> None:
+    """Deletes what killed processes left of data that nobody has asked for since."""
+    for path in folder().glob(f"{PARTIAL}*"):
+        key = path.name.removeprefix(PARTIAL).rpartition("-")[0]
+        # A process that holds the lock is at work there.
+        with contextlib.suppress(Timeout), FileLock(folder() / f".{key}.lock").acquire(timeout=0):
+            shutil.rmtree(path)
 
 
 def remove(key: str) -> None:

@@ -78,7 +78,7 @@ def test_problems_of_several_steps_are_reported_together(emulator: Emulator, fin
     run = finetune("training.seeed=1", "data.train_split=nothing", "compute.size=Standard_DS3_v2")
 
     assert run.code == 2
-    for words in ("training.seeed", "Unknown split", "has no GPU"):
+    for words in ("training.seeed", "has no split 'nothing'", "has no GPU"):
         assert words in run.report["error"]["message"]
     assert creating_calls(emulator, before) == []
 
@@ -87,7 +87,7 @@ def test_problems_of_several_steps_are_reported_together(emulator: Emulator, fin
     ("messages", "words"),
     [
         ([None], "no messages"),
-        ([[{"role": "robot", "content": "x"}, {"role": "assistant", "content": "y"}]], "unknown role 'robot'"),
+        ([[{"role": "robot", "content": "x"}, {"role": "assistant", "content": "y"}]], "('robot')"),
     ],
     ids=["row without messages", "unknown role"],
 )
@@ -95,17 +95,20 @@ def test_a_bad_row_creates_nothing(
     messages: list, words: str, emulator: Emulator, finetune: Callable[..., Run], tmp_path: Path
 ) -> None:
     """A row that the component would fail on is found before a cluster is made."""
-    turns = [{"role": "user", "content": "Hello?"}, {"role": "assistant", "content": "Hi."}]
     (tmp_path / "data").mkdir()
     for split in ("train_sft", "test_sft", "test_gen"):
-        frame = pd.DataFrame({"messages": [turns] * 20 + (messages if split == "train_sft" else [])})
+        chats = [
+            [{"role": "user", "content": f"{split} {number}?"}, {"role": "assistant", "content": "Hi."}]
+            for number in range(20)
+        ]
+        frame = pd.DataFrame({"messages": chats + (messages if split == "train_sft" else [])})
         frame.to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
     before = requests_so_far(emulator)
     run = finetune(f"data.source={tmp_path}")
 
     assert run.code == 2
     assert words in run.report["error"]["message"]
-    assert "row 21" in run.report["error"]["message"]
+    assert "train_sft-00000-of-00001.parquet:21" in run.report["error"]["message"]
     assert creating_calls(emulator, before) == []
 
 

@@ -24,8 +24,7 @@ from tasks.data import prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 SCALE = 0.01
-# What a name reads like that ends in a digest of 40 hex digits.
-DIGESTS = re.compile("[0-9a-f]{40}")
+LINES = {"train_split": "train", "validation_split": "validation", "test_split": "test"}
 Prepare = Callable[..., dict]
 
 PREPARE = """
@@ -206,9 +205,6 @@ def test_a_branch_that_moved_is_prepared_anew(hub: Hub, prepare_from_hub: Prepar
     assert old["key"] != moved["key"]
 
 
-LINES = {"train_split": "train", "validation_split": "validation", "test_split": "test"}
-
-
 def test_json_lines_on_the_hub_are_fetched_whole_and_once(hub: Hub, prepare_from_hub: Prepare, root: Path) -> None:
     """Text has no row groups: each file comes once, though its rows are counted before they are read."""
     made = prepare_from_hub("lab/lines", fraction=0.5, **LINES)
@@ -333,8 +329,10 @@ def test_the_task_repeats_what_the_client_does_not(hub: Hub, client: Client, pre
     """A look-up that was dropped or refused for its rate is made again, and the run goes on."""
     hub.fault(f"/api/datasets/{CHAT}", drop=True)
     found = client.run(FLOW, home=tmp_path / "home", api=prefect_api, settings={"source": CHAT, "on_bad_row": "drop"})
+    looked_up = [entry["status"] for entry in hub.requests() if entry["path"] == f"/api/datasets/{CHAT}"]
 
     assert found == ["Completed", 14]
+    assert looked_up == [0, 200]
 
 
 def test_a_hub_that_is_away_is_a_named_error(hub: Hub, tmp_path: Path) -> None:

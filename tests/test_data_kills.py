@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from data_kills import comparable, differences, draw
 
+from chatdata import cache
+
 ROOT = Path(__file__).resolve().parent.parent
 # SIGKILL late, SIGINT, SIGKILL while connections are cut, SIGTERM.
 SAMPLE = ("10", "12", "14", "28")
@@ -51,3 +53,21 @@ def test_a_sample_of_kills_leaves_what_an_undisturbed_run_makes() -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].split()[:2] == ["all", str(len(SAMPLE))]
+
+
+def test_what_killed_processes_left_is_cleared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`clear` without keys deletes what is half-made and nobody's; what another process is making stays."""
+    monkeypatch.setenv("RETUNE_HOME", str(tmp_path))
+    for name in (".partial-abandoned-x1", ".partial-busy-x2"):
+        (cache.folder() / name / "made").mkdir(parents=True)
+    hold = (
+        "import sys; from chatdata import cache\nwith cache.locked('busy'): print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", hold]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        other.stdout.readline()
+        cleared = cache.clear()
+        left = sorted(path.name for path in cache.folder().glob(".partial-*"))
+        other.communicate()
+
+    assert (cleared, left) == ([], [".partial-busy-x2"])
