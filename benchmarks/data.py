@@ -52,6 +52,8 @@ class Measured(NamedTuple):
     """One step, as it and the hub tell of it."""
 
     seconds: float
+    # Of all threads, and so little changed by what else the machine does.
+    processor_seconds: float
     peak_bytes: int
     # Everything that the hub sent.
     sent_bytes: int
@@ -181,7 +183,8 @@ class Bench:
             raise RuntimeError(f"Step '{step}' with {arguments} ended with {process.returncode}. See its errors above.")
         about = json.loads(said.splitlines()[-1])
         content = self._hub.bytes_sent("/cdn/*") + self._hub.bytes_sent("*/resolve/*")
-        return Measured(about.pop("seconds"), about.pop("peak_bytes"), self._hub.bytes_sent(), content, about)
+        spent = (about.pop(name) for name in ("seconds", "processor_seconds", "peak_bytes"))
+        return Measured(*spent, self._hub.bytes_sent(), content, about)
 
 
 MEASURES = {"share": Bench.share, "whole": Bench.whole, "memory": Bench.memory, "checks": Bench.checks}
@@ -255,6 +258,9 @@ def times(fraction: float, guide: Measured, ours: Measured) -> Iterator[Row]:
     most = MOST_TIME[fraction]
     spent = (f"{measured.seconds:.2f} s" for measured in (guide, ours))
     yield Row(f"{fraction:.0%}: time", *spent, ratio, f"<= {most}", ratio <= most)
+    spent = (f"{measured.processor_seconds:.2f} s" for measured in (guide, ours))
+    ratio = ours.processor_seconds / guide.processor_seconds
+    yield Row(f"{fraction:.0%}: processor time", *spent, ratio, "", None)
 
 
 def megabytes(size: float) -> str:

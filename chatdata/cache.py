@@ -159,9 +159,10 @@ def clear_partial() -> None:
     """Deletes what killed processes left of data that nobody has asked for since."""
     for path in folder().glob(f"{PARTIAL}*"):
         key = path.name.removeprefix(PARTIAL).rpartition("-")[0]
-        # A process that holds the lock is at work there.
+        # A process that holds the lock is at work there, and may have been done meanwhile.
         with contextlib.suppress(Timeout), FileLock(folder() / f".{key}.lock").acquire(timeout=0):
-            shutil.rmtree(path)
+            if path.exists():
+                shutil.rmtree(path)
 
 
 def remove(key: str) -> None:

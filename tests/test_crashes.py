@@ -38,7 +38,7 @@ def flow_run_of(emulator: Emulator, job: str) -> str:
 
 def test_a_second_start_goes_on_with_the_running_job(environment: dict[str, str], emulator: Emulator) -> None:
     """The job is taken over, nothing is uploaded again, and one job is all there ever was."""
-    first = finetune(environment, *TRAINING, key="killed-in-training").read_until("finetune Running")
+    first = finetune(environment, *TRAINING, key="killed-in-training").read_until("submitted retune-")
     kill(first, guard=False)
     uploads = len([line for line in emulator.admin("GET", "/admin/requests")["value"] if line["method"] == "PUT"])
     second = finetune(environment, *TRAINING, key="killed-in-training").end()
@@ -118,7 +118,7 @@ def test_the_sweep_cancels_a_job_whose_run_is_dead(environment: dict[str, str], 
 def test_the_sweep_leaves_a_live_run_alone(environment: dict[str, str], emulator: Emulator) -> None:
     """A run renews its lease, however short."""
     run = finetune(environment, "training.training_seconds=12", SHORT_LEASE, *REHEARSAL, key="alive")
-    run.read_until("finetune Running")
+    run.read_until("submitted retune-")
     swept = [retune(environment, "sweep").report for _ in range(3)]
     ended = run.end()
 
@@ -129,7 +129,7 @@ def test_the_sweep_leaves_a_live_run_alone(environment: dict[str, str], emulator
 def test_of_two_live_starts_the_second_goes_on(environment: dict[str, str], emulator: Emulator) -> None:
     """The first ends with a named error and leaves job and endpoint to the second."""
     quick = ("training.training_seconds=20", *REHEARSAL)
-    first = finetune(environment, *quick, key="twice").read_until("finetune Running")
+    first = finetune(environment, *quick, key="twice").read_until("submitted retune-")
     second = finetune(environment, *quick, key="twice")
     ended = first.end()
     completed = second.end()
@@ -142,7 +142,7 @@ def test_of_two_live_starts_the_second_goes_on(environment: dict[str, str], emul
 
 def test_status_attach_and_cancel_need_the_key_alone(environment: dict[str, str], emulator: Emulator) -> None:
     """`attach` goes on with the request that the job was submitted for; `cancel` ends what is there."""
-    kill(finetune(environment, *TRAINING, key="by-key").read_until("finetune Running"), guard=True)
+    kill(finetune(environment, *TRAINING, key="by-key").read_until("submitted retune-"), guard=True)
     status = retune(environment, "status", "by-key")
     attached = retune(environment, "attach", "by-key")
     nothing = retune(environment, "attach", "never-started")
