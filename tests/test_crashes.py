@@ -167,7 +167,7 @@ def test_cancel_ends_a_run_s_job_and_endpoints(environment: dict[str, str], emul
 
 def test_a_kept_endpoint_stays_until_its_expiry(environment: dict[str, str], emulator: Emulator) -> None:
     """Explicit, shown with its price, and swept when its time is over."""
-    run = finetune(environment, "serving.keep=true", "serving.keep_hours=0.005", *REHEARSAL, key="kept").end()
+    run = finetune(environment, "serving.keep=true", "serving.keep_hours=0.01", *REHEARSAL, key="kept").end()
     endpoint = run.report["endpoint"]
     early = retune(environment, "sweep")
     there = endpoints_left(emulator)
