@@ -46,13 +46,13 @@ def ours_twice(name: str, fraction: float) -> dict[str, object]:
     return {"again": time.perf_counter() - began, "fetched_bytes": fetched}
 
 
-def write(place: str, check: bool) -> dict[str, object]:
-    """The seconds that the rows of a folder take to be written, with or without what is checked about them."""
+def write(source: str, check: bool) -> dict[str, object]:
+    """The seconds that all rows take to be written, with or without what is checked about them."""
     import chatdata.prepare
     from chatdata.sources import pin
     from retune.request import Data, Workspace
 
-    pinned = pin(Data(source=place, fraction=1, on_bad_row="drop"), Workspace())
+    pinned = pin(Data(source=source, fraction=1, on_bad_row="drop"), Workspace())
     began = time.perf_counter()
     chatdata.prepare.prepare(pinned, output_folder(), max_seq_length=MAX_SEQ_LENGTH, check=check)
     return {"writing": time.perf_counter() - began}

@@ -27,6 +27,8 @@ EXAMPLES = 5
 EXAMPLE_CHARACTERS = 160
 # Tokens of every so many rows make percentiles; the others are counted only where they may be too long.
 TOKEN_SAMPLE = 20
+# What follows the backslash of an escaped control character that is none of tab and line ends.
+ESCAPES = b"ubf"
 # First and second bytes of C1 characters, of U+FFFD, and of what text of another character set begins with.
 SUSPICIOUS_PAIRS = ((0xC2, bytes(range(0x80, 0xA0))), (0xEF, b"\xbf"), (0xC3, b"\x82\x83\xa2"))
 
@@ -255,7 +257,7 @@ def suspicious_bytes(text: bytes) -> np.ndarray:
     """Places of bytes that may begin a bad character in JSON text: an escape, DEL, or the leading byte of C1, U+FFFD or
     text of another character set."""
     values = np.frombuffer(text, np.uint8)
-    found = [np.flatnonzero(values == 0x7F), followed_by(values, ord("\\"), b"u")]
+    found = [np.flatnonzero(values == 0x7F), followed_by(values, ord("\\"), ESCAPES)]
     if not text.isascii():
         found += [followed_by(values, lead, after) for lead, after in SUSPICIOUS_PAIRS]
     return np.concatenate(found)

@@ -368,6 +368,23 @@ def test_a_tokenizer_comes_from_the_hub(hub: Hub, prepare_from_hub: Prepare) -> 
     )
 
 
+def test_every_control_character_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However JSON escapes it; tabs and line ends alone are kept."""
+    monkeypatch.setenv("RETUNE_HOME", str(tmp_path / "home"))
+    folder = write_lines(tmp_path / "chats", 20)
+    characters = [chr(code) for code in (*range(32), 127, *range(128, 160))]
+    rows = [
+        [{"role": "user", "content": f"a{one}b {number}?"}, {"role": "assistant", "content": f"It is {number}."}]
+        for number, one in enumerate(characters)
+    ]
+    with (folder / "train.jsonl").open("a") as file:
+        file.writelines(json.dumps({"messages": row}) + "\n" for row in rows)
+    files = {name: f"{split}.jsonl" for name, split in LINES.items()}
+    made = prepare(Request(data=Data(source=str(folder), fraction=1, on_bad_row="drop", **files)))
+
+    assert made.splits["train"].dropped == {"control characters": len(characters) - len("\t\n\r")}
+
+
 def test_every_kind_of_bad_row_is_documented() -> None:
     """The table of docs/data.md names the kinds of chatdata.checks, in their order."""
     page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
