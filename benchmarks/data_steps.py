@@ -60,11 +60,11 @@ def write(source: str, check: bool) -> dict[str, object]:
 
 def prepare(name: str, fraction: float) -> int:
     """The bytes of content that one data step fetched."""
-    import tasks.data
+    from chatdata import prepared
     from retune.request import Data, Request
 
     data = Data(source=name, fraction=fraction, on_bad_row="drop")
-    return tasks.data.prepare(Request(data=data, training={"max_seq_length": MAX_SEQ_LENGTH})).fetched_bytes
+    return prepared.prepare(Request(data=data, training={"max_seq_length": MAX_SEQ_LENGTH})).fetched_bytes
 
 
 def output_folder() -> Path:

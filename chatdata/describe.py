@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 
+from chatdata.cache import folder
 from retune.report import PreparedData, Split, Spread
 
 PICTURE = "lengths.png"
@@ -71,6 +72,16 @@ def _roles(prepared: PreparedData) -> Iterator[str]:
     counts = [split.statistics.roles if split.statistics else {} for split in prepared.splits.values()]
     for role in sorted({role for count in counts for role in count}):
         yield f"| {role} | " + " | ".join(f"{count.get(role, 0):,}" for count in counts) + " |"
+
+
+def picture_of(prepared: PreparedData) -> bytes:
+    """The picture beside the prepared files, drawn when it is not there yet."""
+    path = folder() / prepared.key / PICTURE
+    if not path.is_file():
+        drawn = path.with_suffix(".drawn")
+        drawn.write_bytes(draw_lengths(prepared))
+        drawn.replace(path)
+    return path.read_bytes()
 
 
 def draw_lengths(prepared: PreparedData) -> bytes:

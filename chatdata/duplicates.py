@@ -11,7 +11,7 @@ Memory: about 100 bytes a row.
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +25,8 @@ COMMON_ENDS = 2
 END_BYTES = 40
 # Characters, enough for that many bytes without spaces and punctuation.
 END_WINDOW = 96
-NOT_LETTERS = bytes(code for code in range(128) if not chr(code).isalnum())
+# ASCII but for NUL, which stands between texts and in none.
+NOT_LETTERS = bytes(code for code in range(1, 128) if not chr(code).isalnum())
 COMPARED_WORDS = 50
 SIMILARITY = 0.9
 SHINGLE_WORDS = 3
@@ -85,10 +86,13 @@ class Conversation(NamedTuple):
 
 
 class WrittenRows:
-    """The rows that one file holds so far, and what is needed to find a row again among them."""
+    """The rows that one file holds so far, and what is needed to find a row again among them.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    `await_file` returns when the file holds the rows of all batches before the present one.
+    """
+
+    def __init__(self, path: Path, await_file: Callable[[], None]) -> None:
+        self._path, self._await_file = path, await_file
         self._exact, self._ends = SeenKeys(), SeenKeys()
         self._offsets, self._numbers, self._files = array("Q"), array("I"), array("H")
         self._names: list[str] = []
@@ -101,11 +105,9 @@ class WrittenRows:
         """Where a row stands in the source."""
         return Place(self._names[self._files[row]], self._numbers[row])
 
-    def lookup(self, conversations: list[Conversation]) -> "Lookup":
+    def lookup(self, batch: "Keys") -> "Lookup":
         """What earlier batches hold of the keys of a batch."""
-        exact = np.array([one.exact for one in conversations], np.uint64)
-        ends = np.array([key for one in conversations for key in one.ends], np.uint64)
-        return Lookup(self._exact.find(exact).tolist(), self._ends.find(ends).tolist())
+        return Lookup(self._exact.find(batch.exact), self._ends.find(batch.ends.ravel()).reshape(batch.ends.shape))
 
     def add(self, conversation: Conversation, place: Place, offset: int) -> None:
         """Takes a row that is written at the offset."""
@@ -128,13 +130,13 @@ class WrittenRows:
 
     def same(self, conversation: Conversation, found: int) -> int | None:
         """The row that is the same; `found` is what the lookup said."""
-        return found if found >= 0 else self._fresh_exact.get(conversation.exact)
+        return int(found) if found >= 0 else self._fresh_exact.get(conversation.exact)
 
-    def nearly_same(self, conversation: Conversation, found: list[int]) -> int | None:
+    def nearly_same(self, conversation: Conversation, found: np.ndarray) -> int | None:
         """The row that is nearly the same; `found` is what the lookup said for each end."""
         rows = [
             known if known >= 0 else self._fresh_ends.get(key, -1)
-            for key, known in zip(conversation.ends, found, strict=True)
+            for key, known in zip(conversation.ends, found.tolist(), strict=True)
         ]
         for row in set(rows):
             if row < 0 or rows.count(row) < COMMON_ENDS:
@@ -150,37 +152,64 @@ class WrittenRows:
     def _messages(self, row: int) -> list[dict[str, object]]:
         if row in self._fresh_messages:
             return self._fresh_messages[row]
+        self._await_file()
         with self._path.open("rb") as file:
             file.seek(self._offsets[row])
             return orjson.loads(file.readline())["messages"]
 
 
+class Keys(NamedTuple):
+    """The keys of a batch's rows, as columns: (rows,) and (rows, ENDS)."""
+
+    exact: np.ndarray
+    ends: np.ndarray
+
+
 class Lookup(NamedTuple):
-    """Rows of earlier batches: one a conversation, and `ENDS` a conversation; -1 where there is none."""
+    """Rows of earlier batches that have the keys of a batch, in the same shapes; -1 where there is none."""
 
-    exact: list[int]
-    ends: list[int]
+    exact: np.ndarray
+    ends: np.ndarray
 
-    def ends_of(self, number: int) -> list[int]:
-        """Those of one conversation."""
-        return self.ends[number * ENDS : (number + 1) * ENDS]
+
+def keys_of(conversations: list[Conversation]) -> Keys:
+    """The keys of a batch."""
+    ends = np.array([one.ends for one in conversations], np.uint64).reshape(-1, ENDS)
+    return Keys(np.array([one.exact for one in conversations], np.uint64), ends)
+
+
+def worth_comparing(batch: Keys, lookups: list[Lookup]) -> np.ndarray:
+    """Which rows of a batch share enough keys with any other row, in it or before it, to be looked at one by one."""
+    same, ends = shared(batch.exact), shared(batch.ends.ravel()).reshape(batch.ends.shape)
+    for lookup in lookups:
+        same, ends = same | (lookup.exact >= 0), ends | (lookup.ends >= 0)
+    return same | (ends.sum(axis=1) >= COMMON_ENDS)
+
+
+def shared(keys: np.ndarray) -> np.ndarray:
+    """Which keys are there more than once."""
+    _, places, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    return counts[places] > 1
 
 
 def conversation_of(messages: list[dict[str, object]], written: bytes) -> Conversation:
     """A row with its keys; `written` is its messages as JSON."""
-    return Conversation(messages, xxhash.xxh3_64_intdigest(written), tuple(end_keys(messages)))
+    return Conversation(messages, xxhash.xxh3_64_intdigest(written), end_keys(messages))
 
 
-def end_keys(messages: list[dict[str, object]]) -> Iterator[int]:
+def end_keys(messages: list[dict[str, object]]) -> tuple[int, ...]:
     """Digests of the beginnings and ends of the two longest turns, without case, spaces and punctuation."""
-    texts = [message["content"] for message in messages if message["role"] != "system"]
-    for text in sorted(texts, key=len)[-2:]:
-        yield xxhash.xxh3_64_intdigest(b"<" + letters(text[:END_WINDOW])[:END_BYTES])
-        yield xxhash.xxh3_64_intdigest(b">" + letters(text[-END_WINDOW:])[-END_BYTES:])
-
-
-def letters(text: str) -> bytes:
-    return text.casefold().encode().translate(None, NOT_LETTERS)
+    texts = sorted([message["content"] for message in messages if message["role"] != "system"], key=len)
+    one, two = texts[-1], texts[-2]
+    ends = "\0".join((one[:END_WINDOW], one[-END_WINDOW:], two[:END_WINDOW], two[-END_WINDOW:]))
+    first, last, second, end = ends.casefold().encode().translate(None, NOT_LETTERS).split(b"\0")
+    digest = xxhash.xxh3_64_intdigest
+    return (
+        digest(first[:END_BYTES]),
+        digest(last[-END_BYTES:], 1),
+        digest(second[:END_BYTES]),
+        digest(end[-END_BYTES:], 1),
+    )
 
 
 def alike(one: list[dict[str, object]], other: list[dict[str, object]]) -> bool:

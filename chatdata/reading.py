@@ -17,6 +17,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 import fsspec
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from aiohttp import ClientError
 from azure.core.exceptions import AzureError
@@ -185,10 +186,32 @@ def groups_to_fetch(metadata: pq.FileMetaData, rows: int | None) -> Iterator[lis
 def from_arrow(file: str, number: int, batch: pa.RecordBatch) -> Batch:
     """A batch of parquet rows."""
     broken: dict[int, tuple[str, str]] = {}
-    lists = {name: values_of(batch.column(name), broken) for name in batch.schema.names}
-    messages = [tidy(parse_text(value)) for value in lists["messages"]]
-    tools = [parse_text(value) for value in lists["tools"]] if "tools" in lists else None
+    messages = plain_conversations(batch.column("messages"))
+    if messages is None:
+        messages = [tidy(parse_text(value)) for value in values_of(batch.column("messages"), broken)]
+    tools = None
+    if "tools" in batch.schema.names:
+        tools = [parse_text(value) for value in values_of(batch.column("tools"), broken)]
     return Batch(file, range(number, number + len(messages)), messages, tools, broken)
+
+
+def plain_conversations(column: pa.Array) -> list[object] | None:
+    """The usual rows, lists of role and content without a null, at once; None for any other column."""
+    if not pa.types.is_list(column.type) or not pa.types.is_struct(column.type.value_type) or column.null_count:
+        return None
+    messages = column.flatten()
+    names = [field.name for field in messages.type]
+    if sorted(names) != ["content", "role"] or messages.null_count:
+        return None
+    texts = dict(zip(names, messages.flatten(), strict=True))
+    if any(text.null_count or not pa.types.is_string(text.type) for text in texts.values()):
+        return None
+    try:
+        turns = zip(texts["role"].to_pylist(), texts["content"].to_pylist(), strict=True)
+    except UnicodeDecodeError:
+        return None
+    flat = ({"role": role, "content": content} for role, content in turns)
+    return [list(itertools.islice(flat, length)) for length in pc.list_value_length(column).to_pylist()]
 
 
 def values_of(column: pa.Array, broken: dict[int, tuple[str, str]]) -> list[object]:

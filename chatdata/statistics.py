@@ -3,6 +3,8 @@
 from array import array
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
+from operator import itemgetter
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from retune.report import SplitStatistics, Spread
 PREVIEW_ROWS = 3
 PREVIEW_CHARACTERS = 400
 BINS = 24
+ROLE, CONTENT = itemgetter("role"), itemgetter("content")
 
 
 class Collected:
@@ -21,12 +24,12 @@ class Collected:
         self._roles: Counter[str] = Counter()
         self._preview: list[str] = []
 
-    def add(self, messages: list[dict[str, object]], line: bytes) -> None:
-        """Takes a row that is written."""
-        self._turns.append(min(len(messages), 65_535))
-        self._characters.append(sum([len(message["content"]) for message in messages]))
-        self._roles.update([message["role"] for message in messages])
-        if len(self._preview) < PREVIEW_ROWS:
+    def add(self, rows: list[list[dict[str, object]]], lines: list[bytes]) -> None:
+        """Takes rows that are written, with the lines that they are written as."""
+        self._turns.extend([min(len(messages), 65_535) for messages in rows])
+        self._characters.extend([sum(map(len, map(CONTENT, messages))) for messages in rows])
+        self._roles.update(map(ROLE, chain.from_iterable(rows)))
+        for line in lines[: PREVIEW_ROWS - len(self._preview)]:
             text = line.decode()
             self._preview.append(text if len(text) <= PREVIEW_CHARACTERS else f"{text[:PREVIEW_CHARACTERS]} ...")
 

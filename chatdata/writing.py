@@ -3,6 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -11,7 +12,15 @@ import orjson
 import xxhash
 
 from chatdata import checks
-from chatdata.duplicates import Conversation, Lookup, Place, WrittenRows, conversation_of
+from chatdata.duplicates import (
+    Conversation,
+    Lookup,
+    Place,
+    WrittenRows,
+    conversation_of,
+    keys_of,
+    worth_comparing,
+)
 from chatdata.reading import Batch, read_ahead
 from chatdata.statistics import Collected
 from chatdata.tokens import CHARACTERS_PER_TOKEN, count_tokens
@@ -57,7 +66,8 @@ class SplitWriting:
     """The writing of one file."""
 
     def __init__(self, looked_for: Checks, path: Path, judges: dict[str, WrittenRows]) -> None:
-        self.rows = WrittenRows(path)
+        self.rows = WrittenRows(path, self._await_file)
+        self._writing: Future[None] | None = None
         self._checks, self._path, self._judges = looked_for, path, judges
         self._collected = Collected()
         self._found: dict[str, BadRows] = {}
@@ -73,12 +83,15 @@ class SplitWriting:
             BadFile: a source file cannot be read.
         """
         looked_at = 0
-        with self._path.open("wb") as file:
+        with self._path.open("wb") as file, ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
             for batch in read_ahead(chosen.batches):
                 pause(0)
-                self._write_batch(batch, chosen, file)
+                content = self._check_batch(batch, chosen)
+                self._await_file()
+                self._writing = writer.submit(self._append, file, content)
                 looked_at += len(batch.messages)
                 progress(looked_at)
+            self._await_file()
         return Split(
             rows=self._written,
             selected=self._selected,
@@ -92,30 +105,43 @@ class SplitWriting:
             statistics=self._collected.summary(),
         )
 
-    def _write_batch(self, batch: Batch, chosen: Chosen, file: IO[bytes]) -> None:
+    def _append(self, file: IO[bytes], content: bytes) -> None:
+        """Write a batch; beside the work on the next one, because neither holds the interpreter up."""
+        file.write(content)
+        # Near duplicates are compared with what is in the file.
+        file.flush()
+        self._digest.update(content)
+
+    def _await_file(self) -> None:
+        """Return when the file holds all batches but the one that is worked on."""
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def _check_batch(self, batch: Batch, chosen: Chosen) -> bytes:
+        """What is to be written of a batch."""
         candidates = list(self._candidates(batch, chosen))
-        self._selected += len(candidates)
+        content = b"".join([one.line for one in candidates])
         if self._checks.on:
-            self._check_characters(candidates)
+            self._check_characters(candidates, content)
             self._check_lengths([one for one in candidates if not one.problems])
             self._check_repetitions([one for one in candidates if not dropped_for(one.problems)])
-        lines = []
+        kept = []
         for one in candidates:
             for kind, detail in one.problems:
                 self._note(kind, one.place, detail)
             if kind := dropped_for(one.problems):
                 self._dropped[kind] += 1
-                continue
-            self._collected.add(one.messages, one.line)
-            lines.append(one.line)
-        content = b"".join(lines)
-        file.write(content)
-        # Near duplicates are compared with what is in the file.
-        file.flush()
-        self._digest.update(content)
-        self._written += len(lines)
+            else:
+                kept.append(one)
+        if len(kept) < len(candidates):
+            content = b"".join([one.line for one in kept])
+        self._collected.add([one.messages for one in kept], [one.line for one in kept])
+        self._selected += len(candidates)
+        self._written += len(kept)
         self._bytes += len(content)
         self.rows.batch_is_written()
+        return content
 
     def _candidates(self, batch: Batch, chosen: Chosen) -> Iterator["Candidate"]:
         """The chosen rows of a batch, with what is wrong with their form."""
@@ -143,11 +169,10 @@ class SplitWriting:
             problems.append((checks.TOOLS_NOT_A_LIST, f"it is {checks.kind_of(tools)}"))
         return problems
 
-    def _check_characters(self, candidates: list["Candidate"]) -> None:
+    def _check_characters(self, candidates: list["Candidate"], content: bytes) -> None:
         """Adds what is wrong with the characters; only rows with a suspicious byte are looked at closely."""
-        lines = [one.line for one in candidates]
-        ends = np.cumsum([len(line) for line in lines])
-        for row in np.unique(np.searchsorted(ends, suspicious_bytes(b"".join(lines)), side="right")).tolist():
+        ends = np.cumsum([len(one.line) for one in candidates])
+        for row in np.unique(np.searchsorted(ends, suspicious_bytes(content), side="right")).tolist():
             one = candidates[row]
             if not one.problems:
                 text = "\n".join(message["content"] for message in one.messages)
@@ -173,10 +198,15 @@ class SplitWriting:
     def _check_repetitions(self, candidates: list["Candidate"]) -> None:
         """Adds to each row whether it, or one nearly like it, was there before; takes those that were not."""
         conversations = [conversation_of(one.messages, one.written) for one in candidates]
-        known = [(kind, rows, rows.lookup(conversations)) for kind, rows in self._others()]
+        if not conversations:
+            return
+        keys = keys_of(conversations)
+        known = [(kind, rows, rows.lookup(keys)) for kind, rows in self._others()]
+        compared = worth_comparing(keys, [lookup for _, _, lookup in known]).tolist()
         offset = self._bytes
         for number, (one, conversation) in enumerate(zip(candidates, conversations, strict=True)):
-            if problem := self._seen_before(number, conversation, known):
+            problem = self._seen_before(number, conversation, known) if compared[number] else None
+            if problem:
                 one.problems.append(problem)
             else:
                 self.rows.add(conversation, one.place, offset)
@@ -193,7 +223,7 @@ class SplitWriting:
             if (row := rows.same(conversation, lookup.exact[number])) is not None:
                 return kind, f"of {rows.place(row)}"
         for kind, rows, lookup in known:
-            if (row := rows.nearly_same(conversation, lookup.ends_of(number))) is not None:
+            if (row := rows.nearly_same(conversation, lookup.ends[number])) is not None:
                 near = checks.NEAR_DUPLICATE if kind == checks.DUPLICATE else kind
                 return near, f"nearly {rows.place(row)}"
         return None
@@ -257,13 +287,18 @@ def suspicious_bytes(text: bytes) -> np.ndarray:
     """Places of bytes that may begin a bad character in JSON text: an escape, DEL, or the leading byte of C1, U+FFFD or
     text of another character set."""
     values = np.frombuffer(text, np.uint8)
-    found = [np.flatnonzero(values == 0x7F), followed_by(values, ord("\\"), ESCAPES)]
+    found = [followed_by(values, ord("\\"), ESCAPES)]
+    # Whether a byte is there at all is known much sooner than where.
+    if b"\x7f" in text:
+        found.append(np.flatnonzero(values == 0x7F))
     if not text.isascii():
-        found += [followed_by(values, lead, after) for lead, after in SUSPICIOUS_PAIRS]
+        found += [followed_by(values, lead, after) for lead, after in SUSPICIOUS_PAIRS if bytes([lead]) in text]
     return np.concatenate(found)
 
 
 def followed_by(values: np.ndarray, lead: int, after: bytes) -> np.ndarray:
     """Places of a byte that is followed by one of several."""
     places = np.flatnonzero(values[:-1] == lead)
-    return places[np.isin(values[places + 1], np.frombuffer(after, np.uint8))]
+    table = np.zeros(256, bool)
+    table[list(after)] = True
+    return places[table[values[places + 1]]]

@@ -28,7 +28,7 @@ def is_transient(error: BaseException) -> bool:
 
     error = _origin(error)
     match error:
-        case DecodeError() | CloudError(code="CloudUnreachable"):
+        case DecodeError() | CloudError(code="CloudUnreachable" | "DataUnreachable"):
             return True
         case HttpResponseError():
             # The SDK's repeat of an upload whose answer was lost is refused; a new upload replaces what is there.

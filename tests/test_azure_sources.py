@@ -13,9 +13,9 @@ from azure.storage.blob import ContainerClient
 from conftest import Emulator
 
 from chatdata.azure import PinnedAsset, fetch_asset, open_storage, pin_asset
+from chatdata.prepared import prepare
 from retune.errors import BadRequest, CloudError
 from retune.request import Workspace, load
-from tasks.data import prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCAL = Workspace(emulator=True)

@@ -19,8 +19,8 @@ from benchmarks import ultrachat
 from benchmarks.hub import Hub
 from benchmarks.hub_data import read_commit
 from chatdata import checks
+from chatdata.prepared import prepare
 from retune.request import Data, Request
-from tasks.data import prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 SCALE = 0.01
@@ -35,7 +35,7 @@ if token:
     os.environ["HF_TOKEN"] = token
 from retune.errors import RetuneError
 from retune.request import Data, Request
-from tasks.data import prepare
+from chatdata.prepared import prepare
 try:
     result = prepare(Request(data=Data(**settings), training=training)).model_dump(mode="json")
 except RetuneError as error:

@@ -3,10 +3,10 @@
 import pytest
 from conftest import Emulator
 
+from chatdata.prepared import prepare
 from retune.errors import CloudError
 from retune.request import load
 from tasks.compute import inspect_compute
-from tasks.data import prepare
 from tasks.data_assets import register_data
 from tasks.job import cancel_run, submit_job
 from tasks.model import read_model
