@@ -226,7 +226,6 @@ def test_rows_that_are_too_long_are_noted_and_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["refuse", "redact"])
 def test_personal_data_is_refused_or_replaced(kind: str, tmp_path: Path) -> None:
     """What the scan finds makes a row bad, or is replaced in it; the report counts it and never shows it."""
-    pytest.importorskip("presidio_analyzer")
     data = write_splits(tmp_path / "chats", [*good_lines(), asks("Write to jane.doe@contoso.com, please?")])
 
     made = prepared(data, privacy=kind, on_bad_row="drop")
