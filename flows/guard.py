@@ -162,26 +162,16 @@ def _persist(guarded: Guarded, act: Callable[[], T]) -> T | None:
 
 
 def _endpoints(guarded: Guarded) -> list[ledger.OwnEndpoint]:
-    """The run's endpoints, but for one that it left up on purpose or that a later start of it uses.
-
-    Looked for first: a later start takes the job over before it makes an endpoint, so that one is not among these.
-    """
-    found = [end for end in ledger.list_endpoints(guarded.workspace, guarded.key) if not end.kept]
-    return [] if _taken_over(guarded) else found
+    """The endpoints that the run made, but for one that it left up on purpose."""
+    found = ledger.list_endpoints(guarded.workspace, guarded.key)
+    return [endpoint for endpoint in found if endpoint.holder == guarded.holder and not endpoint.kept]
 
 
 def _delete_endpoints(guarded: Guarded) -> bool:
     """Whether a request of the run may still bring an endpoint: those that are there are gone after this."""
     for endpoint in _endpoints(guarded):
-        ledger.delete_endpoint(
-            guarded.workspace, endpoint.name, guarded.delete_minutes, wanted=lambda: not _taken_over(guarded)
-        )
+        ledger.delete_endpoint(guarded.workspace, endpoint.name, guarded.delete_minutes)
     return True
-
-
-def _taken_over(guarded: Guarded) -> bool:
-    job = ledger.last_job(guarded.workspace, guarded.key)
-    return job is not None and job.holder != guarded.holder
 
 
 def _cancel(guarded: Guarded) -> None:

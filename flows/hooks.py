@@ -24,13 +24,16 @@ def clean_up_after(flow: Flow, flow_run: FlowRun, state: State) -> None:
     """
     request = Request.model_validate(flow_run.parameters["request"])
     key = flow_run.parameters.get("run_key") or str(flow_run.id)
-    job = ledger.last_job(request.workspace, key)
-    if job is None or names.holding_flow_run(job.holder) != str(flow_run.id):
-        return
-    left = [endpoint for endpoint in ledger.list_endpoints(request.workspace, key) if not endpoint.kept]
+    left = [
+        endpoint
+        for endpoint in ledger.list_endpoints(request.workspace, key)
+        if names.holding_flow_run(endpoint.holder) == str(flow_run.id) and not endpoint.kept
+    ]
     for endpoint in left:
         ledger.ask_deletion(request.workspace, endpoint.name)
-    if state.is_cancelled() and job.status not in ledger.ENDING:
+    job = ledger.last_job(request.workspace, key)
+    held = job is not None and names.holding_flow_run(job.holder) == str(flow_run.id)
+    if held and state.is_cancelled() and job.status not in ledger.ENDING:
         ledger.ask_cancellation(request.workspace, job.name)
     for endpoint in left:
         ledger.delete_endpoint(request.workspace, endpoint.name, request.limits.delete_minutes, asked=True)

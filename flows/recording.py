@@ -26,7 +26,7 @@ from retune.folders import report_file
 from retune.report import Endpoint, Job, Problem, Report, Run, Status, Step
 from retune.request import Request
 from retune.waiting import STOP
-from retune.workspace import find_address
+from retune.workspace import find_address, first_line
 from tasks.job import Submission, cancel_run
 from tasks.teardown import delete_endpoint
 
@@ -99,12 +99,28 @@ class Recorder:
         refused = isinstance(error, RetuneError) and not isinstance(error, Stopped) and self.report.job is None
         self._job_settled = status is not None or refused or self.watch.taken_over
 
+    def ask_deletion_of_earlier_endpoints(self) -> list[str]:
+        """Names of what earlier starts of the run have left up, kept or not; this start makes its own."""
+        from azure.core.exceptions import AzureError
+
+        if self.report.job is None or not self.report.job.attached:
+            return []
+        workspace = self.request.workspace
+        try:
+            found = [end.name for end in ledger.list_endpoints(workspace, self.key) if end.holder < self.watch.holder]
+        except AzureError as error:
+            log.warning("earlier endpoints could not be listed; the sweep deletes them: %s", first_line(error))
+            return []
+        for name in found:
+            ledger.ask_deletion(workspace, name)
+        return found
+
     def release_guard(self) -> None:
         """Let the guard end, or leave to it what this run could not see through."""
         if self._guard is None:
             return
         endpoint = self.report.endpoint
-        settled = endpoint is None or endpoint.deleted or endpoint.kept_until or self.watch.taken_over
+        settled = endpoint is None or endpoint.deleted or endpoint.kept_until
         self._guard.release("cancel" if not self._job_settled else "done" if settled else "")
 
     def close(self, status: Status, error: BaseException | None = None) -> None:
@@ -234,24 +250,29 @@ def serving(run: Recorder, endpoint: Endpoint) -> Iterator[list[PrefectFuture]]:
     """Delete the endpoint when the body ends, unless it is to be kept; a list for the steps that the body starts.
 
     The request is sent before anything else, because a worker that cancels gives 30 s; then the steps beside are told
-    to stop, and the deletion is watched. A signal waits until it is done.
+    to stop, and the deletion is watched. A signal waits until it is done. What earlier starts of the run have left up
+    is deleted too.
     """
     beside: list[PrefectFuture] = []
     run.report.endpoint = endpoint
     workspace = run.request.workspace
+    earlier = run.ask_deletion_of_earlier_endpoints()
     try:
         yield beside
     finally:
-        if not (run.report.endpoint.kept_until or run.watch.lost()):
-            doing = f"deleting endpoint {endpoint.name}, which costs money and expires {endpoint.expires:%H:%M} UTC,"
+        kept = run.report.endpoint.kept_until
+        names_left = [*([] if kept else [endpoint.name]), *earlier]
+        if names_left:
+            doing = f"deleting {', '.join(names_left)}, which costs money and expires {endpoint.expires:%H:%M} UTC,"
             with SIGNALS.deferred(doing):
-                asked = ledger.ask_deletion(workspace, endpoint.name)
+                asked = not kept and ledger.ask_deletion(workspace, endpoint.name)
                 STOP.set()
                 for future in beside:
                     with contextlib.suppress(TimeoutError):
                         future.wait(timeout=FUTURE_SECONDS)
-                deleted = delete_endpoint(run.request, endpoint.name, asked)
-                run.report.endpoint = endpoint.model_copy(update={"deleted": deleted})
+                deleted = [delete_endpoint(run.request, name, asked or name in earlier) for name in names_left]
+                if not kept:
+                    run.report.endpoint = endpoint.model_copy(update={"deleted": deleted[0]})
 
 
 def read_task_runs(flow_run_id: str) -> list[TaskRun]:

@@ -54,11 +54,12 @@ class OwnJob(NamedTuple):
 
 
 class OwnEndpoint(NamedTuple):
-    """An endpoint of Retune's."""
+    """An endpoint of Retune's, made by the start `holder`."""
 
     name: str
     key: str
     attempt: int
+    holder: str
     state: str
     created: datetime | None
     expires: datetime | None
@@ -94,16 +95,15 @@ def last_job(workspace: Workspace, key: str) -> OwnJob | None:
     return next(reversed(list(jobs_of(workspace, key))), None)
 
 
-def find_endpoint(workspace: Workspace, key: str, attempt: int) -> OwnEndpoint | None:
-    """The endpoint of one attempt, if it is there and Retune's own."""
+def find_endpoint(workspace: Workspace, name: str) -> OwnEndpoint | None:
+    """The endpoint of that name, if it is there and Retune's own."""
     from azure.core.exceptions import ResourceNotFoundError
 
-    place = cloud.find_address(workspace).id
     try:
-        found = cloud.workspace_client(workspace).online_endpoints.get(names.endpoint_name(place, key, attempt))
+        found = cloud.workspace_client(workspace).online_endpoints.get(name)
     except ResourceNotFoundError:
         return None
-    return _own_endpoint(found, place)
+    return _own_endpoint(found, cloud.find_address(workspace).id)
 
 
 def list_jobs(workspace: Workspace) -> Iterator[OwnJob]:
@@ -136,6 +136,8 @@ def why_leftover(workspace: Workspace, endpoint: OwnEndpoint) -> str | None:
         return "its run has no job" if age > GRACE_SECONDS else None
     if job.status in ENDED_BADLY:
         return f"its run's job ended {job.status}"
+    if endpoint.holder < job.holder:
+        return "a later start of its run has an endpoint of its own"
     return f"its run gave no sign of life since {_text(job.alive_until)}" if job.lapsed else None
 
 
@@ -229,11 +231,13 @@ def _own_job(job: "Job") -> OwnJob | None:
 
 def _own_endpoint(endpoint: "OnlineEndpoint", place: str) -> OwnEndpoint | None:
     run = names.read_tags(endpoint.tags)
-    if run is None or endpoint.name != names.endpoint_name(place, *run):
+    holder = (endpoint.tags or {}).get(names.HOLDER_TAG, "")
+    if run is None or endpoint.name != names.endpoint_name(place, *run, holder):
         return None
     return OwnEndpoint(
         endpoint.name,
         *run,
+        holder=holder,
         state=str(endpoint.provisioning_state),
         created=names.read_moment(endpoint.properties, "createdAt"),
         expires=names.read_moment(endpoint.tags, names.EXPIRES_TAG),

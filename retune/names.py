@@ -1,6 +1,7 @@
 """Every Azure name and tag of a run, derived in one place from the run's key and attempt.
 
-The same key and attempt give the same names on any machine, so a name is a lock that the service keeps.
+The same key and attempt give the same names on any machine, so a name is a lock that the service keeps; an endpoint's
+name belongs to one start of the run alone.
 """
 
 import hashlib
@@ -20,6 +21,7 @@ ATTEMPT_TAG = "retune.attempt"
 EXPIRES_TAG = "retune.expires"
 KEPT_TAG = "retune.kept"
 LEASE_TAG = "retune.lease."
+HOLDER_TAG = "retune.holder"
 DATA_TAG = "retune.data"
 REQUEST_PROPERTY = "retune.request."
 # Source: resource-limits documentation, values of a job's properties.
@@ -33,13 +35,15 @@ def job_name(key: str, attempt: int) -> str:
     return f"retune-{key}-{attempt}"
 
 
-def endpoint_name(workspace_id: str, key: str, attempt: int) -> str:
-    """Name of the endpoint, within Azure's 32 characters.
+def endpoint_name(workspace_id: str, key: str, attempt: int, holder: str) -> str:
+    """Name of the endpoint that one start of the run makes, within Azure's 32 characters.
 
     Endpoint names are shared by all customers in a region, and others have a run `nightly` too: hence the workspace.
+    Each start has an endpoint of its own: what a dead one asked for, and what is done on its behalf, may come to pass
+    late, and must not befall the endpoint of the start that goes on.
     """
-    digest = hashlib.sha256(f"{workspace_id.lower()}\n{key}".encode()).hexdigest()
-    return f"retune-{digest[:16]}-{attempt}"
+    run, start = (hashlib.sha256(text.encode()).hexdigest() for text in (f"{workspace_id.lower()}\n{key}", holder))
+    return f"retune-{run[:10]}-{start[:8]}-{attempt}"
 
 
 def registered_model_name(request: Request) -> str:

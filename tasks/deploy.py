@@ -49,6 +49,7 @@ def create_endpoint(request: Request, endpoint: Endpoint, submission: Submission
     from azure.core.exceptions import HttpResponseError
 
     tags = names.tags(submission.key, submission.attempt) | names.expiry_tag(endpoint.expires)
+    tags[names.HOLDER_TAG] = submission.holder
     wanted = ManagedOnlineEndpoint(
         name=endpoint.name, auth_mode="key", tags=tags, description=f"Smoke test of job {submission.job.name}."
     )
@@ -69,8 +70,9 @@ def create_endpoint(request: Request, endpoint: Endpoint, submission: Submission
 def plan_endpoint(request: Request, submission: Submission, compute: ComputeFacts) -> Endpoint:
     """The endpoint that the run is going to make, under the name that its deletion will use."""
     serving, price = request.serving, compute.serving_price_per_hour_usd
+    place = cloud.find_address(request.workspace).id
     return Endpoint(
-        name=names.endpoint_name(cloud.find_address(request.workspace).id, submission.key, submission.attempt),
+        name=names.endpoint_name(place, submission.key, submission.attempt, submission.holder),
         deployment=serving.deployment,
         instance_type=serving.instance_type,
         expires=datetime.now(UTC) + timedelta(hours=serving.expiry_hours),

@@ -52,6 +52,8 @@ class Submission(Part):
     job: JobReport
     key: str
     attempt: int
+    # The start of the run that follows the job.
+    holder: str
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=retrying.is_transient, **HARMLESS)
@@ -77,7 +79,7 @@ def submit_job(
             log.info("%s is %s", present.name, job_status(present))
         ledger.renew_lease(request.workspace, present.name, request.limits.lease_minutes, holder)
     log.info("%s %s", "took over" if attached else "submitted", present.name)
-    return Submission(job=_report(present, attached), key=key, attempt=attempt)
+    return Submission(job=_report(present, attached), key=key, attempt=attempt, holder=holder)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -53,7 +53,7 @@ def delete_endpoint(workspace: Workspace, endpoint: Leftover, minutes: float) ->
     from azure.core.exceptions import AzureError
 
     def wanted() -> bool:
-        current = ledger.find_endpoint(workspace, endpoint.key, endpoint.attempt)
+        current = ledger.find_endpoint(workspace, endpoint.name)
         return current is not None and ledger.why_leftover(workspace, current) is not None
 
     try:

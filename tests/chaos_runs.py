@@ -61,7 +61,7 @@ def own_names(cloud: Cloud, key: str) -> dict[str, str]:
     workspace = "/".join(cloud.ready[part] for part in ("subscription_id", "resource_group", "workspace_name"))
     return {
         "{job}": re.escape(names.job_name(key, 1)),
-        "{endpoint}": re.escape(names.endpoint_name(workspace, key, 1)),
+        "{endpoint}": re.escape(names.endpoint_name(workspace, key, 1, "")[: -len("00000000-1")]) + "[0-9a-f]{8}-1",
         "{model}": f"{key}/versions/[^/]+",
         "{upload}": r"[^/]+\.blob\.[^/]+/[^/]+/LocalUpload/[^/]+(?=/train)",
     }

@@ -49,7 +49,7 @@ def test_a_late_renewal_does_not_undo_a_later_start() -> None:
 
 def test_names_of_two_workspaces_differ() -> None:
     """Endpoint names are shared by all customers of a region."""
-    here, there = (names.endpoint_name(f"subscription/group/{name}", "nightly", 1) for name in ("lab", "prod"))
+    here, there = (names.endpoint_name(f"subscription/group/{name}", "nightly", 1, "") for name in ("lab", "prod"))
 
     assert here != there
     assert len(here) <= 32
@@ -63,11 +63,11 @@ def endpoints(emulator: Emulator) -> Iterator[dict[str, str]]:
     place = find_address(LOCAL).id
     expired, alive = names.expiry_tag(PAST), names.expiry_tag(SOON)
     planned = {
-        "expired": (names.endpoint_name(place, "ledger-tests", 1), OWN | expired),
-        "kept": (names.endpoint_name(place, "ledger-tests", 2), names.tags("ledger-tests", 2) | alive),
+        "expired": (names.endpoint_name(place, "ledger-tests", 1, ""), OWN | expired),
+        "kept": (names.endpoint_name(place, "ledger-tests", 2, ""), names.tags("ledger-tests", 2) | alive),
         "another name": ("retune-0123456789abcdef-1", OWN | expired),
-        "another attempt": (names.endpoint_name(place, "ledger-tests", 3), OWN | expired),
-        "untagged": (names.endpoint_name(place, "ledger-tests", 4), {}),
+        "another attempt": (names.endpoint_name(place, "ledger-tests", 3, ""), OWN | expired),
+        "untagged": (names.endpoint_name(place, "ledger-tests", 4, ""), {}),
     }
     planned["kept"][1][names.KEPT_TAG] = "true"
     client = emulator.client()
