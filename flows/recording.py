@@ -263,7 +263,8 @@ def serving(run: Recorder, endpoint: Endpoint) -> Iterator[list[PrefectFuture]]:
         kept = run.report.endpoint.kept_until
         names_left = [*([] if kept else [endpoint.name]), *earlier]
         if names_left:
-            doing = f"deleting {', '.join(names_left)}, which costs money and expires {endpoint.expires:%H:%M} UTC,"
+            shown = ", ".join(names_left)
+            doing = f"deleting endpoint {shown}, which costs money and expires {endpoint.expires:%H:%M} UTC,"
             with SIGNALS.deferred(doing):
                 asked = not kept and ledger.ask_deletion(workspace, endpoint.name)
                 STOP.set()

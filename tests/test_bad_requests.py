@@ -75,7 +75,9 @@ def test_a_bad_request_creates_nothing(
 def test_problems_of_several_steps_are_reported_together(emulator: Emulator, finetune: Callable[..., Run]) -> None:
     """Parameters, compute and data are judged before the run is refused."""
     before = requests_so_far(emulator)
-    run = finetune("training.seeed=1", "data.train_split=nothing", "compute.size=Standard_DS3_v2")
+    run = finetune(
+        "training.seeed=1", "data.train_split=nothing", "compute.size=Standard_DS3_v2", "compute.name=not-there"
+    )
 
     assert run.code == 2
     for words in ("training.seeed", "has no split 'nothing'", "has no GPU"):

@@ -195,7 +195,8 @@ class Undisturbed(NamedTuple):
 def undisturbed(service: Service, prefect_api: str) -> Undisturbed:
     """What the other cells take over: done under the module's key."""
     environment = os.environ | service.emulator.env | {"PREFECT_API_URL": prefect_api}
-    service.remove_cluster()
+    with Variables(service.emulator.env):
+        service.remove_cluster()
     before = len(service.admin("GET", "requests")["value"])
     ended = run_command(environment, *SETTINGS, *SHORT_LEASE, key=KEY).end()
     assert ended.code == 0, ended.errors

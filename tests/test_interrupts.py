@@ -89,7 +89,9 @@ def test_ctrl_c_during_the_teardown_does_not_stop_it(
     run = command.signal(signal.SIGINT, times=2).end()
 
     assert (run.code, run.report["status"]) == (130, "cancelled"), run.errors
-    assert re.search(r"deleting endpoint retune-\w+-1, which costs money and expires \d\d:\d\d UTC, first", run.errors)
+    assert re.search(
+        r"deleting endpoint retune-[\w-]+-1, which costs money and expires \d\d:\d\d UTC, first", run.errors
+    )
     assert run.report["score"] != []
     assert list(emulator.client().online_endpoints.list()) == []
 
