@@ -60,11 +60,11 @@ def write(source: str, check: bool) -> dict[str, object]:
 
 def prepare(name: str, fraction: float) -> int:
     """The bytes of content that one data step fetched."""
-    from chatdata import prepared
+    from chatdata import data_step
     from retune.request import Data, Request
 
     data = Data(source=name, fraction=fraction, on_bad_row="drop")
-    return prepared.prepare(Request(data=data, training={"max_seq_length": MAX_SEQ_LENGTH})).fetched_bytes
+    return data_step.prepare(Request(data=data, training={"max_seq_length": MAX_SEQ_LENGTH})).fetched_bytes
 
 
 def output_folder() -> Path:

@@ -19,7 +19,8 @@ from pydantic import Field, ValidationError
 from chatdata.sources import file_digest
 from retune.errors import WaitExpired
 from retune.folders import home
-from retune.report import Part, PreparedData, screen
+from retune.printing import screen
+from retune.report import Part, PreparedData
 from retune.waiting import pause
 
 log = logging.getLogger("retune.data")

@@ -3,7 +3,6 @@
 The splits that judge the model come first, so that training rows can be told from theirs.
 """
 
-import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,8 +20,6 @@ from retune.request import Data
 
 if TYPE_CHECKING:
     from chatdata.privacy import Scanner
-
-log = logging.getLogger("retune.data")
 
 MINIMUM_TRAINING_ROWS = 10
 UINT64_VALUES = 2**64
@@ -57,15 +54,13 @@ def prepare(
         for role, name in wanted_splits(data).items():
             judges = {JUDGES[other]: written[other] for other in JUDGES} if role == "train" else {}
             writing = SplitWriting(looked_for, folder / f"{role}.jsonl", judges)
+            written[role] = writing.rows
             try:
                 chosen = choose(reader, source, name, data)
-                heard = partial(report_progress, progress, role, chosen.rows, reader)
-                splits[role] = writing.write(chosen, heard)
+                splits[role] = writing.write(chosen, partial(report_progress, progress, role, chosen.rows, reader))
             except BadFile as error:
                 problems.append(f"Split '{name}' of '{data.source}': {error}")
-                written[role] = writing.rows
                 continue
-            written[role] = writing.rows
             if data.on_bad_row == "fail":
                 problems += [f"Split '{name}' of '{data.source}': {told(bad)}" for bad in unfit(splits[role])]
             problems += too_few(role, name, splits[role])

@@ -237,18 +237,13 @@ class SplitWriting:
                 if tokens > limit:
                     one.problems.append((checks.TOO_LONG, f"about {tokens} tokens"))
             return
+        sample = count_tokens(tokenizer, [one.messages for one in candidates[::TOKEN_SAMPLE]])
+        self._collected.add_tokens(sample)
         # No token is shorter than a byte, so a row that has no more bytes than the limit needs no count.
-        counted = [
-            one
-            for place, one in enumerate(candidates)
-            if place % TOKEN_SAMPLE == 0 or (limit and len(one.line) > limit)
-        ]
-        tokens = count_tokens(tokenizer, [one.messages for one in counted])
-        sample = {id(one) for one in candidates[::TOKEN_SAMPLE]}
-        self._collected.add_tokens([count for one, count in zip(counted, tokens, strict=True) if id(one) in sample])
-        for one, count in zip(counted, tokens, strict=True):
-            if limit and count > limit:
-                one.problems.append((checks.TOO_LONG, f"{count} tokens"))
+        long = [one for one in candidates if limit and len(one.line) > limit]
+        for one, tokens in zip(long, count_tokens(tokenizer, [one.messages for one in long]), strict=True):
+            if tokens > limit:
+                one.problems.append((checks.TOO_LONG, f"{tokens} tokens"))
 
     def _note(self, kind: str, place: Place, detail: str) -> None:
         bad = self._found.get(kind, BadRows(kind=kind, rows=0, examples=[]))

@@ -56,7 +56,8 @@ def main(preset: str, assignments: tuple[str, ...], run_key: str | None, as_json
 
 def finish(report: "Report", as_json: bool) -> None:  # noqa: F821
     """Print the report and end the process with the status that belongs to it."""
-    from retune.report import EXIT_CODES, render
+    from retune.printing import render
+    from retune.report import EXIT_CODES
 
     if as_json:
         print(report.to_json())

@@ -100,7 +100,7 @@ def cancel(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
 def sweep(request: "Request", as_json: bool, dry_run: bool) -> None:  # noqa: F821
     """Delete endpoints and cancel jobs that outlived their runs; nothing that is not provably Retune's own."""
     from retune.cli import run_sweep, servers_for
-    from retune.report import render_swept
+    from retune.printing import render_swept
 
     with servers_for(request.workspace, prefect=True):
         swept = run_sweep(request, dry_run)

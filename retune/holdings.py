@@ -9,7 +9,8 @@ from rich.table import Table
 from retune import ledger, names
 from retune import workspace as cloud
 from retune.errors import BadRequest
-from retune.report import Part, screen
+from retune.printing import screen
+from retune.report import Part
 from retune.request import Request, Workspace
 
 

@@ -183,8 +183,8 @@ def delete_endpoint(
     """True once a GET of the endpoint answers 404, also when there never was one; False when it is no longer `wanted`.
 
     The service refuses a deletion while it still changes the endpoint, so the request is repeated until it is taken.
-    `asked`: the request was sent a moment ago. `wanted` is called before each request: a start with the same key may
-    have made the endpoint anew.
+    `asked`: the request was sent a moment ago. `wanted` is called before each request: a run may have
+    given a sign of life since the endpoint was found.
 
     Raises:
         WaitExpired: it is still there after `minutes`; the message has the command that deletes it.

@@ -8,8 +8,8 @@ from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, State
 
+from chatdata.data_step import prepare
 from chatdata.describe import picture_of, to_markdown
-from chatdata.prepared import prepare
 from retune.report import PreparedData
 from retune.request import Request
 from tasks.retrying import HARMLESS, is_transient

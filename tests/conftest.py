@@ -18,6 +18,9 @@ import pytest
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
+    from hub_client import Client
+
+    from benchmarks.hub import Hub
 
 # Before any test imports Prefect: its database, its results and our files go to a folder of this session.
 SESSION_HOME = Path(tempfile.mkdtemp(prefix="retune-tests-"))
@@ -244,3 +247,29 @@ def finetune(emulator: Emulator, prefect_api: str, capfd: pytest.CaptureFixture[
         return Run(exit_.value.code, json.loads(output.out), output.err)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def running(root: Path) -> Iterator["Hub"]:
+    """A hub of the data sets below the module's `root`."""
+    from benchmarks.hub import Hub
+
+    with Hub(root) as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(running: "Hub") -> "Hub":
+    """The module's hub without faults and with an empty log."""
+    running.reset()
+    return running
+
+
+@pytest.fixture(scope="module")
+def client(running: "Hub", tmp_path_factory: pytest.TempPathFactory) -> Iterator["Client"]:
+    """The hub's client, for the module."""
+    from hub_client import Client
+
+    client = Client(running, tmp_path_factory.mktemp("home"))
+    yield client
+    client.close()

@@ -60,7 +60,7 @@ import sys
 import chatdata.describe, chatdata.prepare, datasets, matplotlib.figure
 from flows.signals import SIGNALS
 from retune.request import Data, Request
-from chatdata.prepared import prepare
+from chatdata.data_step import prepare
 print("ready", flush=True)
 with SIGNALS.watched():
     prepared = prepare(Request(data=Data(source=sys.argv[1], fraction=1, on_bad_row="drop")))

@@ -13,7 +13,7 @@ from azure.storage.blob import ContainerClient
 from conftest import Emulator
 
 from chatdata.azure import PinnedAsset, fetch_asset, open_storage, pin_asset
-from chatdata.prepared import prepare
+from chatdata.data_step import prepare
 from retune.errors import BadRequest, CloudError
 from retune.request import Workspace, load
 

@@ -12,7 +12,7 @@ from prefect import flow
 
 import tasks.data
 from chatdata import cache
-from chatdata.prepared import prepare
+from chatdata.data_step import prepare
 from chatdata.sources import pin
 from retune.errors import BadRequest, CloudError
 from retune.request import Data, Request, Workspace
@@ -273,7 +273,7 @@ def test_two_runs_at_one_moment_do_the_work_once(tmp_path: Path) -> None:
     """Of four processes, one prepares and three find what it made."""
     folder = write_folder(tmp_path / "chats", train_sft=chats("train", 20_000))
     program = (
-        "import sys\nfrom retune.request import Data, Request\nfrom chatdata.prepared import prepare\n"
+        "import sys\nfrom retune.request import Data, Request\nfrom chatdata.data_step import prepare\n"
         "print(prepare(Request(data=Data(source=sys.argv[1], fraction=1.0))).cached)"
     )
     processes = [

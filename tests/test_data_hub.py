@@ -8,18 +8,18 @@ import json
 import re
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from test_hub import CHAT, Client
+from hub_client import CHAT, Client
 
 from benchmarks import ultrachat
 from benchmarks.hub import Hub
 from benchmarks.hub_data import read_commit
 from chatdata import checks
-from chatdata.prepared import prepare
+from chatdata.data_step import prepare
 from retune.request import Data, Request
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -35,7 +35,7 @@ if token:
     os.environ["HF_TOKEN"] = token
 from retune.errors import RetuneError
 from retune.request import Data, Request
-from chatdata.prepared import prepare
+from chatdata.data_step import prepare
 try:
     result = prepare(Request(data=Data(**settings), training=training)).model_dump(mode="json")
 except RetuneError as error:
@@ -90,26 +90,6 @@ def write_lines(folder: Path, rows: int) -> Path:
         ]
         (folder / f"{split}.jsonl").write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
     return folder
-
-
-@pytest.fixture(scope="module")
-def running(root: Path) -> Iterator[Hub]:
-    with Hub(root) as hub:
-        yield hub
-
-
-@pytest.fixture
-def hub(running: Hub) -> Hub:
-    """The module's hub without faults and with an empty log."""
-    running.reset()
-    return running
-
-
-@pytest.fixture(scope="module")
-def client(running: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    client = Client(running, tmp_path_factory.mktemp("home"))
-    yield client
-    client.close()
 
 
 @pytest.fixture

@@ -5,81 +5,26 @@ The clients run in one process of their own, which is started with the hub's var
 
 import http.client
 import json
-import os
 import random
 import re
-import select
 import shutil
 import subprocess
 import sys
-import textwrap
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
 import pyarrow.parquet as pq
 import pytest
+from hub_client import CHAT, Client, Failed
 
 from benchmarks import ultrachat
 from benchmarks.hub import Hub
 from benchmarks.hub_data import DataSets, read_commit
 
 ROOT = Path(__file__).parent.parent
-CHAT = "HuggingFaceH4/ultrachat_200k"
 SCALE = 0.0005
-CLIENT_SECONDS = 60
-
-# Runs the texts that it reads, one a line, and answers what each left in `result` or raised.
-CLIENT = """
-import json, sys
-from huggingface_hub import HfApi, HfFileSystem, hf_hub_download
-for line in sys.stdin:
-    names = dict(globals())
-    try:
-        exec(json.loads(line), names)
-        answer = {"result": names.get("result")}
-    except Exception as error:
-        answer = {"error": type(error).__name__, "text": str(error)}
-    print(json.dumps(answer, default=str), flush=True)
-"""
-
-
-class Failed(Exception):
-    """What a client raised, as `Name: text`."""
-
-
-class Client:
-    """A process with Hugging Face's libraries, and variables that lead them to a hub."""
-
-    def __init__(self, hub: Hub, home: Path) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(("HF_", "HUGGING"))}
-        environment = {**kept, **hub.env, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CLIENT],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-            text=True,
-        )
-
-    def run(self, code: str, **values: object) -> object:
-        """What the code leaves in `result`; each value is there under its name."""
-        texts = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
-        lines = [f"{name} = {value!r}" for name, value in texts.items()]
-        print(json.dumps("\n".join([*lines, textwrap.dedent(code)])), file=self.process.stdin, flush=True)
-        readable, _, _ = select.select([self.process.stdout], [], [], CLIENT_SECONDS)
-        assert readable, f"no answer within {CLIENT_SECONDS} s to: {code}"
-        answer = json.loads(self.process.stdout.readline())
-        if "error" in answer:
-            raise Failed(f"{answer['error']}: {answer['text']}")
-        return answer["result"]
-
-    def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(CLIENT_SECONDS)
-        self.process.stdout.close()
 
 
 @pytest.fixture(scope="module")
@@ -98,26 +43,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The client keeps 10 MiB at a time: only from there on it resumes instead of starting again.
     (root / "lab/sizes/large.bin").write_bytes(random.Random(0).randbytes(11 << 20))
     return root
-
-
-@pytest.fixture(scope="module")
-def running(root: Path) -> Iterator[Hub]:
-    with Hub(root) as hub:
-        yield hub
-
-
-@pytest.fixture
-def hub(running: Hub) -> Hub:
-    """The module's hub without faults and with an empty log."""
-    running.reset()
-    return running
-
-
-@pytest.fixture(scope="module")
-def client(running: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    client = Client(running, tmp_path_factory.mktemp("home"))
-    yield client
-    client.close()
 
 
 def data_file(root: Path, split: str = "train_sft", number: int = 0) -> Path:

@@ -3,7 +3,7 @@
 import pytest
 from conftest import Emulator
 
-from chatdata.prepared import prepare
+from chatdata.data_step import prepare
 from retune.errors import CloudError
 from retune.request import load
 from tasks.compute import inspect_compute
