@@ -181,10 +181,12 @@ def recording(request: Request, key: str | None) -> Iterator[Recorder]:
             STOP.set()
             _close_stopped(run)
         except Exception as error:
-            if SIGNALS.reason and isinstance(error, Stopped):
+            explained = explain(error)
+            if SIGNALS.reason and (explained is None or isinstance(error, Stopped)):
+                # Cut short in the middle of a call, a library may raise anything.
+                log.debug("what the stop was turned into", exc_info=error)
                 _close_stopped(run)
                 return
-            explained = explain(error)
             if explained is None:
                 log.exception("unexpected error")
             elif explained is not error:

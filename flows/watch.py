@@ -20,6 +20,7 @@ from retune import ledger, names
 from retune import workspace as cloud
 from retune.errors import CloudError, Stopped, WaitExpired
 from retune.request import Request
+from retune.waiting import STOP
 
 log = logging.getLogger("retune.run")
 
@@ -65,6 +66,9 @@ class Watch:
     def _look(self) -> None:
         with get_client(sync_client=True) as client:
             while not self._ended.wait(LOOK_EVERY_SECONDS):
+                if SIGNALS.reason:
+                    # Its exception may have been swallowed where it struck; the next wait ends.
+                    STOP.set()
                 self._look_at_lease()
                 self._look_at_prefect(client)
                 minutes = self._request.limits.total_minutes

@@ -9,11 +9,28 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commands import REHEARSAL, Ended, finetune, state_in_prefect, wait_for_end
+from commands import REHEARSAL, Command, Ended, finetune, state_in_prefect, wait_for_end
 from conftest import Emulator
 
 KEY = "interrupt-tests"
 LONG = ("training.training_seconds=20", *REHEARSAL)
+# The command, signalled while Prefect begins the wait for the job; {end} is what becomes of the exception.
+INSIDE_PREFECT = """
+import os, signal, sys
+from prefect import task_engine
+from retune.cli import main
+
+def interrupted(**named):
+    if named["task"].name.startswith("wait_for_job"):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            {end}
+    return make_key(**named)
+
+make_key, task_engine.dynamic_key_for_task_run = task_engine.dynamic_key_for_task_run, interrupted
+main(sys.argv[1:])
+"""
 
 
 def interrupt(
@@ -61,6 +78,21 @@ def test_before_the_job_is_done_it_is_cancelled(
     for job in emulator.client().jobs.list():
         assert wait_for_end(emulator, job.name) in ("Completed", "Failed", "Canceled")
     assert list(emulator.client().online_endpoints.list()) == []
+
+
+@pytest.mark.parametrize("end", ["raise ValueError('something else')", "pass"], ids=["changed", "swallowed"])
+def test_a_signal_that_a_library_does_not_pass_on_counts(
+    end: str, environment: dict[str, str], emulator: Emulator
+) -> None:
+    """It may strike anywhere, also where its exception is turned into another or lost."""
+    sets = [word for assignment in LONG for word in ("--set", assignment)]
+    run = Command(["-c", INSIDE_PREFECT.format(end=end), "--json", *sets], environment).end()
+
+    assert (run.code, run.report["status"]) == (130, "cancelled"), run.errors
+    assert run.report["error"]["code"] == "Interrupted"
+    assert "Traceback" not in run.errors
+    assert state_in_prefect(run.report["run"]["flow_run_id"]) == "CANCELLED"
+    assert wait_for_end(emulator, run.report["job"]["name"]) == "Canceled"
 
 
 @pytest.mark.parametrize(
