@@ -48,7 +48,7 @@ TOO_LONG = "longer than max_seq_length"
 PRIVATE = "personal data or secrets"
 
 _ROLE, _CONTENT = itemgetter("role"), itemgetter("content")
-_KNOWN_ROLES, _TEXT = frozenset(ROLES), {str}
+_KNOWN_ROLES = frozenset(ROLES)
 
 # Cut by the component, so neither left out nor refused.
 ONLY_COUNTED = frozenset({TOO_LONG})
@@ -68,19 +68,21 @@ def problems_of_form(messages: object) -> list[tuple[str, str]]:
 def is_well_formed(messages: object) -> bool:
     """Whether nothing at all is wrong with the form: the same question as below, answered quickly for most rows."""
     try:
-        roles = tuple(map(_ROLE, messages))
         contents = list(map(_CONTENT, messages))
         return (
-            len(roles) > 1
-            and type(messages) is list
-            and set(map(type, contents)) == _TEXT
-            and "" not in contents
+            _are_fit(tuple(map(_ROLE, messages)))
+            and all(contents)
+            # Of anything but text it raises TypeError.
             and not any(map(str.isspace, contents))
-            and _KNOWN_ROLES.issuperset(roles)
-            and not problems_of_order(roles)
+            and type(messages) is list
         )
     except (TypeError, KeyError, IndexError):
         return False
+
+
+@lru_cache(4096)
+def _are_fit(roles: tuple[object, ...]) -> bool:
+    return len(roles) > 1 and _KNOWN_ROLES.issuperset(roles) and not problems_of_order(roles)
 
 
 def _problems_of_form(messages: object) -> list[tuple[str, str]]:
@@ -110,7 +112,6 @@ def _problems_of_form(messages: object) -> list[tuple[str, str]]:
     return list(problems.items())
 
 
-@lru_cache(4096)
 def problems_of_order(roles: Sequence[str]) -> tuple[str, ...]:
     """What is wrong with the order of a conversation's roles."""
     problems = []

@@ -8,10 +8,12 @@ was written to. Nothing is called a near duplicate by chance; one that was chang
 Memory: about 100 bytes a row.
 """
 
+import itertools
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +34,13 @@ SIMILARITY = 0.9
 SHINGLE_WORDS = 3
 # What so many different rows share (a common system text, a template's first words) says nothing.
 DIFFERENT_ROWS = 4
+# Of a key, which say in 4 MB whether it may be known.
+LEADING_BITS = 25
+# More rows than a file has.
+NUMBERS = 1 << 40
+# Odd and irregular, so that runs of words differ in their digests as the words do.
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+CONTENT = itemgetter("content")
 WORD = re.compile(r"\w+")
 
 
@@ -40,26 +49,40 @@ class SeenKeys:
 
     def __init__(self) -> None:
         self._runs: list[tuple[np.ndarray, np.ndarray]] = []
+        # Most keys are new; one bit for each value of their leading bits tells that sooner than a search.
+        self._bits = np.zeros((1 << LEADING_BITS) // 8, np.uint8)
 
     def find(self, keys: np.ndarray) -> np.ndarray:
         """The row of each key, -1 where it is new."""
         rows = np.full(len(keys), -1, dtype=np.int64)
+        octets, bits = leading(keys)
+        perhaps = np.flatnonzero(self._bits[octets] & bits)
+        sought = keys[perhaps]
         for known, holders in self._runs:
-            places = np.searchsorted(known, keys)
+            places = np.searchsorted(known, sought)
             places[places == len(known)] = 0
-            hit = known[places] == keys
-            rows[hit] = holders[places[hit]]
+            hit = known[places] == sought
+            rows[perhaps[hit]] = holders[places[hit]]
         return rows
 
-    def add(self, keys: dict[int, int]) -> None:
-        """Takes new keys with their rows."""
-        if not keys:
+    def add(self, keys: np.ndarray, rows: np.ndarray) -> None:
+        """Takes keys with their rows; of equal ones the first."""
+        if not len(keys):
             return
-        run = sorted_run(np.fromiter(keys, np.uint64, len(keys)), np.fromiter(keys.values(), np.uint32, len(keys)))
+        octets, bits = leading(keys)
+        np.bitwise_or.at(self._bits, octets, bits)
+        keys, first = np.unique(keys, return_index=True)
+        run = keys, rows[first].astype(np.uint32)
         while self._runs and len(self._runs[-1][0]) <= len(run[0]):
             before = self._runs.pop()
             run = sorted_run(np.concatenate([before[0], run[0]]), np.concatenate([before[1], run[1]]))
         self._runs.append(run)
+
+
+def leading(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where the bit for the leading bits of each key is: number of the octet, and the octet with that bit alone."""
+    numbers = keys >> np.uint64(64 - LEADING_BITS)
+    return (numbers >> np.uint64(3)).astype(np.int64), np.uint8(1) << (numbers & np.uint64(7)).astype(np.uint8)
 
 
 def sorted_run(keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -80,6 +103,7 @@ class Place(NamedTuple):
 class Conversation(NamedTuple):
     """A row as it is compared."""
 
+    place: Place
     messages: list[dict[str, object]]
     exact: int
     ends: tuple[int, ...]
@@ -88,7 +112,8 @@ class Conversation(NamedTuple):
 class WrittenRows:
     """The rows that one file holds so far, and what is needed to find a row again among them.
 
-    `await_file` returns when the file holds the rows of all batches before the present one.
+    Rows are numbered as they are written. Those of the batch that is being looked at are held as they are, until the
+    batch is added. `await_file` returns when the file holds the rows of all batches before.
     """
 
     def __init__(self, path: Path, await_file: Callable[[], None]) -> None:
@@ -97,45 +122,57 @@ class WrittenRows:
         self._offsets, self._numbers, self._files = array("Q"), array("I"), array("H")
         self._names: list[str] = []
         self._different: Counter[int] = Counter()
-        self._fresh_exact: dict[int, int] = {}
-        self._fresh_ends: dict[int, int] = {}
-        self._fresh_messages: dict[int, list[dict[str, object]]] = {}
+        self._held: dict[int, Conversation] = {}
+        self._held_exact: dict[int, int] = {}
+        self._held_ends: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._offsets)
 
     def place(self, row: int) -> Place:
         """Where a row stands in the source."""
+        if row in self._held:
+            return self._held[row].place
         return Place(self._names[self._files[row]], self._numbers[row])
 
     def lookup(self, batch: "Keys") -> "Lookup":
         """What earlier batches hold of the keys of a batch."""
         return Lookup(self._exact.find(batch.exact), self._ends.find(batch.ends.ravel()).reshape(batch.ends.shape))
 
-    def add(self, conversation: Conversation, place: Place, offset: int) -> None:
-        """Takes a row that is written at the offset."""
-        row = len(self._offsets)
-        if not self._names or self._names[-1] != place.file:
-            self._names.append(place.file)
-        self._offsets.append(offset)
-        self._numbers.append(place.number)
-        self._files.append(len(self._names) - 1)
-        self._fresh_exact[conversation.exact] = row
-        self._fresh_messages[row] = conversation.messages
+    def hold(self, row: int, conversation: Conversation) -> None:
+        """Takes a row of the present batch, which later ones of the batch may be like."""
+        self._held[row] = conversation
+        self._held_exact[conversation.exact] = row
         for key in conversation.ends:
-            self._fresh_ends.setdefault(key, row)
+            self._held_ends.setdefault(key, row)
 
-    def batch_is_written(self) -> None:
-        """The rows taken so far are in the file."""
-        self._exact.add(self._fresh_exact)
-        self._ends.add({key: row for key, row in self._fresh_ends.items() if self._different[key] <= DIFFERENT_ROWS})
-        self._fresh_exact, self._fresh_ends, self._fresh_messages = {}, {}, {}
+    def add(self, keys: "Keys", places: Sequence[Place], sizes: Sequence[int], offset: int) -> None:
+        """Takes the rows of the present batch, which are of one file, as they are written from the offset on."""
+        self._held, self._held_exact, self._held_ends = {}, {}, {}
+        if not places:
+            return
+        rows = np.arange(len(self), len(self) + len(places))
+        if not self._names or self._names[-1] != places[0].file:
+            self._names.append(places[0].file)
+        self._offsets.extend(itertools.accumulate(sizes[:-1], initial=offset))
+        self._numbers.extend([place.number for place in places])
+        self._files.extend([len(self._names) - 1] * len(places))
+        self._exact.add(keys.exact, rows)
+        ends, rows = keys.ends.ravel(), rows.repeat(ENDS)
+        common = [key for key, count in self._different.items() if count > DIFFERENT_ROWS]
+        if common:
+            telling = np.isin(ends, np.array(common, np.uint64), invert=True)
+            ends, rows = ends[telling], rows[telling]
+        self._ends.add(ends, rows)
 
     def same(self, conversation: Conversation, found: int) -> int | None:
         """The row that is the same; `found` is what the lookup said."""
-        return int(found) if found >= 0 else self._fresh_exact.get(conversation.exact)
+        return int(found) if found >= 0 else self._held_exact.get(conversation.exact)
 
     def nearly_same(self, conversation: Conversation, found: np.ndarray) -> int | None:
         """The row that is nearly the same; `found` is what the lookup said for each end."""
         rows = [
-            known if known >= 0 else self._fresh_ends.get(key, -1)
+            known if known >= 0 else self._held_ends.get(key, -1)
             for key, known in zip(conversation.ends, found.tolist(), strict=True)
         ]
         for row in set(rows):
@@ -150,8 +187,8 @@ class WrittenRows:
         return None
 
     def _messages(self, row: int) -> list[dict[str, object]]:
-        if row in self._fresh_messages:
-            return self._fresh_messages[row]
+        if row in self._held:
+            return self._held[row].messages
         self._await_file()
         with self._path.open("rb") as file:
             file.seek(self._offsets[row])
@@ -164,6 +201,10 @@ class Keys(NamedTuple):
     exact: np.ndarray
     ends: np.ndarray
 
+    def only(self, wanted: np.ndarray) -> "Keys":
+        """The keys of some of the rows; `wanted` is (rows,) of bool."""
+        return Keys(self.exact[wanted], self.ends[wanted])
+
 
 class Lookup(NamedTuple):
     """Rows of earlier batches that have the keys of a batch, in the same shapes; -1 where there is none."""
@@ -172,37 +213,47 @@ class Lookup(NamedTuple):
     ends: np.ndarray
 
 
-def keys_of(conversations: list[Conversation]) -> Keys:
-    """The keys of a batch."""
-    ends = np.array([one.ends for one in conversations], np.uint64).reshape(-1, ENDS)
-    return Keys(np.array([one.exact for one in conversations], np.uint64), ends)
+def keys_of(rows: Sequence[list[dict[str, object]]], written: Sequence[bytes]) -> Keys:
+    """The keys of rows that are fit; `written` is their messages as JSON."""
+    exact = np.fromiter(map(xxhash.xxh3_64_intdigest, written), np.uint64, len(rows))
+    ends = np.fromiter(itertools.chain.from_iterable(map(end_keys, rows)), np.uint64, len(rows) * ENDS)
+    return Keys(exact, ends.reshape(-1, ENDS))
 
 
-def worth_comparing(batch: Keys, lookups: list[Lookup]) -> np.ndarray:
-    """Which rows of a batch share enough keys with any other row, in it or before it, to be looked at one by one."""
-    same, ends = shared(batch.exact), shared(batch.ends.ravel()).reshape(batch.ends.shape)
-    for lookup in lookups:
-        same, ends = same | (lookup.exact >= 0), ends | (lookup.ends >= 0)
-    return same | (ends.sum(axis=1) >= COMMON_ENDS)
+def worth_comparing(batch: Keys, own: Lookup, others: list[Lookup]) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows of a batch may be like a row before them, and which ones others of the batch may be like.
+
+    The first have their digest, or enough of their ends, in common with one row; `own` is about the file that the
+    batch goes to.
+    """
+    first, repeated = firsts(batch.exact)
+    same = first < np.arange(len(first))
+    ends, shared = (found.reshape(batch.ends.shape) for found in firsts(batch.ends.ravel()))
+    # In this batch, the row that has an end first; a row does not count for itself.
+    here = np.where(ends // ENDS < np.arange(len(first))[:, None], ends // ENDS, -1)
+    # Rows of the batch get the numbers after those of all rows that the file holds.
+    own_ends = np.where(own.ends >= 0, own.ends, np.where(here >= 0, here + NUMBERS, -1))
+    for exact, holders in [(own.exact, own_ends), *others]:
+        same |= exact >= 0
+        holders = np.sort(holders, axis=1)
+        same |= ((holders[:, 1:] == holders[:, :-1]) & (holders[:, 1:] >= 0)).any(axis=1)
+    return same, repeated | (shared.sum(axis=1) >= COMMON_ENDS)
 
 
-def shared(keys: np.ndarray) -> np.ndarray:
-    """Which keys are there more than once."""
-    _, places, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    return counts[places] > 1
-
-
-def conversation_of(messages: list[dict[str, object]], written: bytes) -> Conversation:
-    """A row with its keys; `written` is its messages as JSON."""
-    return Conversation(messages, xxhash.xxh3_64_intdigest(written), end_keys(messages))
+def firsts(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first place that holds the same key, for each place, and whether there are several."""
+    _, first, places, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
+    return first[places], counts[places] > 1
 
 
 def end_keys(messages: list[dict[str, object]]) -> tuple[int, ...]:
     """Digests of the beginnings and ends of the two longest turns, without case, spaces and punctuation."""
-    texts = sorted([message["content"] for message in messages if message["role"] != "system"], key=len)
-    one, two = texts[-1], texts[-2]
+    # A system message is the first, and often that of all rows.
+    turns = messages[1:] if messages[0]["role"] == "system" else messages
+    *_, two, one = sorted(map(CONTENT, turns), key=len)
     ends = "\0".join((one[:END_WINDOW], one[-END_WINDOW:], two[:END_WINDOW], two[-END_WINDOW:]))
-    first, last, second, end = ends.casefold().encode().translate(None, NOT_LETTERS).split(b"\0")
+    # A text with a NUL in it is left out for that; its digests need only be there.
+    first, last, second, end, *_ = ends.casefold().encode().translate(None, NOT_LETTERS).split(b"\0")
     digest = xxhash.xxh3_64_intdigest
     return (
         digest(first[:END_BYTES]),
@@ -222,13 +273,19 @@ def alike(one: list[dict[str, object]], other: list[dict[str, object]]) -> bool:
     if min(len(first), len(second)) < SIMILARITY * max(len(first), len(second)):
         return False
     runs, others = shingles(first), shingles(second)
-    return (runs & others).total() >= SIMILARITY * (runs | others).total()
+    common, here, there = np.intersect1d(runs[0], others[0], assume_unique=True, return_indices=True)
+    shared = int(np.minimum(runs[1][here], others[1][there]).sum()) if len(common) else 0
+    return shared >= SIMILARITY * (runs[1].sum() + others[1].sum() - shared)
 
 
 def words_of(messages: list[dict[str, object]]) -> list[str]:
     return WORD.findall(" ".join(str(message["content"]) for message in messages).casefold())
 
 
-def shingles(words: list[str]) -> Counter[tuple[str, ...]]:
-    """How often each run of words occurs."""
-    return Counter(zip(*(words[start:] for start in range(SHINGLE_WORDS)), strict=False))
+def shingles(words: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Digests of the runs of words, sorted, and how often each occurs."""
+    digests = np.fromiter(map(hash, words), np.int64, len(words)).astype(np.uint64)
+    runs = np.zeros(len(words) - SHINGLE_WORDS + 1, np.uint64)
+    for start in range(SHINGLE_WORDS):
+        runs = runs * MULTIPLIER + digests[start : start + len(runs)]
+    return np.unique(runs, return_counts=True)

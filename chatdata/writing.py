@@ -1,9 +1,11 @@
 """One split on its way to its file: each row is checked, compared with those before it, and written or left out."""
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import reduce
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -12,15 +14,7 @@ import orjson
 import xxhash
 
 from chatdata import checks
-from chatdata.duplicates import (
-    Conversation,
-    Lookup,
-    Place,
-    WrittenRows,
-    conversation_of,
-    keys_of,
-    worth_comparing,
-)
+from chatdata.duplicates import Conversation, Keys, Lookup, Place, WrittenRows, keys_of, worth_comparing
 from chatdata.reading import Batch, read_ahead
 from chatdata.statistics import Collected
 from chatdata.tokens import CHARACTERS_PER_TOKEN, count_tokens
@@ -36,10 +30,19 @@ EXAMPLES = 5
 EXAMPLE_CHARACTERS = 160
 # Tokens of every so many rows make percentiles; the others are counted only where they may be too long.
 TOKEN_SAMPLE = 20
-# What follows the backslash of an escaped control character that is none of tab and line ends.
-ESCAPES = b"ubf"
-# First and second bytes of C1 characters, of U+FFFD, and of what text of another character set begins with.
-SUSPICIOUS_PAIRS = ((0xC2, bytes(range(0x80, 0xA0))), (0xEF, b"\xbf"), (0xC3, b"\x82\x83\xa2"))
+# Bytes that may begin a bad character, and those that must follow: escapes of control characters other than tab and
+# line ends, DEL, C1 characters, U+FFFD, and what text of another character set begins with.
+SUSPICIOUS = {
+    0x5C: b"ubf",
+    0x7F: bytes(range(256)),
+    0xC2: bytes(range(0x80, 0xA0)),
+    0xEF: b"\xbf",
+    0xC3: b"\x82\x83\xa2",
+}
+BAD_PAIRS = np.zeros((256, 256), bool)
+for _lead, _followers in SUSPICIOUS.items():
+    BAD_PAIRS[_lead, list(_followers)] = True
+BLOCK_BYTES = 1 << 16
 
 
 class Checks(NamedTuple):
@@ -67,6 +70,8 @@ class SplitWriting:
 
     def __init__(self, looked_for: Checks, path: Path, judges: dict[str, WrittenRows]) -> None:
         self.rows = WrittenRows(path, self._await_file)
+        # For what holds the interpreter up less than it takes.
+        self._beside = ThreadPoolExecutor(2, thread_name_prefix="write")
         self._writing: Future[None] | None = None
         self._checks, self._path, self._judges = looked_for, path, judges
         self._collected = Collected()
@@ -83,12 +88,12 @@ class SplitWriting:
             BadFile: a source file cannot be read.
         """
         looked_at = 0
-        with self._path.open("wb") as file, ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
+        with self._path.open("wb") as file, self._beside:
             for batch in read_ahead(chosen.batches):
                 pause(0)
                 content = self._check_batch(batch, chosen)
                 self._await_file()
-                self._writing = writer.submit(self._append, file, content)
+                self._writing = self._beside.submit(self._append, file, content)
                 looked_at += len(batch.messages)
                 progress(looked_at)
             self._await_file()
@@ -123,9 +128,14 @@ class SplitWriting:
         candidates = list(self._candidates(batch, chosen))
         content = b"".join([one.line for one in candidates])
         if self._checks.on:
-            self._check_characters(candidates, content)
-            self._check_lengths([one for one in candidates if not one.problems])
-            self._check_repetitions([one for one in candidates if not dropped_for(one.problems)])
+            suspicious = self._beside.submit(suspicious_bytes, content)
+            fit = [one for one in candidates if not one.problems]
+            keys = keys_of([one.messages for one in fit], [one.written for one in fit])
+            self._check_characters(candidates, suspicious.result())
+            sound = np.fromiter((not one.problems for one in fit), bool, len(fit))
+            fit = list(itertools.compress(fit, sound))
+            self._check_lengths(fit)
+            self._check_repetitions(fit, keys.only(sound))
         kept = []
         for one in candidates:
             for kind, detail in one.problems:
@@ -140,7 +150,6 @@ class SplitWriting:
         self._selected += len(candidates)
         self._written += len(kept)
         self._bytes += len(content)
-        self.rows.batch_is_written()
         return content
 
     def _candidates(self, batch: Batch, chosen: Chosen) -> Iterator["Candidate"]:
@@ -169,10 +178,10 @@ class SplitWriting:
             problems.append((checks.TOOLS_NOT_A_LIST, f"it is {checks.kind_of(tools)}"))
         return problems
 
-    def _check_characters(self, candidates: list["Candidate"], content: bytes) -> None:
+    def _check_characters(self, candidates: list["Candidate"], suspicious: np.ndarray) -> None:
         """Adds what is wrong with the characters; only rows with a suspicious byte are looked at closely."""
         ends = np.cumsum([len(one.line) for one in candidates])
-        for row in np.unique(np.searchsorted(ends, suspicious_bytes(content), side="right")).tolist():
+        for row in np.unique(np.searchsorted(ends, suspicious, side="right")).tolist():
             one = candidates[row]
             if not one.problems:
                 text = "\n".join(message["content"] for message in one.messages)
@@ -195,22 +204,26 @@ class SplitWriting:
             return clean, orjson.dumps(clean, default=str), []
         return messages, written, [(checks.PRIVATE, ", ".join(f"{count} {kind}" for kind, count in found.items()))]
 
-    def _check_repetitions(self, candidates: list["Candidate"]) -> None:
+    def _check_repetitions(self, candidates: list["Candidate"], keys: Keys) -> None:
         """Adds to each row whether it, or one nearly like it, was there before; takes those that were not."""
-        conversations = [conversation_of(one.messages, one.written) for one in candidates]
-        if not conversations:
-            return
-        keys = keys_of(conversations)
         known = [(kind, rows, rows.lookup(keys)) for kind, rows in self._others()]
-        compared = worth_comparing(keys, [lookup for _, _, lookup in known]).tolist()
-        offset = self._bytes
-        for number, (one, conversation) in enumerate(zip(candidates, conversations, strict=True)):
-            problem = self._seen_before(number, conversation, known) if compared[number] else None
-            if problem:
+        fresh = np.ones(len(candidates), bool)
+        own, *others = (lookup for _, _, lookup in known)
+        compared, held = worth_comparing(keys, own, others)
+        left_out = 0
+        for number in np.flatnonzero(compared | held).tolist():
+            one = candidates[number]
+            exact, ends = int(keys.exact[number]), tuple(keys.ends[number].tolist())
+            conversation = Conversation(one.place, one.messages, exact, ends)
+            if compared[number] and (problem := self._seen_before(number, conversation, known)):
                 one.problems.append(problem)
+                fresh[number] = False
+                left_out += 1
             else:
-                self.rows.add(conversation, one.place, offset)
-                offset += len(one.line)
+                self.rows.hold(len(self.rows) + number - left_out, conversation)
+        kept = candidates if fresh.all() else list(itertools.compress(candidates, fresh))
+        sizes = [len(one.line) for one in kept]
+        self.rows.add(keys.only(fresh), [one.place for one in kept], sizes, self._bytes)
 
     def _others(self) -> Iterator[tuple[str, WrittenRows]]:
         yield checks.DUPLICATE, self.rows
@@ -232,7 +245,9 @@ class SplitWriting:
         """Notes rows that are too long, and the tokens of a sample of all."""
         limit, tokenizer = self._checks.max_seq_length, self._checks.tokenizer
         if tokenizer is None:
-            for one in candidates if limit else ():
+            # No character is shorter than a byte, so most rows need no count.
+            long = [one for one in candidates if limit and len(one.line) >= limit * CHARACTERS_PER_TOKEN]
+            for one in long:
                 tokens = sum(len(message["content"]) for message in one.messages) // CHARACTERS_PER_TOKEN
                 if tokens > limit:
                     one.problems.append((checks.TOO_LONG, f"about {tokens} tokens"))
@@ -279,21 +294,15 @@ def line_of(messages: bytes, tools: object) -> bytes:
 
 
 def suspicious_bytes(text: bytes) -> np.ndarray:
-    """Places of bytes that may begin a bad character in JSON text: an escape, DEL, or the leading byte of C1, U+FFFD or
-    text of another character set."""
+    """Places of bytes that may begin a bad character in lines of JSON text."""
     values = np.frombuffer(text, np.uint8)
-    found = [followed_by(values, ord("\\"), ESCAPES)]
     # Whether a byte is there at all is known much sooner than where.
-    if b"\x7f" in text:
-        found.append(np.flatnonzero(values == 0x7F))
-    if not text.isascii():
-        found += [followed_by(values, lead, after) for lead, after in SUSPICIOUS_PAIRS if bytes([lead]) in text]
+    leads = [lead for lead in SUSPICIOUS if bytes([lead]) in text]
+    found = [np.zeros(0, np.int64)]
+    # A block at a time, because what the processor's cache holds is looked at several times.
+    for start in range(0, len(values), BLOCK_BYTES) if leads else ():
+        block = values[start : start + BLOCK_BYTES]
+        places = start + np.flatnonzero(reduce(np.logical_or, [block == lead for lead in leads]))
+        followers = values[np.minimum(places + 1, len(values) - 1)]
+        found.append(places[BAD_PAIRS[values[places], followers]])
     return np.concatenate(found)
-
-
-def followed_by(values: np.ndarray, lead: int, after: bytes) -> np.ndarray:
-    """Places of a byte that is followed by one of several."""
-    places = np.flatnonzero(values[:-1] == lead)
-    table = np.zeros(256, bool)
-    table[list(after)] = True
-    return places[table[values[places + 1]]]
