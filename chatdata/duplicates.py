@@ -29,6 +29,8 @@ END_BYTES = 40
 END_WINDOW = 96
 # ASCII but for NUL, which stands between texts and in none.
 NOT_LETTERS = bytes(code for code in range(1, 128) if not chr(code).isalnum())
+# A byte of UTF-8 without what tells the two cases of a letter apart, of most letters of the scripts that have cases.
+FOLDED = bytes([*bytes(range(128)).lower(), *(0x80 | code & 0x0E for code in range(0x80, 0xC0)), *[0xFF] * 64])
 COMPARED_WORDS = 50
 SIMILARITY = 0.9
 SHINGLE_WORDS = 3
@@ -214,10 +216,24 @@ class Lookup(NamedTuple):
 
 
 def keys_of(rows: Sequence[list[dict[str, object]]], written: Sequence[bytes]) -> Keys:
-    """The keys of rows that are fit; `written` is their messages as JSON."""
+    """The keys of rows in which nothing is wrong with form or characters; `written` is their messages as JSON."""
     exact = np.fromiter(map(xxhash.xxh3_64_intdigest, written), np.uint64, len(rows))
-    ends = np.fromiter(itertools.chain.from_iterable(map(end_keys, rows)), np.uint64, len(rows) * ENDS)
-    return Keys(exact, ends.reshape(-1, ENDS))
+    return Keys(exact, end_keys(rows))
+
+
+def end_keys(rows: Sequence[list[dict[str, object]]]) -> np.ndarray:
+    """Digests of the beginnings and ends of each row's two longest turns, without case, spaces and punctuation."""
+    windows: list[str] = []
+    for messages in rows:
+        # A system message is the first, and often that of all rows.
+        turns = messages[1:] if messages[0]["role"] == "system" else messages
+        *_, two, one = sorted(map(CONTENT, turns), key=len)
+        windows += one[:END_WINDOW], one[-END_WINDOW:], two[:END_WINDOW], two[-END_WINDOW:]
+    folded = "\0".join(windows).encode().translate(FOLDED, NOT_LETTERS).split(b"\0") if windows else []
+    keys = np.empty(len(folded), np.uint64)
+    keys[0::2] = [xxhash.xxh3_64_intdigest(text[:END_BYTES]) for text in folded[0::2]]
+    keys[1::2] = [xxhash.xxh3_64_intdigest(text[-END_BYTES:], 1) for text in folded[1::2]]
+    return keys.reshape(-1, ENDS)
 
 
 def worth_comparing(batch: Keys, own: Lookup, others: list[Lookup]) -> tuple[np.ndarray, np.ndarray]:
@@ -244,23 +260,6 @@ def firsts(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first place that holds the same key, for each place, and whether there are several."""
     _, first, places, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
     return first[places], counts[places] > 1
-
-
-def end_keys(messages: list[dict[str, object]]) -> tuple[int, ...]:
-    """Digests of the beginnings and ends of the two longest turns, without case, spaces and punctuation."""
-    # A system message is the first, and often that of all rows.
-    turns = messages[1:] if messages[0]["role"] == "system" else messages
-    *_, two, one = sorted(map(CONTENT, turns), key=len)
-    ends = "\0".join((one[:END_WINDOW], one[-END_WINDOW:], two[:END_WINDOW], two[-END_WINDOW:]))
-    # A text with a NUL in it is left out for that; its digests need only be there.
-    first, last, second, end, *_ = ends.casefold().encode().translate(None, NOT_LETTERS).split(b"\0")
-    digest = xxhash.xxh3_64_intdigest
-    return (
-        digest(first[:END_BYTES]),
-        digest(last[-END_BYTES:], 1),
-        digest(second[:END_BYTES]),
-        digest(end[-END_BYTES:], 1),
-    )
 
 
 def alike(one: list[dict[str, object]], other: list[dict[str, object]]) -> bool:

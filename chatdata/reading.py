@@ -52,12 +52,15 @@ class Batch(NamedTuple):
     tools: list[object] | None
     # Kind and detail of what could not be read, by position in the batch.
     broken: dict[int, tuple[str, str]]
+    # The messages as parquet has them, where they are lists of role and content without a null.
+    column: pa.ListArray | None = None
 
     def first(self, rows: int) -> "Batch":
         """The leading rows."""
         broken = {place: problem for place, problem in self.broken.items() if place < rows}
         tools = None if self.tools is None else self.tools[:rows]
-        return Batch(self.file, self.numbers[:rows], self.messages[:rows], tools, broken)
+        column = None if self.column is None else self.column[:rows]
+        return Batch(self.file, self.numbers[:rows], self.messages[:rows], tools, broken, column)
 
 
 class BadFile(Exception):
@@ -186,13 +189,15 @@ def groups_to_fetch(metadata: pq.FileMetaData, rows: int | None) -> Iterator[lis
 def from_arrow(file: str, number: int, batch: pa.RecordBatch) -> Batch:
     """A batch of parquet rows."""
     broken: dict[int, tuple[str, str]] = {}
-    messages = plain_conversations(batch.column("messages"))
+    column = batch.column("messages")
+    messages = plain_conversations(column)
     if messages is None:
+        column = None
         messages = [tidy(parse_text(value)) for value in values_of(batch.column("messages"), broken)]
     tools = None
     if "tools" in batch.schema.names:
         tools = [parse_text(value) for value in values_of(batch.column("tools"), broken)]
-    return Batch(file, range(number, number + len(messages)), messages, tools, broken)
+    return Batch(file, range(number, number + len(messages)), messages, tools, broken, column)
 
 
 def plain_conversations(column: pa.Array) -> list[object] | None:

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import reduce
 from pathlib import Path
@@ -14,7 +14,7 @@ import orjson
 import xxhash
 
 from chatdata import checks
-from chatdata.duplicates import Conversation, Keys, Lookup, Place, WrittenRows, keys_of, worth_comparing
+from chatdata.duplicates import Conversation, Lookup, Place, WrittenRows, keys_of, worth_comparing
 from chatdata.reading import Batch, read_ahead
 from chatdata.statistics import Collected
 from chatdata.tokens import CHARACTERS_PER_TOKEN, count_tokens
@@ -70,8 +70,6 @@ class SplitWriting:
 
     def __init__(self, looked_for: Checks, path: Path, judges: dict[str, WrittenRows]) -> None:
         self.rows = WrittenRows(path, self._await_file)
-        # For what holds the interpreter up less than it takes.
-        self._beside = ThreadPoolExecutor(2, thread_name_prefix="write")
         self._writing: Future[None] | None = None
         self._checks, self._path, self._judges = looked_for, path, judges
         self._collected = Collected()
@@ -88,12 +86,12 @@ class SplitWriting:
             BadFile: a source file cannot be read.
         """
         looked_at = 0
-        with self._path.open("wb") as file, self._beside:
+        with self._path.open("wb") as file, ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
             for batch in read_ahead(chosen.batches):
                 pause(0)
                 content = self._check_batch(batch, chosen)
                 self._await_file()
-                self._writing = self._beside.submit(self._append, file, content)
+                self._writing = writer.submit(self._append, file, content)
                 looked_at += len(batch.messages)
                 progress(looked_at)
             self._await_file()
@@ -128,14 +126,10 @@ class SplitWriting:
         candidates = list(self._candidates(batch, chosen))
         content = b"".join([one.line for one in candidates])
         if self._checks.on:
-            suspicious = self._beside.submit(suspicious_bytes, content)
+            self._check_characters(candidates, content)
             fit = [one for one in candidates if not one.problems]
-            keys = keys_of([one.messages for one in fit], [one.written for one in fit])
-            self._check_characters(candidates, suspicious.result())
-            sound = np.fromiter((not one.problems for one in fit), bool, len(fit))
-            fit = list(itertools.compress(fit, sound))
             self._check_lengths(fit)
-            self._check_repetitions(fit, keys.only(sound))
+            self._check_repetitions(fit)
         kept = []
         for one in candidates:
             for kind, detail in one.problems:
@@ -154,10 +148,11 @@ class SplitWriting:
 
     def _candidates(self, batch: Batch, chosen: Chosen) -> Iterator["Candidate"]:
         """The chosen rows of a batch, with what is wrong with their form."""
+        well_formed = self._surely_well_formed(batch)
         for place, messages in enumerate(batch.messages):
             where = Place(batch.file, batch.numbers[place])
             tools = batch.tools[place] if batch.tools else None
-            problems = self._problems_of_form(messages, tools, batch.broken.get(place))
+            problems = [] if well_formed[place] else self._problems_of_form(messages, tools, batch.broken.get(place))
             try:
                 written = orjson.dumps(messages, default=str)
             except TypeError:
@@ -167,6 +162,12 @@ class SplitWriting:
             if self._checks.scanner and not problems:
                 messages, written, problems = self._scan(messages, written)
             yield Candidate(where, messages, written, line_of(written, tools), problems)
+
+    def _surely_well_formed(self, batch: Batch) -> Sequence[bool]:
+        """Rows in whose form nothing can be wrong, as far as that is known of the batch as a whole."""
+        if not self._checks.on or batch.column is None or batch.tools:
+            return [False] * len(batch.messages)
+        return checks.surely_well_formed(batch.column).tolist()
 
     def _problems_of_form(
         self, messages: object, tools: object, broken: tuple[str, str] | None
@@ -178,10 +179,10 @@ class SplitWriting:
             problems.append((checks.TOOLS_NOT_A_LIST, f"it is {checks.kind_of(tools)}"))
         return problems
 
-    def _check_characters(self, candidates: list["Candidate"], suspicious: np.ndarray) -> None:
+    def _check_characters(self, candidates: list["Candidate"], content: bytes) -> None:
         """Adds what is wrong with the characters; only rows with a suspicious byte are looked at closely."""
         ends = np.cumsum([len(one.line) for one in candidates])
-        for row in np.unique(np.searchsorted(ends, suspicious, side="right")).tolist():
+        for row in np.unique(np.searchsorted(ends, suspicious_bytes(content), side="right")).tolist():
             one = candidates[row]
             if not one.problems:
                 text = "\n".join(message["content"] for message in one.messages)
@@ -204,8 +205,9 @@ class SplitWriting:
             return clean, orjson.dumps(clean, default=str), []
         return messages, written, [(checks.PRIVATE, ", ".join(f"{count} {kind}" for kind, count in found.items()))]
 
-    def _check_repetitions(self, candidates: list["Candidate"], keys: Keys) -> None:
+    def _check_repetitions(self, candidates: list["Candidate"]) -> None:
         """Adds to each row whether it, or one nearly like it, was there before; takes those that were not."""
+        keys = keys_of([one.messages for one in candidates], [one.written for one in candidates])
         known = [(kind, rows, rows.lookup(keys)) for kind, rows in self._others()]
         fresh = np.ones(len(candidates), bool)
         own, *others = (lookup for _, _, lookup in known)

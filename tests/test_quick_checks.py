@@ -1,0 +1,60 @@
+"""The checks of many rows at once say what those of one row say."""
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chatdata.checks import is_well_formed, surely_well_formed
+from chatdata.duplicates import end_keys
+
+COLUMN = pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())]))
+texts = st.sampled_from(["a", "", " ", "\n", "\u00a0", "\u2003x", "\u00e9", " a", "\x7f", "{"])
+turns = st.fixed_dictionaries({"content": texts, "role": st.sampled_from(["system", "user", "assistant", "tool", "x"])})
+usual = st.builds(
+    lambda system, count, content: [
+        {"content": content, "role": role} for role in ["system"][:system] + ["user", "assistant"] * count
+    ],
+    st.integers(0, 1),
+    st.integers(0, 3),
+    texts,
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.one_of(st.lists(turns, max_size=5), usual), max_size=8), st.integers(0, 3))
+def test_a_row_that_surely_is_well_formed_is_so(rows: list[list[dict[str, str]]], first: int) -> None:
+    """Also in a slice of a column; the usual rows are found without looking at them one by one."""
+    sure = surely_well_formed(pa.array(rows, COLUMN)[first:]).tolist()
+
+    for row, found in zip(rows[first:], sure, strict=True):
+        assert is_well_formed(row) or not found
+        order = [turn["role"] for turn in row]
+        visible = all(turn["content"][:1] in ("a", "{") for turn in row)
+        if visible and order in (["user", "assistant"], ["system", "user", "assistant"]):
+            assert found
+
+
+@pytest.mark.parametrize(
+    ("upper", "lower"),
+    [
+        ("PLEASE, TELL ME: WHY?", "please tell me why"),
+        ("ÄÖÜ ÉÈÊ ÑÇ", "äöü éèê ñç"),
+        ("ПРИВЕТ ЁЖ ЇЖАК", "привет ёж їжак"),
+        ("ΚΑΛΗΜΕΡΑ ΩΡΑΙΑ", "καλημερα ωραια"),
+        ("ŠĐ ĀĒĪ ŐŰ", "šđ āēī őű"),
+        ("ԲԱՐԵՎ", "բարեւ".replace("եւ", "եվ")),
+    ],
+    ids=["ASCII", "Latin 1", "Cyrillic", "Greek", "Latin A", "Armenian"],
+)
+def test_ends_do_not_depend_on_case(upper: str, lower: str) -> None:
+    """The two cases of a letter make the same key, and other letters another."""
+    rows = [
+        [{"role": "user", "content": f"x{text}"}, {"role": "assistant", "content": f"{text} {text} 1"}]
+        for text in (upper, lower, lower[::-1])
+    ]
+
+    first, second, other = end_keys(rows).tolist()
+
+    assert first == second
+    assert first != other
