@@ -1,4 +1,5 @@
 # make run        the main job on this machine: emulator, training, registration, endpoint, questions, teardown
+# make deploy-local   the same scheduled and from Prefect's page, on this machine: PORT=4200; make stop-local ends it
 # make test       the tests
 # make lint       ruff
 # make chaos      kill runs at drawn moments and count what is left: RUNS=200 trials of SEED=0, over an hour
@@ -7,8 +8,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUNS ?= 200
 SEED ?= 0
+PORT ?= 4200
 
-.PHONY: run test lint chaos faults clean
+.PHONY: run deploy-local stop-local test lint chaos faults clean
 .DELETE_ON_ERROR:
 
 run: .venv/installed
@@ -16,6 +18,12 @@ run: .venv/installed
 
 test: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)
+
+deploy-local: .venv/installed
+	@$(BIN)/retune local start --port $(PORT)
+
+stop-local: .venv/installed
+	@$(BIN)/retune local stop
 
 lint: .venv/installed
 	$(BIN)/ruff check .

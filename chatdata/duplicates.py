@@ -36,8 +36,8 @@ SIMILARITY = 0.9
 SHINGLE_WORDS = 3
 # What so many different rows share (a common system text, a template's first words) says nothing.
 DIFFERENT_ROWS = 4
-# Of a key, which say in 4 MB whether it may be known.
-LEADING_BITS = 25
+# Of a key; a table of them has 4 MB.
+LEADING_BITS = 22
 # More rows than a file has.
 NUMBERS = 1 << 40
 # Odd and irregular, so that runs of words differ in their digests as the words do.
@@ -51,14 +51,13 @@ class SeenKeys:
 
     def __init__(self) -> None:
         self._runs: list[tuple[np.ndarray, np.ndarray]] = []
-        # Most keys are new; one bit for each value of their leading bits tells that sooner than a search.
-        self._bits = np.zeros((1 << LEADING_BITS) // 8, np.uint8)
+        # Most keys are new; a table of their leading bits tells that sooner than a search.
+        self._there = np.zeros(1 << LEADING_BITS, bool)
 
     def find(self, keys: np.ndarray) -> np.ndarray:
         """The row of each key, -1 where it is new."""
         rows = np.full(len(keys), -1, dtype=np.int64)
-        octets, bits = leading(keys)
-        perhaps = np.flatnonzero(self._bits[octets] & bits)
+        perhaps = np.flatnonzero(self._there[leading(keys)])
         sought = keys[perhaps]
         for known, holders in self._runs:
             places = np.searchsorted(known, sought)
@@ -71,8 +70,7 @@ class SeenKeys:
         """Takes keys with their rows; of equal ones the first."""
         if not len(keys):
             return
-        octets, bits = leading(keys)
-        np.bitwise_or.at(self._bits, octets, bits)
+        self._there[leading(keys)] = True
         keys, first = np.unique(keys, return_index=True)
         run = keys, rows[first].astype(np.uint32)
         while self._runs and len(self._runs[-1][0]) <= len(run[0]):
@@ -81,10 +79,9 @@ class SeenKeys:
         self._runs.append(run)
 
 
-def leading(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where the bit for the leading bits of each key is: number of the octet, and the octet with that bit alone."""
-    numbers = keys >> np.uint64(64 - LEADING_BITS)
-    return (numbers >> np.uint64(3)).astype(np.int64), np.uint8(1) << (numbers & np.uint64(7)).astype(np.uint8)
+def leading(keys: np.ndarray) -> np.ndarray:
+    """The leading bits of each key, as a number."""
+    return (keys >> np.uint64(64 - LEADING_BITS)).astype(np.int64)
 
 
 def sorted_run(keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

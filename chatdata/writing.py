@@ -14,7 +14,7 @@ import orjson
 import xxhash
 
 from chatdata import checks
-from chatdata.duplicates import Conversation, Lookup, Place, WrittenRows, keys_of, worth_comparing
+from chatdata.duplicates import CONTENT, Conversation, Lookup, Place, WrittenRows, keys_of, worth_comparing
 from chatdata.reading import Batch, read_ahead
 from chatdata.statistics import Collected
 from chatdata.tokens import CHARACTERS_PER_TOKEN, count_tokens
@@ -250,7 +250,7 @@ class SplitWriting:
             # No character is shorter than a byte, so most rows need no count.
             long = [one for one in candidates if limit and len(one.line) >= limit * CHARACTERS_PER_TOKEN]
             for one in long:
-                tokens = sum(len(message["content"]) for message in one.messages) // CHARACTERS_PER_TOKEN
+                tokens = sum(map(len, map(CONTENT, one.messages))) // CHARACTERS_PER_TOKEN
                 if tokens > limit:
                     one.problems.append((checks.TOO_LONG, f"about {tokens} tokens"))
             return

@@ -12,11 +12,13 @@ if __name__ == "__main__":
     main()
 
 from prefect import flow
+from prefect.runtime import deployment
 from prefect.states import State
 
+from flows.form import DEFAULT, complete
 from flows.hooks import clean_up_after
 from flows.recording import gather, recording, serving, training
-from retune.request import Request, RunKey
+from retune.request import Compute, Data, Limits, Model, ParameterValue, Request, RunKey, Score, Serving, Workspace
 from tasks.auth import sign_in
 from tasks.compute import check_sizes, ensure_cluster, inspect_compute
 from tasks.data import prepare_data
@@ -27,6 +29,7 @@ from tasks.metrics import read_metrics
 from tasks.model import read_model
 from tasks.register import register_model
 from tasks.score import ask
+from tasks.unchanged import find_same_model, mark_good
 
 
 @flow(
@@ -36,8 +39,40 @@ from tasks.score import ask
     on_cancellation=[clean_up_after],
     on_crashed=[clean_up_after],
 )
-def finetune(request: Request, run_key: RunKey | None = None) -> State:
-    """Base model and chat data to a registered model that has answered; the report is kept under `.retune/runs`."""
+def finetune(
+    workspace: Workspace = DEFAULT.workspace,
+    model: Model = DEFAULT.model,
+    data: Data = DEFAULT.data,
+    compute: Compute = DEFAULT.compute,
+    training: dict[str, ParameterValue] = DEFAULT.training,
+    serving: Serving = DEFAULT.serving,
+    score: Score = DEFAULT.score,
+    limits: Limits = DEFAULT.limits,
+    run_key: RunKey | None = None,
+    force: bool = False,
+) -> State:
+    """Base model and chat data to a registered model that has answered; the report is kept under `.retune/runs`.
+
+    Args:
+        workspace: Where to run.
+        model: What to fine-tune.
+        data: What to train on.
+        compute: What to train with.
+        training: Inputs of the pipeline component, under the component's own names.
+        serving: How the model is served for the check.
+        score: What the endpoint is asked.
+        limits: How long to wait.
+        run_key: Key that Azure names derive from; a run with the key of an earlier one goes on with what that left.
+            Unset: the flow run's id.
+        force: Train also when the last good model was made from the same data, model, parameters and code.
+    """
+    groups = {"workspace": workspace, "model": model, "data": data, "compute": compute, "training": training}
+    groups |= {"serving": serving, "score": score, "limits": limits}
+    return retrain(complete(deployment.get_id(), **groups), run_key, force)
+
+
+def retrain(request: Request, run_key: str | None, force: bool) -> State:
+    """The recipe."""
     with recording(request, run_key) as run:
         report = run.report
         report.identity = sign_in(request.workspace)
@@ -50,6 +85,9 @@ def finetune(request: Request, run_key: RunKey | None = None) -> State:
         model, compute, data, _ = gather(reading, inspecting, preparing, checking)
         report.model, report.compute, report.data = model.model, compute.used, data
         report.parameters, report.warnings = model.parameters, [*model.warnings, *data.warnings]
+
+        if run.is_first_start and not force and (same := find_same_model(request, model, data)):
+            return run.skip(same)
 
         clustering = ensure_cluster.submit(request, compute)
         registering = register_data(request, data, return_state=True)
@@ -69,6 +107,7 @@ def finetune(request: Request, run_key: RunKey | None = None) -> State:
             report.model = report.model.model_copy(update={"weights": metrics.weights})
             deploy(request, endpoint, report.registered_model)
             report.score = ask(request, endpoint, data)
+            mark_good(request, submission)
             if request.serving.keep:
                 report.endpoint = keep_endpoint(request, endpoint)
     return run.final_state()

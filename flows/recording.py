@@ -23,7 +23,7 @@ from retune import ledger
 from retune.errors import BadRequest, RetuneError, Stopped
 from retune.explain import explain
 from retune.folders import report_file
-from retune.report import Endpoint, Job, Problem, Report, Run, Status, Step
+from retune.report import Endpoint, Job, Problem, RegisteredModel, Report, Run, Status, Step
 from retune.request import Request
 from retune.waiting import STOP
 from retune.workspace import find_address, first_line
@@ -43,11 +43,14 @@ class Recorder:
         self.request = request
         self.flow_run_id = str(flow_run.get_id())
         self.key = key or self.flow_run_id
+        # A named run, or one that is started again, goes on with what is there.
+        self.is_first_start = key is None and flow_run.get_run_count() in (None, 0, 1)
         self.report = Report()
         self.watch = Watch(self.flow_run_id)
         self._run_count = flow_run.get_run_count()
         self._guard: guard.Guard | None = None
         self._job_settled = True
+        self._ends_as: Status = "completed"
         self._began = time.monotonic()
 
     def start_guard(self) -> None:
@@ -150,6 +153,16 @@ class Recorder:
             report.error = _problem(error, _first_failure(runs))
         report_file(self.flow_run_id).write_text(report.to_json(), encoding="utf-8")
 
+    def skip(self, model: RegisteredModel) -> State:
+        """End the run: the last good model is what it would make."""
+        self.report.registered_model = model
+        self._ends_as = "skipped"
+        return Completed(name="Skipped", message=f"Nothing has changed since {model.name}:{model.version} was made.")
+
+    def complete(self) -> None:
+        """Close the report of a run that came to its end."""
+        self.close(self._ends_as)
+
     def final_state(self) -> State:
         """The Prefect state that says what happened."""
         error, endpoint = self.report.error, self.report.endpoint
@@ -198,7 +211,7 @@ def recording(request: Request, key: str | None) -> Iterator[Recorder]:
             raise
         else:
             # A stop that came while the endpoint was being deleted is one all the same.
-            _close_stopped(run) if SIGNALS.reason else run.close("completed")
+            _close_stopped(run) if SIGNALS.reason else run.complete()
         finally:
             # What still waits in a thread has nothing left to wait for.
             STOP.set()

@@ -28,9 +28,12 @@ Example: python -m flows.finetune --preset local --set data.fraction=0.5 --set t
 )
 @click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable.")
 @click.option("--run-key", metavar="KEY", help="Key that Azure names derive from. Default: the flow run's id.")
+@click.option("--force", is_flag=True, help="Train also when nothing has changed since the last good model.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
 @click.option("--quiet", is_flag=True, help="Show only warnings and errors on stderr.")
-def main(preset: str, assignments: tuple[str, ...], run_key: str | None, as_json: bool, quiet: bool) -> None:
+def main(
+    preset: str, assignments: tuple[str, ...], run_key: str | None, force: bool, as_json: bool, quiet: bool
+) -> None:
     """Fine-tune a chat model on Azure ML, register it, ask it questions, and delete what costs money.
 
     With the preset `local` the run needs no account: it starts an Azure ML emulator on this machine.
@@ -43,7 +46,7 @@ def main(preset: str, assignments: tuple[str, ...], run_key: str | None, as_json
         try:
             request, key = load(preset, list(assignments)), parse_run_key(run_key)
             with servers_for(request.workspace, prefect=True):
-                report = run_flow(request, key)
+                report = run_flow(request, key, force=force)
         except RetuneError as error:
             report = refused(error)
         except KeyboardInterrupt:
@@ -66,13 +69,13 @@ def finish(report: "Report", as_json: bool) -> None:  # noqa: F821
     sys.exit(EXIT_CODES[report.status])
 
 
-def run_flow(request: "Request", key: str | None) -> "Report":  # noqa: F821
+def run_flow(request: "Request", key: str | None, *, force: bool = False) -> "Report":  # noqa: F821
     """The report of a run of the flow in this process, which has the servers that it needs."""
     from flows.finetune import finetune
     from retune.folders import report_file
     from retune.report import Report
 
-    state = finetune(request, key, return_state=True)
+    state = finetune(**dict(request), run_key=key, force=force, return_state=True)
     return Report.model_validate_json(report_file(str(state.state_details.flow_run_id)).read_text("utf-8"))
 
 

@@ -1,12 +1,13 @@
-"""`retune status|attach|cancel|sweep`: look after runs by their key, from the cloud alone; and `retune cache`.
+"""`retune status|attach|cancel|sweep`: look after runs by their key, from the cloud alone; and more.
 
 stdout is the result, stderr the progress. Exit codes: 0 done, 1 not done, 2 bad request, 130 interrupted.
 """
 
+import contextlib
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import wraps
 
 import click
@@ -30,26 +31,33 @@ def retune() -> None:
     """
 
 
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """RetuneErrors of the body become a message and an exit code."""
+    from retune.errors import BadRequest, RetuneError
+
+    try:
+        yield
+    except RetuneError as error:
+        click.echo(f"{error.code}: {error.message}\nNext: {error.fix}", err=True)
+        sys.exit(2 if isinstance(error, BadRequest) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception:
+        logging.getLogger("retune.cli").exception("unexpected error")
+        sys.exit(1)
+
+
 def command(body: Command) -> Command:
-    """A command of the group with the common options; RetuneErrors become a message and an exit code."""
+    """A command of the group with the common options."""
 
     @wraps(body)
     def with_errors(preset: str, assignments: tuple[str, ...], as_json: bool, quiet: bool, **arguments: object) -> None:
         from retune.cli import progress_on_stderr
-        from retune.errors import BadRequest, RetuneError
         from retune.request import load
 
-        with progress_on_stderr(quiet):
-            try:
-                body(load(preset, list(assignments)), as_json=as_json, **arguments)
-            except RetuneError as error:
-                click.echo(f"{error.code}: {error.message}\nNext: {error.fix}", err=True)
-                sys.exit(2 if isinstance(error, BadRequest) else 1)
-            except KeyboardInterrupt:
-                sys.exit(130)
-            except Exception:
-                logging.getLogger("retune.cli").exception("unexpected error")
-                sys.exit(1)
+        with progress_on_stderr(quiet), refusals():
+            body(load(preset, list(assignments)), as_json=as_json, **arguments)
 
     for option in reversed(OPTIONS):
         with_errors = option(with_errors)
@@ -155,3 +163,31 @@ def clear(keys: tuple[str, ...]) -> "list[Entry]":  # noqa: F821
     from chatdata.cache import clear
 
     return [entry.model_copy(update={"problem": None}) for entry in clear([*keys] or None)]
+
+
+@retune.group()
+def local() -> None:
+    """Run the scheduled deployments on this machine: Prefect's server, a worker, an emulator."""
+
+
+@local.command()
+@click.option("--port", default=4200, show_default=True, help="Of Prefect's page.")
+def start(port: int) -> None:
+    """Start them in the background, deploy, and say where the page is."""
+    from retune import local
+
+    with refusals():
+        found = local.start(port)
+    click.echo(f"Prefect's page  {found.page}\nEmulator        {found.emulator}")
+    click.echo(f"Deployments     {', '.join(found.deployments)}")
+    click.echo(f"Start a run     on the page, or: PREFECT_API_URL={found.api} prefect deployment run finetune/local")
+    click.echo("Stop all        make stop-local")
+
+
+@local.command()
+def stop() -> None:
+    """Stop them. Runs that go on end as Cancelled or Crashed, and what they held is deleted."""
+    from retune import local
+
+    with refusals():
+        click.echo("stopped" if local.stop() else "nothing was running")

@@ -46,6 +46,8 @@ class OwnJob(NamedTuple):
     alive_until: datetime | None
     holder: str
     properties: dict[str, str]
+    # Its model has answered.
+    good: bool
 
     @property
     def lapsed(self) -> bool:
@@ -153,6 +155,11 @@ def renew_lease(workspace: Workspace, job: str, minutes: float, holder: str) -> 
     cloud.workspace_client(workspace).jobs.update(job, tags=names.lease_tags(minutes, holder))
 
 
+def mark_good(workspace: Workspace, job: str, moment: datetime) -> None:
+    """Write into the job's tags that its model has answered."""
+    cloud.workspace_client(workspace).jobs.update(job, tags={names.ANSWERED_TAG: moment.isoformat()})
+
+
 def ask_cancellation(workspace: Workspace, job: str) -> None:
     """Ask for a job's cancellation, without waiting for it."""
     cloud.workspace_client(workspace).jobs.begin_cancel(job)
@@ -226,6 +233,7 @@ def _own_job(job: "Job") -> OwnJob | None:
         alive_until=alive_until,
         holder=holder,
         properties=job.properties or {},
+        good=names.read_moment(job.tags, names.ANSWERED_TAG) is not None,
     )
 
 

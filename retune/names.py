@@ -23,6 +23,8 @@ KEPT_TAG = "retune.kept"
 LEASE_TAG = "retune.lease."
 HOLDER_TAG = "retune.holder"
 DATA_TAG = "retune.data"
+MADE_FROM_TAG = "retune.made_from"
+ANSWERED_TAG = "retune.answered"
 REQUEST_PROPERTY = "retune.request."
 # Source: resource-limits documentation, values of a job's properties.
 PROPERTY_LENGTH = 1000

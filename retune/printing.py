@@ -21,6 +21,9 @@ def render(report: Report) -> None:
     """Print the report for a person, on stdout."""
     console = screen()
     console.print(Text(f"Retune: {report.status}", style="bold"), f"in {report.run.seconds:g} s")
+    if report.status == "skipped":
+        made = f"{report.registered_model.name}:{report.registered_model.version}"
+        console.print(f"Nothing has changed since {made} was made. To train all the same: --force")
     for title, rows in _facts(report).items():
         if rows:
             console.print(f"\n{title}", style="bold")

@@ -26,7 +26,8 @@ from retune.workspace import METADATA_URL
 log = logging.getLogger("retune.servers")
 
 START_SECONDS = 90
-STOP_SECONDS = 10
+# Prefect's server is a child of ours, which needs longer than the server itself.
+SERVER_STOP_SECONDS, STOP_SECONDS = 10, 20
 DRAIN_SECONDS = 5
 QUIET_PREFECT = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
@@ -40,7 +41,7 @@ def emulator() -> Iterator[None]:
         return
     folder = home() / "emulator"
     arguments = ["-m", "azureml_emulator", "--home", str(folder), "--stop-with-stdin"]
-    with _server("emulator", arguments, os.environ.copy(), stdout=subprocess.PIPE) as process:
+    with server("emulator", arguments, os.environ.copy(), stdout=subprocess.PIPE) as process:
         answered, _, _ = select.select([process.stdout], [], [], START_SECONDS)
         line = process.stdout.readline() if answered else ""
         if not line:
@@ -68,19 +69,28 @@ def prefect_api(meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
         meanwhile()
         yield
         return
-    port = _free_port()
-    url = f"http://127.0.0.1:{port}"
-    arguments = ["-m", "retune.servers", str(port)]
-    environment = os.environ | QUIET_PREFECT | {"PREFECT_SERVER_UI_API_URL": f"{url}/api"}
-    with _server("prefect", arguments, environment, stdout=subprocess.DEVNULL) as process:
-        meanwhile()
-        _wait_until_healthy(f"{url}/api/health", process)
+    with prefect_server(_free_port(), meanwhile) as url:
         log.info("Prefect's page for this run: %s", url)
         with temporary_settings({PREFECT_API_URL: f"{url}/api"}):
             try:
                 yield
             finally:
                 _send_what_is_queued()
+
+
+@contextlib.contextmanager
+def prefect_server(port: int, meanwhile: Callable[[], None] = lambda: None) -> Iterator[str]:
+    """The address of a Prefect server of our own on Prefect's own database, which answers.
+
+    `meanwhile` is called while it starts.
+    """
+    url = f"http://127.0.0.1:{port}"
+    own = {"PREFECT_SERVER_UI_API_URL": f"{url}/api", "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
+    arguments = ["-m", "retune.servers", str(port)]
+    with server("prefect", arguments, os.environ | QUIET_PREFECT | own, stdout=subprocess.DEVNULL) as process:
+        meanwhile()
+        _wait_until_healthy(f"{url}/api/health", process)
+        yield url
 
 
 def serve_prefect(port: int) -> None:
@@ -91,7 +101,7 @@ def serve_prefect(port: int) -> None:
     try:
         sys.stdin.read()
     finally:
-        _end(server)
+        _end(server, SERVER_STOP_SECONDS)
 
 
 def _send_what_is_queued() -> None:
@@ -104,9 +114,10 @@ def _send_what_is_queued() -> None:
 
 
 @contextlib.contextmanager
-def _server(
+def server(
     name: str, arguments: list[str], environment: dict[str, str], stdout: int
 ) -> "Iterator[subprocess.Popen[str]]":
+    """A Python process in a session of its own, whose standard input is our pipe and whose stderr is `<name>.log`."""
     with _log_file(name).open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
             [sys.executable, *arguments],
@@ -121,13 +132,13 @@ def _server(
         yield process
     finally:
         process.stdin.close()
-        _end(process)
+        _end(process, STOP_SECONDS)
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
+def _end(process: "subprocess.Popen[str]", seconds: float) -> None:
     process.terminate()
     try:
-        process.wait(STOP_SECONDS)
+        process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

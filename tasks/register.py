@@ -13,6 +13,7 @@ from retune.request import Request
 from tasks.job import TRAINED_MODEL, Submission
 from tasks.model import ModelFacts
 from tasks.retrying import HARMLESS, is_transient
+from tasks.unchanged import made_from
 
 log = logging.getLogger("retune.register")
 
@@ -32,6 +33,7 @@ def register_model(request: Request, submission: Submission, model: ModelFacts, 
     name = names.registered_model_name(request)
     version = names.model_version(job.created, submission.key, submission.attempt)
     lineage = names.tags(submission.key, submission.attempt) | {
+        names.MADE_FROM_TAG: made_from(request, model, data),
         "job": job.name,
         "base_model": f"{model.model.name}:{model.model.version}",
         "component": model.model.component,

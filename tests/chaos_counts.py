@@ -11,7 +11,8 @@ from chaos_trials import Verdict
 from chaos_victims import Act
 
 # A guard waits for requests that were on their way, and for the lease of the job.
-GUARD_SECONDS, CANCEL_SECONDS = 30, 15
+# A guard looks for half a minute whether anything of the dead run comes to pass late.
+GUARD_SECONDS, CANCEL_SECONDS = 90, 15
 
 
 def count_trial(act: Act) -> None:

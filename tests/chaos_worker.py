@@ -28,7 +28,7 @@ class Deployment:
         from prefect.client.schemas.actions import WorkPoolCreate
 
         request = load("local", ["=".join(pair) for pair in assignments(trial).items()])
-        self._parameters = {"request": request.model_dump(mode="json"), "run_key": trial.key}
+        self._parameters = request.model_dump(mode="json") | {"run_key": trial.key}
         with get_client(sync_client=True) as client:
             client.create_work_pool(WorkPoolCreate(name=trial.key, type="process"))
             self._id = client.create_deployment(

@@ -82,10 +82,10 @@ class Command:
 
 
 def finetune(environment: dict[str, str], *assignments: str, key: str | None = None) -> Command:
-    """`python -m flows.finetune --json`, started."""
+    """`python -m flows.finetune --json --force`, started."""
     named = ["--run-key", key] if key else []
     sets = [word for assignment in assignments for word in ("--set", assignment)]
-    return Command(["-m", "flows.finetune", "--json", *named, *sets], environment)
+    return Command(["-m", "flows.finetune", "--json", "--force", *named, *sets], environment)
 
 
 def retune(environment: dict[str, str], *arguments: str) -> Ended:
@@ -130,3 +130,19 @@ def wait_for_end(emulator: Emulator, job: str) -> str:
 def endpoints_left(emulator: Emulator) -> list[str]:
     """Names of the endpoints that the workspace holds."""
     return [endpoint.name for endpoint in emulator.client().online_endpoints.list()]
+
+
+def creating_calls(emulator: Emulator, after: int) -> list[str]:
+    """Requests after the first `after` ones that could make or change something in the workspace."""
+    lines = Path(emulator.ready["request_log"]).read_text(encoding="utf-8").splitlines()[after:]
+    requests = [json.loads(line) for line in lines]
+    return [
+        f"{request['method']} {request['path']}"
+        for request in requests
+        if request["method"] not in ("GET", "HEAD") and not request["path"].endswith("/listSecrets")
+    ]
+
+
+def requests_so_far(emulator: Emulator) -> int:
+    """Number of requests in the emulator's log."""
+    return len(Path(emulator.ready["request_log"]).read_text(encoding="utf-8").splitlines())

@@ -235,11 +235,11 @@ class Run(NamedTuple):
 
 @pytest.fixture
 def finetune(emulator: Emulator, prefect_api: str, capfd: pytest.CaptureFixture[str]) -> Callable[..., Run]:
-    """`python -m flows.finetune --json` in this process, with `--set` for each argument."""
+    """`python -m flows.finetune --json --force` in this process, with `--set` for each argument."""
     from retune.cli import main
 
-    def run(*assignments: str, preset: str = "local", key: str | None = None) -> Run:
-        arguments = ["--json", "--preset", preset, *(["--run-key", key] if key else [])]
+    def run(*assignments: str, preset: str = "local", key: str | None = None, force: bool = True) -> Run:
+        arguments = ["--json", "--preset", preset, *(["--run-key", key] if key else []), *["--force"] * force]
         arguments += [word for assignment in assignments for word in ("--set", assignment)]
         with pytest.raises(SystemExit) as exit_:
             main(arguments)

@@ -1,11 +1,11 @@
 """Bad requests: refused with the fix in the message, and without one creating call on the emulator's request log."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from commands import creating_calls, requests_so_far
 from conftest import Emulator, Run
 
 # A model's allow list, the guide's first default size, and sizes without a GPU or that the region does not know.
@@ -39,22 +39,6 @@ REFUSED = [
     ("workspace.name=elsewhere", "could not be read"),
     ("workspace.registry=nobodys", "could not be opened"),
 ]
-
-
-def creating_calls(emulator: Emulator, after: int) -> list[str]:
-    """Requests after the first `after` ones that could make or change something in the workspace."""
-    lines = Path(emulator.ready["request_log"]).read_text(encoding="utf-8").splitlines()[after:]
-    requests = [json.loads(line) for line in lines]
-    return [
-        f"{request['method']} {request['path']}"
-        for request in requests
-        if request["method"] not in ("GET", "HEAD") and not request["path"].endswith("/listSecrets")
-    ]
-
-
-def requests_so_far(emulator: Emulator) -> int:
-    """Number of requests in the emulator's log."""
-    return len(Path(emulator.ready["request_log"]).read_text(encoding="utf-8").splitlines())
 
 
 @pytest.mark.parametrize(("assignment", "words"), REFUSED, ids=[assignment for assignment, _ in REFUSED])

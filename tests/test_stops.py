@@ -18,7 +18,8 @@ from flows.finetune import finetune
 key, seconds, *assignments = sys.argv[1:]
 sys.stdout = open(os.devnull, "w")
 with progress_on_stderr(False):
-    state = finetune.with_options(timeout_seconds=float(seconds))(load("local", assignments), key, return_state=True)
+    limited = finetune.with_options(timeout_seconds=float(seconds))
+    state = limited(**dict(load("local", assignments)), run_key=key, return_state=True)
 print(state.name, state.state_details.flow_run_id, file=sys.stderr)
 """
 

@@ -13,11 +13,8 @@ from uuid import UUID
 
 import psutil
 import pytest
-import yaml
 from commands import ROOT, endpoints_left, job_statuses, state_in_prefect, wait_for
 from conftest import Emulator, Variables
-
-from retune.request import PRESETS
 
 POOL = "retune"
 START_SECONDS, RUN_SECONDS, STOP_SECONDS = 60, 240, 30
@@ -65,14 +62,15 @@ def worker(prefect_api: str, session_emulator: Emulator, tmp_path: Path) -> Iter
 
 
 def start(**training: object) -> UUID:
-    """Start a run of the deployment; with parameters of its own it is a rehearsal. Prefect's id of it."""
+    """Start a run of the deployment; with parameters of its own it is a rehearsal. Prefect's id of it.
+
+    What the groups do not say is what the deployment says.
+    """
     from prefect.deployments import run_deployment
 
-    request = yaml.safe_load((PRESETS / "local.yaml").read_text(encoding="utf-8"))
-    request["training"] |= training
-    if "max_steps" not in training:
-        request["model"]["component"] = "chat_completion_rehearsal"
-    return run_deployment("finetune/local", parameters={"request": request}, timeout=0).id
+    rehearsal = {} if "max_steps" in training else {"component": "chat_completion_rehearsal"}
+    parameters = {"training": training, "model": rehearsal, "force": True}
+    return run_deployment("finetune/local", parameters=parameters, timeout=0).id
 
 
 def flow_process(worker: subprocess.Popen) -> psutil.Process:

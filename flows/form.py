@@ -1,0 +1,40 @@
+"""The parts of a request as the flow's parameters, so that Prefect's form shows them in groups.
+
+A run's parameters replace those of its deployment group by group. Here, what a group of the run leaves open is what the
+deployment says, so that `--param data='{"fraction": 0.1}'` changes one value and not ten.
+"""
+
+from uuid import UUID
+
+from prefect.client.orchestration import get_client
+
+from retune.request import ParameterValue, Request, Section, Workspace, parse
+
+# What a run is asked to do that says nothing: nothing that costs money.
+DEFAULT = Request(workspace=Workspace(emulator=True))
+
+Group = Section | dict[str, ParameterValue]
+
+
+def complete(deployment_id: UUID | str | None, **groups: Group) -> Request:
+    """The request of a run that was started with these groups, as a deployment's or not.
+
+    Raises:
+        BadRequest: deployment and groups together are no usable request.
+    """
+    deployed = _parameters_of(deployment_id) if deployment_id else {}
+    return parse({name: (deployed.get(name) or {}) | _given(group) for name, group in groups.items()})
+
+
+def complete_stored(parameters: dict[str, object], deployment_id: UUID | None) -> Request:
+    """The request of a run whose parameters come from Prefect's database; it may hold none of the defaults."""
+    return complete(deployment_id, **{name: parameters.get(name) or {} for name in Request.model_fields})
+
+
+def _given(group: Group) -> dict[str, object]:
+    return group.model_dump(exclude_unset=True) if isinstance(group, Section) else group
+
+
+def _parameters_of(deployment_id: UUID | str) -> dict[str, object]:
+    with get_client(sync_client=True) as client:
+        return client.read_deployment(deployment_id).parameters

@@ -1,0 +1,201 @@
+"""What scheduled runs need, on this machine: an emulator, Prefect's server with its page, a worker, the deployments.
+
+`make deploy-local` starts a keeper, a process in a session of its own that holds the three and ends them when it is
+told to, or when the worker ends. `.retune/local.json` says where they are; a lock, which the kernel drops with the
+keeper, says whether they are there.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field
+
+from retune import servers
+from retune.errors import BadRequest, CloudError
+from retune.folders import home
+
+ROOT = Path(__file__).resolve().parent.parent
+POOL = "retune"
+# The deployments that need no account.
+TAGGED = ("local", "local-nightly", "every-15-minutes")
+START_SECONDS, STOP_SECONDS, DEPLOY_SECONDS = 240, 120, 120
+# Guards of runs that the worker took down with it have so long to delete what these held.
+GUARD_SECONDS = 60
+LOOK_SECONDS, LOCK_SECONDS = 0.2, 10
+
+
+class Stack(BaseModel):
+    """What runs on this machine."""
+
+    model_config = ConfigDict(frozen=True)
+
+    page: str = Field(description="Address of Prefect's page.")
+    emulator: str = Field(description="Address of the emulator.")
+    deployments: list[str] = Field(description="What can be run.")
+    pid: int = Field(description="Process that holds them.")
+
+    @property
+    def api(self) -> str:
+        """Prefect's API."""
+        return f"{self.page}/api"
+
+
+def start(port: int) -> Stack:
+    """Start what is not running yet, and return when runs can be started.
+
+    Raises:
+        BadRequest: the port is taken, or this is no checkout.
+        CloudError: `NotStarted`, one of the servers did not come up.
+    """
+    if stack := running():
+        return stack
+    if not (ROOT / "prefect.yaml").is_file():
+        raise BadRequest([f"{ROOT} holds no prefect.yaml."], "Run it from a checkout of Retune.")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise BadRequest([f"Port {port} is taken."], "Name another one: make deploy-local PORT=4300.") from error
+    log = home() / "local.log"
+    with log.open("w", encoding="utf-8") as lines:
+        keeper = subprocess.Popen(
+            [sys.executable, "-m", "retune.local", str(port)],
+            stdin=subprocess.DEVNULL,
+            stdout=lines,
+            stderr=lines,
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + START_SECONDS
+    try:
+        while not (stack := running()):
+            if keeper.poll() is not None or time.monotonic() > deadline:
+                last = " | ".join(log.read_text(encoding="utf-8").strip().splitlines()[-3:])
+                raise CloudError("NotStarted", f"The local servers did not start: {last or 'no output'}", f"See {log}.")
+            time.sleep(LOOK_SECONDS)
+    except BaseException:
+        keeper.terminate()
+        raise
+    return stack
+
+
+def stop() -> bool:
+    """End what runs; whether there was anything.
+
+    Raises:
+        CloudError: `NotStopped`, it is still there after the time that it has.
+    """
+    if not (stack := running()):
+        return False
+    os.kill(stack.pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    while running():
+        if time.monotonic() > deadline:
+            text = f"Process {stack.pid} has not ended the servers within {STOP_SECONDS} s."
+            raise CloudError("NotStopped", text, f"See {home() / 'local.log'}, or end it: kill -9 {stack.pid}.")
+        time.sleep(LOOK_SECONDS)
+    return True
+
+
+def running() -> Stack | None:
+    """What runs and is ready, if anything does."""
+    with contextlib.suppress(Timeout), _lock().acquire(blocking=False):
+        return None
+    with contextlib.suppress(FileNotFoundError):
+        return Stack.model_validate_json(_file().read_text(encoding="utf-8"))
+    return None
+
+
+def keep(port: int) -> None:
+    """Hold the servers until this process is told to end or one of them dies."""
+    signal.signal(signal.SIGTERM, _end)
+    # Whoever looks whether somebody holds the lock has it for a moment.
+    with _lock().acquire(timeout=LOCK_SECONDS), contextlib.ExitStack() as stack:
+        stack.callback(_file().unlink, missing_ok=True)
+        stack.enter_context(servers.emulator())
+        page = stack.enter_context(servers.prefect_server(port))
+        os.environ["PREFECT_API_URL"] = f"{page}/api"
+        _deploy()
+        worker = stack.enter_context(_worker())
+        address = os.environ[servers.METADATA_URL].partition("/metadata")[0]
+        ready = Stack(page=page, emulator=address, deployments=_deployed(), pid=os.getpid())
+        written = _file().with_suffix(".part")
+        written.write_text(ready.model_dump_json(indent=2), encoding="utf-8")
+        written.replace(_file())
+        print(f"worker ended with {worker.wait()}", flush=True)
+
+
+def _end(number: int, frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(0)
+
+
+def _deploy() -> None:
+    """Create the work pool and the deployments, or bring them up to date."""
+    names = [word for name in TAGGED for word in ("--name", name)]
+    _prefect("work-pool", "create", "--type", "process", POOL, "--overwrite")
+    _prefect("deploy", *names)
+
+
+def _prefect(*words: str) -> None:
+    # prefect.yaml asks the shell's variable for the folder.
+    environment = os.environ | servers.QUIET_PREFECT | {"PWD": str(ROOT)}
+    command = [sys.executable, "-m", "prefect", "--no-prompt", *words]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, timeout=DEPLOY_SECONDS)
+
+
+def _deployed() -> list[str]:
+    import yaml
+
+    project = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
+    return [
+        f"{one['entrypoint'].partition(':')[2]}/{one['name']}"
+        for one in project["deployments"]
+        if one["name"] in TAGGED
+    ]
+
+
+@contextlib.contextmanager
+def _worker() -> "Iterator[subprocess.Popen[str]]":
+    """A process worker that takes the runs of the pool; in the end, the guards of its runs have time to clean up."""
+    import psutil
+
+    arguments = ["-m", "prefect", "worker", "start", "--pool", POOL, "--name", "local"]
+    environment = os.environ | servers.QUIET_PREFECT | {"RETUNE_HOME": str(home())}
+    with servers.server("worker", arguments, environment, stdout=subprocess.DEVNULL) as worker:
+        try:
+            yield worker
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                children = psutil.Process(worker.pid).children(recursive=True)
+                guards = [child for child in children if "flows.guard" in _command_line(child)]
+                worker.terminate()
+                psutil.wait_procs(guards, timeout=GUARD_SECONDS)
+
+
+def _command_line(process: "psutil.Process") -> list[str]:  # noqa: F821
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def _file() -> Path:
+    return home() / "local.json"
+
+
+def _lock() -> FileLock:
+    return FileLock(home() / "local.lock")
+
+
+if __name__ == "__main__":
+    keep(int(sys.argv[1]))

@@ -1,0 +1,77 @@
+"""Whether the last good model was made from what this run would make one from: then there is nothing to train.
+
+A model is good when its endpoint has answered; its job's tags say so, and what it was made from is in its own. Nothing
+but the workspace is asked, so that it holds on any machine.
+"""
+
+import hashlib
+import inspect
+import json
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from retune import ledger, names, parameters
+from retune import workspace as cloud
+from retune.report import PreparedData, RegisteredModel
+from retune.request import Request
+from tasks import job, model
+from tasks.job import Submission
+from tasks.model import ModelFacts
+from tasks.retrying import HARMLESS, is_transient
+
+if TYPE_CHECKING:
+    from azure.ai.ml.entities import Model
+
+log = logging.getLogger("retune.unchanged")
+
+# The code that decides what is trained; that which prepares the data shows in the data's content.
+MADE_BY = (job, model, parameters)
+
+
+def made_from(request: Request, model: ModelFacts, data: PreparedData) -> str:
+    """Digest of everything that decides what the trained model will be."""
+    ingredients = {
+        "data": {role: split.sha256 for role, split in data.splits.items()},
+        "model": model.model.id,
+        "component": [request.workspace.component_registry, model.model.component],
+        "parameters": {parameter.name: parameter.value for parameter in model.parameters},
+        "code": [inspect.getsource(module) for module in MADE_BY],
+    }
+    return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+def find_same_model(request: Request, model: ModelFacts, data: PreparedData) -> RegisteredModel | None:
+    """The last good model, if it was made from the same; creates nothing."""
+    from azure.core.exceptions import ResourceNotFoundError
+
+    client = cloud.workspace_client(request.workspace)
+    try:
+        versions = [found for found in client.models.list(name=names.registered_model_name(request)) if _own(found)]
+    except ResourceNotFoundError:
+        return None
+    versions.sort(key=lambda found: found.creation_context.created_at, reverse=True)
+    last = next((found for found in versions if _is_good(request, found)), None)
+    if last is None or last.tags.get(names.MADE_FROM_TAG) != made_from(request, model, data):
+        return None
+    log.info("nothing has changed since %s:%s", last.name, last.version)
+    return RegisteredModel(name=last.name, version=last.version, id=last.id, attached=True)
+
+
+@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+def mark_good(request: Request, submission: Submission) -> None:
+    """Write into the job's tags that its model has answered."""
+    ledger.mark_good(request.workspace, submission.job.name, datetime.now(UTC))
+
+
+def _own(found: "Model") -> bool:
+    return names.read_tags(found.tags) is not None
+
+
+def _is_good(request: Request, found: "Model") -> bool:
+    made_by = ledger.find_job(request.workspace, *names.read_tags(found.tags))
+    return made_by is not None and made_by.good
