@@ -28,7 +28,7 @@ POOL = "retune"
 TAGGED = ("local", "local-nightly", "every-15-minutes")
 START_SECONDS, STOP_SECONDS, DEPLOY_SECONDS = 240, 120, 120
 # Guards of runs that the worker took down with it have so long to delete what these held.
-GUARD_SECONDS = 60
+GUARD_SECONDS, WORKER_SECONDS = 60, 20
 LOOK_SECONDS, LOCK_SECONDS = 0.2, 10
 
 
@@ -175,10 +175,23 @@ def _worker() -> "Iterator[subprocess.Popen[str]]":
             yield worker
         finally:
             with contextlib.suppress(psutil.NoSuchProcess):
-                children = psutil.Process(worker.pid).children(recursive=True)
-                guards = [child for child in children if "flows.guard" in _command_line(child)]
-                worker.terminate()
-                psutil.wait_procs(guards, timeout=GUARD_SECONDS)
+                _end_runs(psutil.Process(worker.pid))
+
+
+def _end_runs(worker: "psutil.Process") -> None:  # noqa: F821
+    """End the worker and its runs; the guards of these see them die and clean up, for which they have time."""
+    import psutil
+
+    family = worker.children(recursive=True)
+    worker.terminate()
+    psutil.wait_procs([worker], timeout=WORKER_SECONDS)
+    for process in family:
+        if "flows.guard" not in _command_line(process):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    _, left = psutil.wait_procs(family, timeout=GUARD_SECONDS)
+    for process in left:
+        process.kill()
 
 
 def _command_line(process: "psutil.Process") -> list[str]:  # noqa: F821

@@ -94,14 +94,13 @@ def prefect_server(port: int, meanwhile: Callable[[], None] = lambda: None) -> I
 
 
 def serve_prefect(port: int) -> None:
-    """Run Prefect's server until it ends or our standard input closes."""
+    """Run Prefect's server until our standard input closes."""
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     server = subprocess.Popen([*command, "--log-level", "ERROR"], stdin=subprocess.DEVNULL)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    try:
-        sys.stdin.read()
-    finally:
-        _end(server, SERVER_STOP_SECONDS)
+    # Our parent closes the pipe and then sends this, which must not cut short what the first has begun.
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    sys.stdin.read()
+    _end(server, SERVER_STOP_SECONDS)
 
 
 def _send_what_is_queued() -> None:
