@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from chatdata.cache import folder
 from retune.report import PreparedData, Split, Spread
+from retune.summary import embedded
 
 PICTURE = "lengths.png"
 # Wong's colours, which people with any colour vision tell apart.
@@ -14,6 +15,12 @@ COLOURS = {"train": "#0072B2", "validation": "#E69F00", "test": "#009E73"}
 def to_markdown(prepared: PreparedData) -> str:
     """Rows, lengths, roles, what was found with examples, and the first rows."""
     return "\n".join(_lines(prepared))
+
+
+def to_page(prepared: PreparedData) -> str:
+    """The same as a section of a page, with the picture in it."""
+    picture = embedded("lengths of the rows", draw_lengths(prepared))
+    return f"#{to_markdown(prepared)}\n\n{picture}"
 
 
 def _lines(prepared: PreparedData) -> Iterator[str]:

@@ -103,7 +103,7 @@ def retrain(request: Request, run_key: str | None, force: bool) -> State:
             beside.append(read_metrics.submit(request, submission.job.name))
             report.registered_model = register_model(request, submission, model, data)
             _, metrics = gather(*beside)
-            report.metrics = metrics.values
+            report.metrics, report.curves = metrics.values, metrics.curves
             report.model = report.model.model_copy(update={"weights": metrics.weights})
             deploy(request, endpoint, report.registered_model)
             report.score = ask(request, endpoint, data)

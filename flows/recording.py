@@ -23,11 +23,12 @@ from retune import ledger
 from retune.errors import BadRequest, RetuneError, Stopped
 from retune.explain import explain
 from retune.folders import report_file
-from retune.report import Endpoint, Job, Problem, RegisteredModel, Report, Run, Status, Step
+from retune.report import Cost, Endpoint, Job, Problem, RegisteredModel, Report, Run, Status, Step
 from retune.request import Request
 from retune.waiting import STOP
 from retune.workspace import find_address, first_line
 from tasks.job import Submission, cancel_run
+from tasks.showing import show_summary
 from tasks.teardown import delete_endpoint
 
 log = logging.getLogger("retune.run")
@@ -51,6 +52,7 @@ class Recorder:
         self._guard: guard.Guard | None = None
         self._job_settled = True
         self._ends_as: Status = "completed"
+        self.serving_since: float | None = None
         self._began = time.monotonic()
 
     def start_guard(self) -> None:
@@ -151,7 +153,22 @@ class Recorder:
         ]
         if error is not None:
             report.error = _problem(error, _first_failure(runs))
+        report.cost = self._cost()
         report_file(self.flow_run_id).write_text(report.to_json(), encoding="utf-8")
+        show_summary(report)
+
+    def _cost(self) -> Cost | None:
+        """What was used, at list prices; a cluster's idle time before it shrinks is not in it."""
+        report = self.report
+        if report.job is None or report.compute is None:
+            return None
+        nodes = next((float(one.value) for one in report.parameters if one.name == "num_nodes_finetune"), 1.0)
+        price, day = report.compute.price_per_hour_usd, report.endpoint and report.endpoint.price_per_day_usd
+        up = time.monotonic() - self.serving_since if self.serving_since else 0
+        return Cost(
+            training_usd=price and round(price * nodes * report.job.seconds / 3600, 2),
+            endpoint_usd=day and round(day * up / 86_400, 2),
+        )
 
     def skip(self, model: RegisteredModel) -> State:
         """End the run: the last good model is what it would make."""
@@ -270,6 +287,7 @@ def serving(run: Recorder, endpoint: Endpoint) -> Iterator[list[PrefectFuture]]:
     """
     beside: list[PrefectFuture] = []
     run.report.endpoint = endpoint
+    run.serving_since = time.monotonic()
     workspace = run.request.workspace
     earlier = run.ask_deletion_of_earlier_endpoints()
     try:

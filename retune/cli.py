@@ -30,9 +30,16 @@ Example: python -m flows.finetune --preset local --set data.fraction=0.5 --set t
 @click.option("--run-key", metavar="KEY", help="Key that Azure names derive from. Default: the flow run's id.")
 @click.option("--force", is_flag=True, help="Train also when nothing has changed since the last good model.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
+@click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as a page too.")
 @click.option("--quiet", is_flag=True, help="Show only warnings and errors on stderr.")
 def main(
-    preset: str, assignments: tuple[str, ...], run_key: str | None, force: bool, as_json: bool, quiet: bool
+    preset: str,
+    assignments: tuple[str, ...],
+    run_key: str | None,
+    force: bool,
+    as_json: bool,
+    page: Path | None,
+    quiet: bool,
 ) -> None:
     """Fine-tune a chat model on Azure ML, register it, ask it questions, and delete what costs money.
 
@@ -54,7 +61,24 @@ def main(
         except Exception as error:
             logging.getLogger("retune.cli").exception("unexpected error")
             report = refused(RetuneError(type(error).__name__, str(error), "See the traceback above."))
+        if page:
+            write_page(report, page)
     finish(report, as_json)
+
+
+def write_page(report: "Report", page: Path) -> None:  # noqa: F821
+    """Write the report as one HTML file; what was printed stands when that cannot be done."""
+    from retune.summary import to_html
+
+    about_data = []
+    if report.data:
+        from chatdata.describe import to_page
+
+        about_data = [to_page(report.data)]
+    try:
+        page.write_text(to_html(report, *about_data), encoding="utf-8")
+    except OSError as error:
+        logging.getLogger("retune.cli").error("the page could not be written: %s", error)
 
 
 def finish(report: "Report", as_json: bool) -> None:  # noqa: F821

@@ -4,7 +4,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from retune.report import ComputeUsed, Endpoint, PreparedData, Report, Swept
+from retune.report import ComputeUsed, PreparedData, Report, Swept
+from retune.summary import endpoint_fate
 
 FILE_WIDTH = 120
 
@@ -95,7 +96,7 @@ def _facts(report: Report) -> dict[str, list[tuple[str, str]]]:
             if report.registered_model
             else []
         )
-        + ([("endpoint", f"{endpoint.name}: {_endpoint_fate(endpoint)}")] if endpoint else []),
+        + ([("endpoint", f"{endpoint.name}: {endpoint_fate(endpoint)}")] if endpoint else []),
     }
 
 
@@ -112,15 +113,6 @@ def _data_rows(data: PreparedData) -> list[tuple[str, str]]:
             rows.append(("", f"{bad.rows:,} {fate}: {bad.kind}, e.g. {bad.examples[0]}"))
         rows += [("", f"{count:,} replaced: {kind}") for kind, count in split.redacted.items()]
     return rows
-
-
-def _endpoint_fate(endpoint: Endpoint) -> str:
-    if endpoint.deleted:
-        return "deleted"
-    price = f", US$ {endpoint.price_per_day_usd:,.2f} a day" if endpoint.price_per_day_usd else ""
-    if endpoint.kept_until:
-        return f"kept until {endpoint.kept_until:%Y-%m-%d %H:%M} UTC{price}; scoring address {endpoint.scoring_uri}"
-    return f"NOT DELETED, it costs money{price}; it expires {endpoint.expires:%Y-%m-%d %H:%M} UTC"
 
 
 def _compute_row(compute: ComputeUsed) -> tuple[str, str]:

@@ -159,6 +159,21 @@ class Job(Part):
     studio_url: str | None = Field(None, description="Page of the job in Azure ML studio.")
 
 
+class Curve(Part):
+    """How a metric of the job went on."""
+
+    metric: str = Field(description="Name of the metric.")
+    steps: list[int] = Field(description="Training steps at which it was logged.")
+    values: list[float] = Field(description="Its values there.")
+
+
+class Cost(Part):
+    """What the run has cost at list prices; what was there before it, and storage, are left out."""
+
+    training_usd: float | None = Field(None, description="The job's nodes from submission to end, US$, if known.")
+    endpoint_usd: float | None = Field(None, description="The endpoint's instances while it was up, US$, if known.")
+
+
 class RegisteredModel(Part):
     """The result."""
 
@@ -222,9 +237,11 @@ class Report(BaseModel):
     data: PreparedData | None = Field(None, description="What it was trained on.")
     job: Job | None = Field(None, description="The training job.")
     metrics: dict[str, float] = Field({}, description="Last value of each metric of the job.")
+    curves: list[Curve] = Field([], description="Losses of the job over its steps.")
     registered_model: RegisteredModel | None = Field(None, description="The result.")
     endpoint: Endpoint | None = Field(None, description="The endpoint of the check.")
     score: list[Answer] = Field([], description="Questions and answers.")
+    cost: Cost | None = Field(None, description="What the run has cost.")
     steps: list[Step] = Field([], description="Tasks in the order of their start.")
     warnings: list[str] = Field([], description="What a person should know though the run went on.")
     error: Problem | None = Field(None, description="Why it did not complete; null when it did.")

@@ -1,18 +1,16 @@
-"""Chat data, prepared once: the task around `chatdata`, and what it shows in Prefect."""
+"""Chat data, prepared once: the task around `chatdata`."""
 
-import base64
 import logging
 
 from prefect import task
-from prefect.artifacts import create_image_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, State
 
 from chatdata.data_step import prepare
-from chatdata.describe import picture_of, to_markdown
 from retune.report import PreparedData
 from retune.request import Request
 from tasks.retrying import HARMLESS, is_transient
+from tasks.showing import show_data
 
 log = logging.getLogger("retune.data")
 
@@ -27,17 +25,8 @@ def prepare_data(request: Request) -> PreparedData | State[PreparedData]:
         WaitExpired: another process has been preparing the same data for hours.
     """
     prepared = prepare(request)
-    show_in_prefect(prepared)
+    show_data(prepared)
     for role, split in prepared.splits.items():
         left_out = f", {sum(split.dropped.values())} left out" if split.dropped else ""
         log.info("%s: %d rows%s%s", role, split.rows, left_out, " (cached)" if prepared.cached else "")
     return Completed(name="Cached", data=prepared) if prepared.cached else prepared
-
-
-def show_in_prefect(prepared: PreparedData) -> None:
-    """Two artifacts of the run: what the rows look like, and a picture of their lengths."""
-    create_markdown_artifact(to_markdown(prepared), key="chat-data", description="Rows, lengths and what was found.")
-    picture = base64.b64encode(picture_of(prepared)).decode()
-    create_image_artifact(
-        f"data:image/png;base64,{picture}", key="chat-data-lengths", description="Characters of the rows."
-    )

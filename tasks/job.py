@@ -31,6 +31,7 @@ from tasks import retrying
 from tasks.compute import SERVERLESS
 from tasks.model import OUTPUT, ModelFacts, display_name
 from tasks.retrying import HARMLESS
+from tasks.showing import Progress
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -54,6 +55,8 @@ class Submission(Part):
     attempt: int
     # The start of the run that follows the job.
     holder: str
+    # As far as the job's parameters say.
+    epochs: float | None = None
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=retrying.is_transient, **HARMLESS)
@@ -79,7 +82,8 @@ def submit_job(
             log.info("%s is %s", present.name, job_status(present))
         ledger.renew_lease(request.workspace, present.name, request.limits.lease_minutes, holder)
     log.info("%s %s", "took over" if attached else "submitted", present.name)
-    return Submission(job=_report(present, attached), key=key, attempt=attempt, holder=holder)
+    epochs = next((float(one.value) for one in model.parameters if one.name == "num_train_epochs"), None)
+    return Submission(job=_report(present, attached), key=key, attempt=attempt, holder=holder, epochs=epochs)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -90,7 +94,7 @@ def wait_for_job(request: Request, submission: Submission) -> JobReport:
         JobFailed: it ended Failed or Canceled; the message has the failing step and the last lines of its log.
         WaitExpired: the queue or the run limit passed.
     """
-    status = _follow(request, submission.job.name)
+    status = _follow(request, submission)
     if status != "Completed":
         raise _failure(cloud.workspace_client(request.workspace), submission.job.name, status)
     seconds = (datetime.now(UTC) - submission.job.created).total_seconds()
@@ -265,14 +269,14 @@ def _report(job: "Job", attached: bool) -> JobReport:
     )
 
 
-def _follow(request: Request, name: str) -> str:
-    """The job's final status; logs every change of it, of its steps and of the loss on the way."""
+def _follow(request: Request, submission: Submission) -> str:
+    """The job's final status; logs and shows every change of it, of its steps and of the loss on the way."""
     from azure.core.exceptions import AzureError
 
-    client = cloud.workspace_client(request.workspace)
-    limits = request.limits
+    client, name = cloud.workspace_client(request.workspace), submission.job.name
+    limits, bar = request.limits, Progress()
     phase_began = answered_at = time.monotonic()
-    look, seen, running = Look("not visible yet", False, ""), "", False
+    look, seen, running = Look("not visible yet", False, "", None), "", False
     while look.status not in ledger.ENDED:
         try:
             look = _look(client, name)
@@ -285,6 +289,8 @@ def _follow(request: Request, name: str) -> str:
         if look.progress != seen:
             log.info("%s", look.progress)
             seen = look.progress
+            share = _share(look, submission.epochs)
+            bar.show(share, f"{look.progress}{_time_left(share, time.monotonic() - phase_began)}")
         if look.running and not running:
             running, phase_began = True, time.monotonic()
         minutes = limits.run_minutes if running else limits.queue_minutes
@@ -306,18 +312,37 @@ class Look(NamedTuple):
     status: str
     running: bool
     progress: str
+    # Of the training, once it has logged one.
+    epoch: float | None
+
+
+def _share(look: Look, epochs: float | None) -> float:
+    """How much of the training is done; the steps before and after it are short."""
+    if look.status == "Completed":
+        return 1.0
+    return min(look.epoch / epochs, 1.0) if look.epoch and epochs else 0.0
+
+
+def _time_left(share: float, seconds: float) -> str:
+    """When the training may be done, if it goes on as it did since the job has run for `seconds`."""
+    if not 0 < share < 1:
+        return ""
+    left = seconds / share - seconds
+    return f", about {left / 60:.0f} min of training left" if left >= 60 else f", about {left:.0f} s of training left"
 
 
 def _look(client: "MLClient", name: str) -> Look:
     status = job_status(client.jobs.get(name))
     if status in ledger.ENDED:
-        return Look(status, True, status)
+        return Look(status, True, status, None)
     steps = _steps(client, name)
     running = any(state not in WAITING_TO_RUN for _, state in steps)
     done = sum(state == "Completed" for _, state in steps)
     under_way = [f"{step} {state}" for step, state in steps if state != "Completed"]
-    losses = _losses(client, name) if running else []
-    return Look(status, running, ", ".join([status, f"{done} steps done", *under_way, *losses]))
+    logged = _logged(client, name) if running else {}
+    losses = [f"{metric} {value:.2f}" for metric, value in logged.items()]
+    text = ", ".join([status, f"{done} steps done", *under_way, *losses])
+    return Look(status, running, text, logged.get("epoch"))
 
 
 def _steps(client: "MLClient", name: str) -> list[tuple[str, str]]:
@@ -337,15 +362,15 @@ def _steps(client: "MLClient", name: str) -> list[tuple[str, str]]:
     return [(step.display_name, job_status(step)) for step in steps]
 
 
-def _losses(client: "MLClient", name: str) -> list[str]:
-    """Epoch and loss as the job last logged them; nothing when the tracking store does not answer."""
+def _logged(client: "MLClient", name: str) -> dict[str, float]:
+    """Epoch and losses as the job last logged them; nothing when the tracking store does not answer."""
     import mlflow
 
     try:
         values = tracking_client(client).get_run(name).data.metrics
     except mlflow.MlflowException:
-        return []
-    return [f"{metric} {values[metric]:.2f}" for metric in ("epoch", "loss", "eval_loss") if metric in values]
+        return {}
+    return {metric: values[metric] for metric in ("epoch", "loss", "eval_loss") if metric in values}
 
 
 def _failure(client: "MLClient", name: str, status: str) -> JobFailed:

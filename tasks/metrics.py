@@ -12,15 +12,16 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from retune import workspace as cloud
-from retune.report import Part
+from retune.report import Curve, Part
 from retune.request import Request
 from retune.tracking import tracking_client
 from retune.waiting import wait_until
 from tasks.retrying import HARMLESS, is_transient
+from tasks.showing import show_losses
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Metric, Run
 
 log = logging.getLogger("retune.metrics")
 
@@ -29,9 +30,10 @@ VISIBLE_WITHIN_SECONDS = 60
 
 
 class JobMetrics(Part):
-    """Last value of each metric of the job and its steps, and which weights ran where the job says so."""
+    """Last value of each metric of the job and its steps, the losses' course, and the weights, if known."""
 
     values: dict[str, float]
+    curves: list[Curve]
     weights: str | None = None
 
 
@@ -55,7 +57,28 @@ def read_metrics(request: Request, job: str) -> JobMetrics:
         if f"eval_loss_{moment}" in values:
             values[f"perplexity_{moment}"] = math.exp(values[f"eval_loss_{moment}"])
     log.info("%d metrics; eval_loss %s", len(values), values.get("eval_loss", "not logged"))
-    return JobMetrics(values=values, weights=_weights(runs[-1].data.params))
+    curves = _curves(tracking, runs)
+    show_losses(curves)
+    return JobMetrics(values=values, curves=curves, weights=_weights(runs[-1].data.params))
+
+
+def _curves(tracking: "MlflowClient", runs: "list[Run]") -> list[Curve]:
+    """The losses that were logged more than once, by name; the job's own win."""
+    found = {}
+    for run in runs:
+        for name in run.data.metrics:
+            if "loss" in name:
+                points = [point for point in tracking.get_metric_history(run.info.run_id, name) if isfinite(point)]
+                points.sort(key=lambda point: (point.step, point.timestamp))
+                if len(points) > 1:
+                    steps, values = [point.step for point in points], [point.value for point in points]
+                    found[name] = Curve(metric=name, steps=steps, values=values)
+    return [found[name] for name in sorted(found)]
+
+
+def isfinite(point: "Metric") -> bool:
+    """Whether the metric has a number at this point; a training that diverges logs NaN."""
+    return math.isfinite(point.value)
 
 
 def _weights(parameters: dict[str, str]) -> str | None:

@@ -16,6 +16,7 @@ from retune.parameters import ComponentInput, merge, read_tag
 from retune.report import FoundationModel, Parameter, Part
 from retune.request import Request
 from tasks.retrying import HARMLESS, is_transient
+from tasks.showing import show_parameters
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -68,6 +69,7 @@ def read_model(request: Request) -> ModelFacts:
     for warning in warnings:
         log.warning(warning)
     log.info("%s:%s with %s:%s", model.name, model.version, component.name, component.version)
+    show_parameters(parameters)
     return ModelFacts(
         model=FoundationModel(
             name=model.name,

@@ -22,6 +22,7 @@ from retune.report import Answer, Endpoint, PreparedData, Split
 from retune.request import Request, Score
 from retune.waiting import pause
 from tasks.retrying import HARMLESS, is_transient
+from tasks.showing import show_questions
 
 log = logging.getLogger("retune.score")
 
@@ -63,6 +64,7 @@ def ask(request: Request, endpoint: Endpoint, data: PreparedData) -> list[Answer
                 )
             )
             log.info("%d/%d answered in %.1f s", len(answers), request.score.rows, answers[-1].seconds)
+    show_questions(answers)
     return answers
 
 

@@ -238,8 +238,11 @@ def finetune(emulator: Emulator, prefect_api: str, capfd: pytest.CaptureFixture[
     """`python -m flows.finetune --json --force` in this process, with `--set` for each argument."""
     from retune.cli import main
 
-    def run(*assignments: str, preset: str = "local", key: str | None = None, force: bool = True) -> Run:
-        arguments = ["--json", "--preset", preset, *(["--run-key", key] if key else []), *["--force"] * force]
+    def run(
+        *assignments: str, preset: str = "local", key: str | None = None, force: bool = True, page: Path | None = None
+    ) -> Run:
+        arguments = ["--json", "--preset", preset, *["--force"] * force]
+        arguments += [*(["--run-key", key] if key else []), *(["--html", str(page)] if page else [])]
         arguments += [word for assignment in assignments for word in ("--set", assignment)]
         with pytest.raises(SystemExit) as exit_:
             main(arguments)

@@ -13,11 +13,12 @@ ALLOWED = {
     "flows": {"flows", "tasks", "retune"},
     "tasks": {"tasks", "chatdata", "retune"},
     "chatdata": {"chatdata", "retune"},
-    # The command line is the one place that reaches up to what it runs.
     "retune": {"retune"},
     "azureml_emulator": {"azureml_emulator"},
     "trainer": {"trainer"},
 }
+# The command line is the one place that reaches up to what it runs and shows.
+COMMANDS = {"retune/cli.py imports flows", "retune/cli.py imports chatdata", "retune/commands.py imports chatdata"}
 
 
 def imported_packages(path: Path) -> set[str]:
@@ -40,7 +41,7 @@ def test_imports_go_downward_only(package: str) -> None:
         for name in imported_packages(path) & set(PACKAGES) - ALLOWED[package]
     }
 
-    assert wrong - {"retune/cli.py imports flows", "retune/commands.py imports chatdata"} == set()
+    assert wrong - COMMANDS == set()
 
 
 @pytest.mark.parametrize("module", ["torch", "transformers", "azure.ai.ml", "datasets", "mlflow", "pandas"])

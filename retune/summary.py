@@ -1,0 +1,156 @@
+"""A report as a page: in Markdown for Prefect, and as HTML that needs nothing beside it."""
+
+import base64
+import html
+from collections.abc import Iterator
+from string import Template
+
+from retune.pictures import draw_losses
+from retune.report import Answer, Endpoint, Parameter, Report
+
+PAGE = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$title</title>
+<style>
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; }
+th, td { border-bottom: 1px solid #ddd; padding: .3rem .8rem .3rem 0; text-align: left; vertical-align: top; }
+td { overflow-wrap: anywhere; }
+img { max-width: 100%; }
+code, pre { font-size: .9em; }
+pre { overflow-x: auto; background: #f6f6f6; padding: .6rem; }
+</style>
+</head>
+<body>
+$body
+</body>
+</html>
+""")
+
+
+def to_markdown(report: Report) -> str:
+    """What a person wants to know of a run, on one page, without pictures."""
+    return "\n".join(_lines(report)) + "\n"
+
+
+def parameters_table(parameters: list[Parameter]) -> list[dict[str, str]]:
+    """Each input of the component with its value and where that came from."""
+    return [{"parameter": one.name, "value": str(one.value), "from": one.source} for one in parameters]
+
+
+def questions_table(answers: list[Answer]) -> list[dict[str, str]]:
+    """Each question with the row's own answer and the endpoint's, side by side."""
+    return [
+        {"asked": one.prompt, "expected": one.expected, "answered": one.output, "seconds": f"{one.seconds:g}"}
+        for one in answers
+    ]
+
+
+def to_html(report: Report, *more: str) -> str:
+    """The page with its pictures and tables, and `more` sections in Markdown, as one file."""
+    from markdown_it import MarkdownIt
+
+    parts = [to_markdown(report)]
+    if report.curves:
+        parts.append(f"## Loss\n\n{embedded('losses over the training steps', draw_losses(report.curves))}")
+    parts += [_table(title, rows) for title, rows in _tables(report).items() if rows]
+    # Chats are text of others: what looks like HTML in them is shown as it is.
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render("\n\n".join([*parts, *more]))
+    title = f"Retune: {report.status}, run {report.run.key or report.run.flow_run_id}"
+    return PAGE.substitute(title=html.escape(title), body=body)
+
+
+def embedded(text: str, picture: bytes) -> str:
+    """A picture that is part of its page, in Markdown; PNG."""
+    return f"![{text}]({picture_address(picture)})"
+
+
+def picture_address(picture: bytes) -> str:
+    """An address that holds the picture itself; PNG."""
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+
+
+def _tables(report: Report) -> dict[str, list[dict[str, str]]]:
+    return {"Questions": questions_table(report.score), "Parameters": parameters_table(report.parameters)}
+
+
+def _table(title: str, rows: list[dict[str, str]]) -> str:
+    head = f"## {title}\n\n| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}\n"
+    return head + "\n".join(f"| {' | '.join(map(_cell, row.values()))} |" for row in rows)
+
+
+def _lines(report: Report) -> Iterator[str]:
+    yield f"# Retune: {report.status}"
+    yield f"Run `{report.run.key}`, attempt {report.run.attempt}, {report.run.seconds:g} s.\n"
+    if report.error:
+        yield f"**{report.error.code}** in {report.error.step}: {_cell(report.error.message)}\n"
+        yield f"Next: {_cell(report.error.fix)}\n"
+    for warning in report.warnings:
+        yield f"- {_cell(warning)}"
+    facts = [(label, text) for label, text in _facts(report) if text]
+    if facts:
+        yield "\n| | |\n|---|---|"
+        yield from (f"| {label} | {text} |" for label, text in facts)
+    if report.metrics:
+        yield "\n| metric | last value |\n|---|---:|"
+        yield from (f"| {name} | {value:.5g} |" for name, value in sorted(report.metrics.items()))
+    if report.steps:
+        yield "\n| step | state | seconds |\n|---|---|---:|"
+        yield from (f"| {step.name} | {step.state} | {step.seconds:g} |" for step in report.steps)
+
+
+def _facts(report: Report) -> Iterator[tuple[str, str]]:
+    place, model, data, job = report.identity, report.model, report.data, report.job
+    made, endpoint, cost = report.registered_model, report.endpoint, report.cost
+    if place:
+        yield "workspace", f"{place.workspace} in {place.location}"
+    if model:
+        yield "base model", f"{model.name}:{model.version}, component {model.component}"
+    if data:
+        rows = ", ".join(f"{split.rows:,} {role}" for role, split in data.splits.items())
+        yield "data", f"{_cell(data.source)} at {data.revision[:12]}: rows {rows}"
+    if job:
+        yield "job", f"{_link(job.name, job.studio_url)}: {job.status}{', taken over' if job.attached else ''}"
+    if made:
+        path = f"/model/{made.name}:{made.version}/details"
+        yield "registered model", _link(f"{made.name}:{made.version}", _studio(report, path))
+    if endpoint:
+        where = _link(endpoint.name, _studio(report, f"/endpoints/realtime/{endpoint.name}/detail"))
+        yield "endpoint", f"{endpoint.name if endpoint.deleted else where}: {endpoint_fate(endpoint)}"
+    if cost:
+        spent = {"training": cost.training_usd, "endpoint": cost.endpoint_usd}
+        known = [f"{name} US$ {value:,.2f}" for name, value in spent.items() if value is not None]
+        yield "cost so far, at list prices", ", ".join(known)
+
+
+def endpoint_fate(endpoint: Endpoint) -> str:
+    """What has become of an endpoint."""
+    if endpoint.deleted:
+        return "deleted"
+    price = f", US$ {endpoint.price_per_day_usd:,.2f} a day" if endpoint.price_per_day_usd else ""
+    if endpoint.kept_until:
+        return f"kept until {endpoint.kept_until:%Y-%m-%d %H:%M} UTC{price}; scoring address {endpoint.scoring_uri}"
+    return f"NOT DELETED, it costs money{price}; it expires {endpoint.expires:%Y-%m-%d %H:%M} UTC"
+
+
+def _studio(report: Report, path: str) -> str | None:
+    """A page of Azure ML studio, where that of the job is."""
+    if not (report.job and report.job.studio_url and "/runs/" in report.job.studio_url and report.identity):
+        return None
+    place = report.identity
+    workspace = f"/subscriptions/{place.subscription_id}/resourcegroups/{place.resource_group}"
+    studio = report.job.studio_url.partition("/runs/")[0]
+    return f"{studio}{path}?wsid={workspace}/workspaces/{place.workspace}"
+
+
+def _link(text: str, address: str | None) -> str:
+    return f"[{text}]({address})" if address else text
+
+
+def _cell(text: str) -> str:
+    """A text in one cell of a table, none of whose characters means anything."""
+    escaped = "".join(f"\\{character}" if character in "\\`*_[]<>|" else character for character in text)
+    return " ".join(escaped.split())

@@ -1,0 +1,122 @@
+"""What a person sees of a run: its artifacts in Prefect, and the same as one HTML file."""
+
+import base64
+import io
+import json
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+from commands import REHEARSAL
+from conftest import Emulator, Run
+
+from retune.report import Answer, Curve, Problem, Report
+from retune.report import Run as RunPart
+from retune.summary import to_html, to_markdown
+
+NAUGHTY = "<script>alert('x')</script> | `code` *bold* [link](javascript:alert(1))\n\n# no heading"
+
+
+def artifacts_of(flow_run_id: str) -> dict[str, object]:
+    """The latest data of each artifact of a flow run and of its tasks, by key; tables and bars as JSON gives them."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[flow_run_id]))
+        )
+    return {one.key: one.data for one in sorted(found, key=lambda one: one.created)}
+
+
+class Seen(HTMLParser):
+    """Tags and links of a page, and its text."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("href", "src") and value]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def is_picture(address: str) -> bool:
+    """Whether an address holds a PNG that can be read and is not empty."""
+    from matplotlib.image import imread
+
+    kind, _, content = address.partition(";base64,")
+    return kind == "data:image/png" and imread(io.BytesIO(base64.b64decode(content))).std() > 0
+
+
+def test_a_run_shows_what_it_did(finetune: Callable[..., Run], emulator: Emulator, tmp_path: Path) -> None:
+    """Every artifact is there and says what the report says; the picture has the points that the job logged."""
+    page = tmp_path / "run.html"
+    run = finetune(*REHEARSAL, page=page)
+    assert run.code == 0, run.errors
+    report = Report.model_validate(run.report)
+    shown = artifacts_of(report.run.flow_run_id)
+
+    assert {*shown} == {
+        "chat-data", "chat-data-lengths", "parameters", "training", "loss", "questions", "summary"
+    }  # fmt: skip
+    assert shown["training"] == 100
+    assert is_picture(shown["loss"]) and is_picture(shown["chat-data-lengths"])
+    parameters = json.loads(shown["parameters"])
+    assert [row["parameter"] for row in parameters] == [one.name for one in report.parameters]
+    assert {row["from"] for row in parameters} >= {"user", "model"}
+    assert [row["answered"] for row in json.loads(shown["questions"])] == [one.output for one in report.score]
+    for part in (report.job.name, report.registered_model.version, "deleted", "US$", report.job.studio_url):
+        assert part in shown["summary"], part
+    assert {curve.metric for curve in report.curves} == {"loss", "eval_loss"}
+    logged = points_of(emulator, report.job.name)
+    assert {curve.metric: [*zip(curve.steps, curve.values, strict=True)] for curve in report.curves} == logged
+    assert 0 < report.cost.training_usd < 1
+
+    seen = Seen(page.read_text(encoding="utf-8"))
+    assert seen.tags.count("img") == 2
+    assert all(is_picture(one) or one.startswith("https://ml.azure.com/") for one in seen.addresses)
+    assert report.score[0].output in seen.text and report.registered_model.version in seen.text
+
+
+def points_of(emulator: Emulator, job: str) -> dict[str, list[tuple[int, float]]]:
+    """The losses of the job as its tracking store has them."""
+    from retune.request import Workspace
+    from retune.tracking import tracking_client
+    from retune.workspace import workspace_client
+
+    tracking = tracking_client(workspace_client(Workspace(emulator=True)))
+    return {
+        name: [(point.step, point.value) for point in tracking.get_metric_history(job, name)]
+        for name in ("loss", "eval_loss")
+    }
+
+
+def test_what_others_wrote_is_text() -> None:
+    """Chats hold anything; neither page takes it for markup."""
+    answer = Answer(prompt=NAUGHTY, expected=NAUGHTY, output=NAUGHTY, seconds=1)
+    problem = Problem(step="x", code="Bad", message=NAUGHTY, fix=NAUGHTY)
+    report = Report(run=RunPart(key="x"), score=[answer], error=problem, warnings=[NAUGHTY])
+
+    seen = Seen(to_html(report))
+
+    assert not {"script", "a", "img"} & {*seen.tags}
+    assert seen.tags.count("h1") == 1 and seen.addresses == []
+    assert seen.text.count("<script>alert('x')</script>") == 6
+    assert "<script>" not in to_markdown(report)
+
+
+def test_a_report_with_little_in_it_is_a_page_too() -> None:
+    """A run that was refused has nothing but its error; one curve of one metric is a picture."""
+    refused = Report(status="rejected", error=Problem(step="request", code="BadRequest", message="No.", fix="Mend it."))
+    curve = Curve(metric="loss", steps=[1, 2], values=[2.0, 1.0])
+
+    assert "BadRequest" in Seen(to_html(refused)).text
+    (address,) = Seen(to_html(Report(curves=[curve]))).addresses
+    assert is_picture(address)
