@@ -31,4 +31,8 @@ def sweep(workspace: Workspace = ENVIRONMENT, dry_run: bool = False, delete_minu
         jobs = [cancel_job(workspace, job) for job in swept.jobs]
         swept = swept.model_copy(update={"jobs": jobs, "endpoints": [future.result() for future in deleting]})
     report_file(str(flow_run.get_id())).write_text(swept.to_json(), encoding="utf-8")
-    return Completed(message=swept.summary) if swept.clean else Failed(message=swept.summary)
+    if not swept.clean:
+        return Failed(message=swept.summary)
+    # A name of its own, for the automation that tells of leaks.
+    ended = not dry_run and (swept.endpoints or swept.jobs)
+    return Completed(name="Swept" if ended else "Completed", message=swept.summary)

@@ -165,6 +165,17 @@ def clear(keys: tuple[str, ...]) -> "list[Entry]":  # noqa: F821
     return [entry.model_copy(update={"problem": None}) for entry in clear([*keys] or None)]
 
 
+@retune.command()
+@click.argument("block")
+def notify(block: str) -> None:
+    """Have Prefect tell BLOCK, e.g. slack-webhook/retune, of runs that failed and of leaks that were found."""
+    from retune.notify import make_automations
+
+    with refusals():
+        for name in make_automations(block):
+            click.echo(name)
+
+
 @retune.group()
 def local() -> None:
     """Run the scheduled deployments on this machine: Prefect's server, a worker, an emulator."""

@@ -85,7 +85,8 @@ def prefect_server(port: int, meanwhile: Callable[[], None] = lambda: None) -> I
     `meanwhile` is called while it starts.
     """
     url = f"http://127.0.0.1:{port}"
-    own = {"PREFECT_SERVER_UI_API_URL": f"{url}/api", "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
+    own = {"PREFECT_SERVER_UI_API_URL": f"{url}/api", "PREFECT_UI_URL": url}
+    own |= {"PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
     arguments = ["-m", "retune.servers", str(port)]
     with server("prefect", arguments, os.environ | QUIET_PREFECT | own, stdout=subprocess.DEVNULL) as process:
         meanwhile()

@@ -1,0 +1,38 @@
+"""Who is told when a run fails or the sweep finds a leak: Prefect's automations, from deployments/automations.yaml."""
+
+from pathlib import Path
+
+import yaml
+
+from retune.errors import BadRequest
+
+FILE = Path(__file__).resolve().parent.parent / "deployments" / "automations.yaml"
+PLACE = "<block>"
+
+
+def make_automations(block: str) -> list[str]:
+    """Make the automations, or bring them up to date, so that they tell the block `type/name`; their names.
+
+    Raises:
+        BadRequest: there is no such block.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.events.schemas.automations import AutomationCore
+    from prefect.exceptions import ObjectNotFound
+
+    kind, _, name = block.partition("/")
+    with get_client(sync_client=True) as client:
+        try:
+            found = client.read_block_document_by_name(name, kind, include_secrets=False)
+        except ObjectNotFound as error:
+            fix = f"Make it on Prefect's page under Blocks, of type {kind} and with the name {name or 'retune'}."
+            raise BadRequest([f"There is no block '{block}' in Prefect."], fix) from error
+        text = FILE.read_text(encoding="utf-8").replace(PLACE, str(found.id))
+        wanted = [AutomationCore.model_validate(one) for one in yaml.safe_load(text)["automations"]]
+        for automation in wanted:
+            there = client.read_automations_by_name(automation.name)
+            if there:
+                client.update_automation(there[0].id, automation)
+            else:
+                client.create_automation(automation)
+    return [automation.name for automation in wanted]

@@ -1,0 +1,97 @@
+"""A person is told: a failed run reaches the block that `retune notify` was given."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from prefect import flow
+
+from retune.errors import BadRequest
+from retune.notify import make_automations
+
+BLOCK = "custom-webhook/retune-tests"
+TOLD_WITHIN_SECONDS = 60
+
+
+class Listener:
+    """A webhook on loopback that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[dict] = []
+        heard = self.heard
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *arguments: object) -> None:
+                """Nothing on the test's screen."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self._server.server_port}/told"
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    """A webhook, and nothing else, for one test."""
+    listener = Listener()
+    yield listener
+    listener.close()
+
+
+@flow(name="finetune")
+def fails() -> None:
+    """A run of a flow of that name."""
+    raise ValueError("the GPU is on fire")
+
+
+@flow(name="another")
+def fails_elsewhere() -> None:
+    """A run that is not Retune's."""
+    raise ValueError("not ours")
+
+
+def test_a_failed_run_is_told(prefect_api: str, listener: Listener) -> None:
+    """With its reason and its address; another flow's is not, and making the automations twice makes them once."""
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+    from prefect.client.orchestration import get_client
+
+    text = {"subject": "{{subject}}", "body": "{{body}}"}
+    block = CustomWebhookNotificationBlock(name="retune", url=listener.address, json_data=text)
+    block.save(BLOCK.partition("/")[2], overwrite=True)
+    names = make_automations(BLOCK)
+    assert make_automations(BLOCK) == names
+    with get_client(sync_client=True) as client:
+        assert [len(client.read_automations_by_name(name)) for name in names] == [1] * len(names)
+
+    other = fails_elsewhere(return_state=True)
+    failed = fails(return_state=True)
+
+    deadline = time.monotonic() + TOLD_WITHIN_SECONDS
+    while not listener.heard:
+        assert time.monotonic() < deadline, "nobody was told"
+        time.sleep(0.2)
+    (told,) = listener.heard
+    assert "Failed" in told["subject"] and "the GPU is on fire" in told["body"]
+    assert str(failed.state_details.flow_run_id) in told["body"]
+    assert other.is_failed()
+
+
+def test_a_block_that_is_not_there_is_named(prefect_api: str) -> None:
+    """With what to do about it."""
+    with pytest.raises(BadRequest, match="no block 'slack-webhook/nobody'") as caught:
+        make_automations("slack-webhook/nobody")
+
+    assert "slack-webhook" in caught.value.fix
