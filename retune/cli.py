@@ -143,6 +143,8 @@ def progress_on_stderr(quiet: bool) -> Iterator[None]:
     """Lines like `02:41:07  job  submitted retune-...` from Retune's own loggers."""
     handler = logging.StreamHandler()
     handler.setFormatter(_StepFormatter())
+    # The steps' own logs are for the run's page.
+    handler.setLevel(logging.INFO)
     logger = logging.getLogger("retune")
     logger.addHandler(handler)
     logger.setLevel(logging.WARNING if quiet else logging.INFO)
@@ -164,7 +166,7 @@ class _StepFormatter(logging.Formatter):
 
 def _import_what_the_flow_uses() -> None:
     """The heavy imports, which take about as long as a Prefect server's start."""
-    for module in ("flows.finetune", "azure.identity", "chatdata.prepare", "datasets"):
+    for module in ("flows.finetune", "azure.identity", "chatdata.prepare"):
         importlib.import_module(module)
     from retune.errors import CloudError
     from retune.tracking import load_mlflow

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from retune import ledger, names
 from retune import workspace as cloud
@@ -32,6 +33,7 @@ from tasks.compute import SERVERLESS
 from tasks.model import OUTPUT, ModelFacts, display_name
 from tasks.retrying import HARMLESS
 from tasks.showing import Progress
+from tasks.steplogs import StepLogs, StepRun, count_logged
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -94,9 +96,12 @@ def wait_for_job(request: Request, submission: Submission) -> JobReport:
         JobFailed: it ended Failed or Canceled; the message has the failing step and the last lines of its log.
         WaitExpired: the queue or the run limit passed.
     """
-    status = _follow(request, submission)
+    client = cloud.workspace_client(request.workspace)
+    logged = count_logged(flow_run.get_id(), submission.job.created) if submission.job.attached else None
+    logs = StepLogs(client, logged)
+    status = _follow(request, submission, logs)
     if status != "Completed":
-        raise _failure(cloud.workspace_client(request.workspace), submission.job.name, status)
+        raise _failure(client, submission.job, status, logs)
     seconds = (datetime.now(UTC) - submission.job.created).total_seconds()
     return submission.job.model_copy(update={"status": status, "seconds": round(seconds, 1)})
 
@@ -269,14 +274,14 @@ def _report(job: "Job", attached: bool) -> JobReport:
     )
 
 
-def _follow(request: Request, submission: Submission) -> str:
+def _follow(request: Request, submission: Submission, logs: StepLogs) -> str:
     """The job's final status; logs and shows every change of it, of its steps and of the loss on the way."""
     from azure.core.exceptions import AzureError
 
     client, name = cloud.workspace_client(request.workspace), submission.job.name
     limits, bar = request.limits, Progress()
     phase_began = answered_at = time.monotonic()
-    look, seen, running = Look("not visible yet", False, "", None), "", False
+    look, seen, running = Look("not visible yet", False, "", None, []), "", False
     while look.status not in ledger.ENDED:
         try:
             look = _look(client, name)
@@ -291,6 +296,7 @@ def _follow(request: Request, submission: Submission) -> str:
             seen = look.progress
             share = _share(look, submission.epochs)
             bar.show(share, f"{look.progress}{_time_left(share, time.monotonic() - phase_began)}")
+        logs.follow(look.steps)
         if look.running and not running:
             running, phase_began = True, time.monotonic()
         minutes = limits.run_minutes if running else limits.queue_minutes
@@ -314,6 +320,7 @@ class Look(NamedTuple):
     progress: str
     # Of the training, once it has logged one.
     epoch: float | None
+    steps: list[StepRun]
 
 
 def _share(look: Look, epochs: float | None) -> float:
@@ -333,20 +340,20 @@ def _time_left(share: float, seconds: float) -> str:
 
 def _look(client: "MLClient", name: str) -> Look:
     status = job_status(client.jobs.get(name))
-    if status in ledger.ENDED:
-        return Look(status, True, status, None)
     steps = _steps(client, name)
-    running = any(state not in WAITING_TO_RUN for _, state in steps)
-    done = sum(state == "Completed" for _, state in steps)
-    under_way = [f"{step} {state}" for step, state in steps if state != "Completed"]
+    if status in ledger.ENDED:
+        return Look(status, True, status, None, steps)
+    running = any(step.status not in WAITING_TO_RUN for step in steps)
+    done = sum(step.status == "Completed" for step in steps)
+    under_way = [f"{step.display_name} {step.status}" for step in steps if step.status != "Completed"]
     logged = _logged(client, name) if running else {}
     losses = [f"{metric} {value:.2f}" for metric, value in logged.items()]
     text = ", ".join([status, f"{done} steps done", *under_way, *losses])
-    return Look(status, running, text, logged.get("epoch"))
+    return Look(status, running, text, logged.get("epoch"), steps)
 
 
-def _steps(client: "MLClient", name: str) -> list[tuple[str, str]]:
-    """Name and state of the steps that the job has begun, in order; none when they cannot be read.
+def _steps(client: "MLClient", name: str) -> list[StepRun]:
+    """The steps that the job has begun, in order; none when they cannot be read.
 
     A pipeline component is one child of the job, and its steps are that child's children.
     """
@@ -359,7 +366,7 @@ def _steps(client: "MLClient", name: str) -> list[tuple[str, str]]:
         # They are for the reader only.
         log.debug("the steps of %s could not be read: %s", name, cloud.first_line(error))
         return []
-    return [(step.display_name, job_status(step)) for step in steps]
+    return [StepRun(step.name, step.display_name, job_status(step)) for step in steps]
 
 
 def _logged(client: "MLClient", name: str) -> dict[str, float]:
@@ -373,14 +380,17 @@ def _logged(client: "MLClient", name: str) -> dict[str, float]:
     return {metric: values[metric] for metric in ("epoch", "loss", "eval_loss") if metric in values}
 
 
-def _failure(client: "MLClient", name: str, status: str) -> JobFailed:
+def _failure(client: "MLClient", job: JobReport, status: str, logs: StepLogs) -> JobFailed:
     if status == "Canceled":
-        return JobFailed("JobCanceled", f"Job '{name}' was cancelled.", "Start the run again when it should go on.")
-    steps = ", ".join(f"{step} {state}" for step, state in _steps(client, name))
+        return JobFailed("JobCanceled", f"Job '{job.name}' was cancelled.", "Start the run again when it should go on.")
+    steps = _steps(client, job.name)
+    states = ", ".join(f"{step.display_name} {step.status}" for step in steps)
+    lines = [line for step in steps if step.status == "Failed" for line in logs.last_lines(step.display_name)]
+    tail = "\nThe last lines of its log:\n" + "\n".join(lines) if lines else ""
     return JobFailed(
         "JobFailed",
-        f"Job '{name}' failed ({steps}). {_service_error(client, name)}",
-        "Correct what the step says, then run again.",
+        f"Job '{job.name}' failed ({states}). {_service_error(client, job.name)}{tail}",
+        f"Correct what the step says, then run again. {job.studio_url or ''}".strip(),
     )
 
 

@@ -1,0 +1,113 @@
+"""The logs of a job's steps, line by line, in the run's own log: at level DEBUG, under the name `retune.steps`.
+
+A line is logged once for each flow run, also when that is started again: what Prefect holds of the run's log says how
+far an earlier start came.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from retune import workspace as cloud
+from retune.ledger import ENDED
+
+if TYPE_CHECKING:
+    from azure.ai.ml import MLClient
+
+log = logging.getLogger("retune.steps")
+# Retune's other lines are INFO and above; these are for those who look for them.
+log.setLevel(logging.DEBUG)
+
+FILE = "user_logs/std_log.txt"
+KEPT_LINES = 10
+LINE_CHARACTERS = 2000
+LOGS_AT_ONCE = 200
+NOTHING_NEW = 416
+
+
+class StepRun(NamedTuple):
+    """A step of a job."""
+
+    name: str
+    display_name: str
+    status: str
+
+
+class StepLogs:
+    """What has been read of each step's log."""
+
+    def __init__(self, client: "MLClient", logged: Counter[str] | None = None) -> None:
+        self._client = client
+        self._logged = logged or Counter()
+        self._bytes: Counter[str] = Counter()
+        self._rest: dict[str, bytes] = {}
+        self._last: dict[str, list[str]] = {}
+        self._done: set[str] = set()
+
+    def follow(self, steps: Iterable[StepRun]) -> None:
+        """Log what is new. A line that is not complete waits until its step has ended."""
+        from azure.core.exceptions import AzureError
+
+        for step in steps:
+            if step.name in self._done:
+                continue
+            try:
+                ended = step.status in ENDED
+                self._take(step, self._read(step), to_the_end=ended)
+                self._done |= {step.name} if ended else set()
+            except AzureError as error:
+                # They are for the reader only.
+                log.debug("the log of %s could not be read: %s", step.display_name, cloud.first_line(error))
+
+    def last_lines(self, step: str) -> list[str]:
+        """The last lines of a step by its display name."""
+        return self._last.get(step, [])
+
+    def _read(self, step: StepRun) -> bytes:
+        """The bytes of a step's log that were not read yet."""
+        from azure.core.exceptions import HttpResponseError
+        from azure.storage.blob import BlobClient
+
+        # The SDK reads logs itself only to print them.
+        files = self._client.jobs._runs_operations.get_run_details(step.name).log_files or {}
+        if FILE not in files:
+            return b""
+        with BlobClient.from_blob_url(files[FILE]) as blob:
+            try:
+                return blob.download_blob(offset=self._bytes[step.name]).readall()
+            except HttpResponseError as error:
+                if error.status_code == NOTHING_NEW:
+                    return b""
+                raise
+
+    def _take(self, step: StepRun, content: bytes, *, to_the_end: bool) -> None:
+        self._bytes[step.name] += len(content)
+        *lines, rest = (self._rest.get(step.name, b"") + content).split(b"\n")
+        if to_the_end and rest:
+            lines, rest = [*lines, rest], b""
+        self._rest[step.name] = rest
+        for line in lines:
+            self._tell(step.display_name, line.decode(errors="replace").rstrip("\r"))
+
+    def _tell(self, step: str, line: str) -> None:
+        self._last[step] = [*self._last.get(step, []), line][-KEPT_LINES:]
+        if self._logged[step]:
+            self._logged[step] -= 1
+            return
+        log.debug("%s: %s", step, line[:LINE_CHARACTERS])
+
+
+def count_logged(flow_run_id: str, since: datetime) -> Counter[str]:
+    """Lines of each step that the flow run's log in Prefect holds since the job was made."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterTimestamp
+
+    counted: Counter[str] = Counter()
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]), timestamp=LogFilterTimestamp(after_=since))
+    with get_client(sync_client=True) as client:
+        while found := client.read_logs(wanted, limit=LOGS_AT_ONCE, offset=counted.total()):
+            counted.update(one.message.partition(": ")[0] if one.name == log.name else "" for one in found)
+    del counted[""]
+    return counted
