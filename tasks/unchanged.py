@@ -64,8 +64,13 @@ def find_same_model(request: Request, model: ModelFacts, data: PreparedData) -> 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
 def mark_good(request: Request, submission: Submission) -> None:
-    """Write into the job's tags that its model has answered."""
-    ledger.mark_good(request.workspace, submission.job.name, datetime.now(UTC))
+    """Write into the job's tags that its model has answered. Without that the next run trains, changed or not."""
+    from azure.core.exceptions import AzureError
+
+    try:
+        ledger.mark_good(request.workspace, submission.job.name, datetime.now(UTC))
+    except AzureError as error:
+        log.warning("%s could not be marked as good: %s", submission.job.name, cloud.first_line(error))
 
 
 def _own(found: "Model") -> bool:
