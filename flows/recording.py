@@ -166,8 +166,8 @@ class Recorder:
         price, day = report.compute.price_per_hour_usd, report.endpoint and report.endpoint.price_per_day_usd
         up = time.monotonic() - self.serving_since if self.serving_since else 0
         return Cost(
-            training_usd=price and round(price * nodes * report.job.seconds / 3600, 2),
-            endpoint_usd=day and round(day * up / 86_400, 2),
+            training_usd=price and round(price * nodes * report.job.seconds / 3600, 4),
+            endpoint_usd=day and round(day * up / 86_400, 4),
         )
 
     def skip(self, model: RegisteredModel) -> State:
