@@ -51,7 +51,7 @@ class Recorder:
         self._run_count = flow_run.get_run_count()
         self._guard: guard.Guard | None = None
         self._job_settled = True
-        self._ends_as: Status = "completed"
+        self.ends_as: Status = "completed"
         self.serving_since: float | None = None
         self._began = time.monotonic()
 
@@ -173,12 +173,8 @@ class Recorder:
     def skip(self, model: RegisteredModel) -> State:
         """End the run: the last good model is what it would make."""
         self.report.registered_model = model
-        self._ends_as = "skipped"
+        self.ends_as = "skipped"
         return Completed(name="Skipped", message=f"Nothing has changed since {model.name}:{model.version} was made.")
-
-    def complete(self) -> None:
-        """Close the report of a run that came to its end."""
-        self.close(self._ends_as)
 
     def final_state(self) -> State:
         """The Prefect state that says what happened."""
@@ -228,7 +224,7 @@ def recording(request: Request, key: str | None) -> Iterator[Recorder]:
             raise
         else:
             # A stop that came while the endpoint was being deleted is one all the same.
-            _close_stopped(run) if SIGNALS.reason else run.complete()
+            _close_stopped(run) if SIGNALS.reason else run.close(run.ends_as)
         finally:
             # What still waits in a thread has nothing left to wait for.
             STOP.set()
