@@ -3,8 +3,8 @@
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from logging.handlers import MemoryHandler
 
-import pytest
 from commands import REHEARSAL
 from conftest import Emulator, Run
 
@@ -39,9 +39,7 @@ def lines_of(emulator: Emulator, job: str) -> list[str]:
     return lines
 
 
-def test_the_steps_logs_are_in_the_run_s_log(
-    finetune: Callable[..., Run], emulator: Emulator, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_steps_logs_are_in_the_run_s_log(finetune: Callable[..., Run], emulator: Emulator) -> None:
     """Each line once, in the order of its step; not on the screen. Another start goes on where the log ends."""
     run = finetune(*SLOW)
 
@@ -61,13 +59,12 @@ def test_the_steps_logs_are_in_the_run_s_log(
     assert known.total() == len(written)
     last = ended[-1].display_name
     known[last] -= 2
-    caplog.clear()
-    # Prefect has its own way with the loggers above.
-    logging.getLogger("retune.steps").addHandler(caplog.handler)
+    kept = MemoryHandler(capacity=1000)
+    logging.getLogger("retune.steps").addHandler(kept)
     logs = StepLogs(client, known)
     logs.follow(ended)
-    logging.getLogger("retune.steps").removeHandler(caplog.handler)
+    logging.getLogger("retune.steps").removeHandler(kept)
     of_last = [line for line in written if line.startswith(f"{last}: ")]
-    assert caplog.messages == of_last[-2:]
+    assert [record.getMessage() for record in kept.buffer] == of_last[-2:]
     # What an error shows of a step that failed.
     assert [f"{last}: {line}" for line in logs.last_lines(last)] == of_last[-10:]
