@@ -2,6 +2,7 @@
 # make deploy-local   the same scheduled and from Prefect's page, on this machine: PORT=4200; make stop-local ends it
 # make test       the tests
 # make lint       ruff
+# make screenshots   the browser test, with its pictures for docs/operate.md
 # make chaos      kill runs at drawn moments and count what is left: RUNS=200 trials of SEED=0, over an hour
 # make faults     a run for each call and each fault that may befall it, and docs/faults.md, about an hour
 PYTHON ?= python3
@@ -10,7 +11,7 @@ RUNS ?= 200
 SEED ?= 0
 PORT ?= 4200
 
-.PHONY: run deploy-local stop-local test lint chaos faults clean
+.PHONY: run deploy-local stop-local test lint screenshots chaos faults clean
 .DELETE_ON_ERROR:
 
 run: .venv/installed
@@ -28,6 +29,9 @@ stop-local: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+screenshots: .venv/installed
+	$(BIN)/python -m pytest tests/test_browser.py --screenshots docs/screenshots
 
 chaos: .venv/installed
 	@$(BIN)/python tests/chaos.py --runs $(RUNS) --seed $(SEED) $(ARGS)

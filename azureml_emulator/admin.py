@@ -1,6 +1,7 @@
 """Admin routes: the request log, the latencies and the identity of the running emulator. They need the admin token.
 
-`GET /admin/requests`, `GET|PUT /admin/timing`, `GET /admin/status`; quota and faults have their own rooms.
+`GET /admin/requests`, `GET /admin/work`, `GET|PUT /admin/timing`, `GET /admin/status`; quota and faults have their own
+rooms.
 """
 
 from dataclasses import asdict
@@ -20,6 +21,7 @@ class Admin:
         return [
             Route("GET", "/admin/status", None, self._status, auth="admin"),
             Route("GET", "/admin/requests", None, self._requests, auth="admin"),
+            Route("GET", "/admin/work", None, self._work, auth="admin"),
             Route("GET", "/admin/timing", None, self._timing, auth="admin"),
             Route("PUT", "/admin/timing", None, self._set_timing, auth="admin"),
         ]
@@ -42,6 +44,13 @@ class Admin:
 
     def _requests(self, call: Call) -> Answer:
         return Answer(200, {"value": read_log(self._world.settings.home / "requests.jsonl")})
+
+    def _work(self, call: Call) -> Answer:
+        """What has gone on, from when to when: long-running operations, jobs and their steps."""
+        operations = (record for _, record in self._world.store.list("operations"))
+        runs = ({**run, "kind": "run", "started": run["created"]} for _, run in self._world.store.list("runs"))
+        value = [{name: one.get(name) for name in ("kind", "started", "ended")} for one in [*operations, *runs]]
+        return Answer(200, {"value": sorted(value, key=lambda one: str(one["started"]))})
 
     def _timing(self, call: Call) -> Answer:
         return Answer(200, asdict(self._world.timing))

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
 from chatdata.sources import file_digest
-from retune.errors import WaitExpired
+from retune.errors import CloudError, WaitExpired
 from retune.folders import home
 from retune.printing import screen
 from retune.report import Part, PreparedData
@@ -57,6 +57,7 @@ def find_or_make(key: str, make: Callable[[Path], PreparedData]) -> PreparedData
     Of several processes that ask at the same time, one makes it and the others find it.
 
     Raises:
+        CloudError: `DataLost`, somebody removed the folder meanwhile.
         WaitExpired: another process has been preparing the same data for two hours.
     """
     if (found := find(key)) is not None:
@@ -68,10 +69,16 @@ def find_or_make(key: str, make: Callable[[Path], PreparedData]) -> PreparedData
         remove(key)
         with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}{key}-", dir=folder()) as scratch:
             made = Path(scratch) / "made"
-            made.mkdir()
-            prepared = make(made).model_copy(update={"key": key, "seconds": round(time.monotonic() - began, 2)})
-            (made / MANIFEST).write_text(prepared.model_dump_json(indent=2), encoding="utf-8")
-            made.rename(target)
+            try:
+                made.mkdir()
+                prepared = make(made).model_copy(update={"key": key, "seconds": round(time.monotonic() - began, 2)})
+                (made / MANIFEST).write_text(prepared.model_dump_json(indent=2), encoding="utf-8")
+                made.rename(target)
+            except FileNotFoundError as error:
+                if made.exists():
+                    raise
+                text = f"The folder {made} was removed while data was being written there."
+                raise CloudError("DataLost", text, "Run it again, and leave the folder alone meanwhile.") from error
         return placed(prepared, target)
 
 

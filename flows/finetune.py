@@ -18,13 +18,27 @@ from prefect.states import State
 from flows.form import DEFAULT, complete
 from flows.hooks import clean_up_after
 from flows.recording import gather, recording, serving, training
-from retune.request import Compute, Data, Limits, Model, ParameterValue, Request, RunKey, Score, Serving, Workspace
+from retune.request import (
+    Approval,
+    Compute,
+    Data,
+    Limits,
+    Model,
+    ParameterValue,
+    Request,
+    RunKey,
+    Score,
+    Serving,
+    Workspace,
+)
+from tasks.approval import ask_person, note_decision
 from tasks.auth import sign_in
 from tasks.compute import check_sizes, ensure_cluster, inspect_compute
 from tasks.data import prepare_data
 from tasks.data_assets import register_data
 from tasks.deploy import create_endpoint, deploy, keep_endpoint, plan_endpoint
-from tasks.job import submit_job, wait_for_job
+from tasks.job import submit_job
+from tasks.job_end import wait_for_job
 from tasks.metrics import read_metrics
 from tasks.model import read_model
 from tasks.register import register_model
@@ -47,6 +61,7 @@ def finetune(
     training: dict[str, ParameterValue] = DEFAULT.training,
     serving: Serving = DEFAULT.serving,
     score: Score = DEFAULT.score,
+    approval: Approval = DEFAULT.approval,
     limits: Limits = DEFAULT.limits,
     run_key: RunKey | None = None,
     force: bool = False,
@@ -61,13 +76,14 @@ def finetune(
         training: Inputs of the pipeline component, under the component's own names.
         serving: How the model is served for the check.
         score: What the endpoint is asked.
+        approval: Whether a person decides on the model.
         limits: How long to wait.
         run_key: Key that Azure names derive from; a run with the key of an earlier one goes on with what that left.
             Unset: the flow run's id.
         force: Train also when the last good model was made from the same data, model, parameters and code.
     """
     groups = {"workspace": workspace, "model": model, "data": data, "compute": compute, "training": training}
-    groups |= {"serving": serving, "score": score, "limits": limits}
+    groups |= {"serving": serving, "score": score, "approval": approval, "limits": limits}
     return retrain(complete(deployment.get_id(), **groups), run_key, force)
 
 
@@ -87,7 +103,7 @@ def retrain(request: Request, run_key: str | None, force: bool) -> State:
         report.parameters, report.warnings = model.parameters, [*model.warnings, *data.warnings]
 
         if run.is_first_start and not force and (same := find_same_model(request, model, data)):
-            return run.skip(same)
+            run.skip(same)
 
         clustering = ensure_cluster.submit(request, compute)
         registering = register_data(request, data, return_state=True)
@@ -97,14 +113,23 @@ def retrain(request: Request, run_key: str | None, force: bool) -> State:
             run.follow(submission)
             run.job_ended(wait_for_job(request, submission))
 
+        reading = read_metrics.submit(request, submission.job.name)
+        if request.approval.required:
+            run.measured(*gather(reading))
+            if request.approval.before == "traffic":
+                report.registered_model = register_model(request, submission, model, data)
+            with run.watch.waiting_for_a_person():
+                report.decision = ask_person(request, submission, report)
+            note_decision(request, submission, report.decision, report.registered_model)
+            if report.decision.answer != "approved":
+                run.decline()
+
         endpoint = plan_endpoint(request, submission, compute)
         with serving(run, endpoint) as beside:
-            beside.append(create_endpoint.submit(request, endpoint, submission))
-            beside.append(read_metrics.submit(request, submission.job.name))
-            report.registered_model = register_model(request, submission, model, data)
-            _, metrics = gather(*beside)
-            report.metrics, report.curves = metrics.values, metrics.curves
-            report.model = report.model.model_copy(update={"weights": metrics.weights})
+            beside += [reading, create_endpoint.submit(request, endpoint, submission)]
+            if report.registered_model is None:
+                report.registered_model = register_model(request, submission, model, data, report.decision)
+            run.measured(gather(*beside)[0])
             deploy(request, endpoint, report.registered_model)
             report.score = ask(request, endpoint, data)
             mark_good(request, submission)

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -25,9 +26,12 @@ from retune.explain import explain
 from retune.folders import report_file
 from retune.report import Cost, Endpoint, Job, Problem, RegisteredModel, Report, Run, Status, Step
 from retune.request import Request
+from retune.summary import decision_text
 from retune.waiting import STOP
 from retune.workspace import find_address, first_line
-from tasks.job import Submission, cancel_run
+from tasks.job import Submission
+from tasks.job_end import cancel_run
+from tasks.metrics import JobMetrics
 from tasks.showing import show_summary
 from tasks.teardown import delete_endpoint
 
@@ -35,6 +39,10 @@ log = logging.getLogger("retune.run")
 
 FUTURE_SECONDS = 60
 STATES_SECONDS = 5
+
+
+class EndsHere(Exception):
+    """The recipe has nothing more to do in this run, which is no error."""
 
 
 class Recorder:
@@ -51,7 +59,7 @@ class Recorder:
         self._run_count = flow_run.get_run_count()
         self._guard: guard.Guard | None = None
         self._job_settled = True
-        self.ends_as: Status = "completed"
+        self._ends_as: Status = "completed"
         self.serving_since: float | None = None
         self._began = time.monotonic()
 
@@ -170,11 +178,25 @@ class Recorder:
             endpoint_usd=day and round(day * up / 86_400, 4),
         )
 
-    def skip(self, model: RegisteredModel) -> State:
+    def skip(self, model: RegisteredModel) -> NoReturn:
         """End the run: the last good model is what it would make."""
         self.report.registered_model = model
-        self.ends_as = "skipped"
-        return Completed(name="Skipped", message=f"Nothing has changed since {model.name}:{model.version} was made.")
+        self._ends_as = "skipped"
+        raise EndsHere
+
+    def decline(self) -> NoReturn:
+        """End the run: a person did not want the model, or did not say so in time."""
+        self._ends_as = "declined"
+        raise EndsHere
+
+    def close_as_planned(self) -> None:
+        """Write the report of a run that came to its end, wherever that was."""
+        self.close(self._ends_as)
+
+    def measured(self, metrics: JobMetrics) -> None:
+        """Put what the job has logged into the report."""
+        self.report.metrics, self.report.curves = metrics.values, metrics.curves
+        self.report.model = self.report.model.model_copy(update={"weights": metrics.weights})
 
     def final_state(self) -> State:
         """The Prefect state that says what happened."""
@@ -186,6 +208,12 @@ class Recorder:
                     message="The model is registered and answered; the endpoint is "
                     + (f"left up until {kept:%Y-%m-%d %H:%M} UTC." if kept else "deleted.")
                 )
+            case "skipped":
+                made = self.report.registered_model
+                text = f"Nothing has changed since {made.name}:{made.version} was made."
+                return Completed(name="Skipped", message=text)
+            case "declined":
+                return Cancelled(name="Declined", message=decision_text(self.report.decision))
             case "cancelled":
                 return Cancelled(message=error.message)
             case _:
@@ -200,7 +228,8 @@ def recording(request: Request, key: str | None) -> Iterator[Recorder]:
     run = Recorder(request, key)
     with SIGNALS.watched(), run.watch.watching(request):
         try:
-            yield run
+            with contextlib.suppress(EndsHere):
+                yield run
         except BadRequest as error:
             run.close("rejected", error)
         except (KeyboardInterrupt, TerminationSignal):
@@ -224,7 +253,7 @@ def recording(request: Request, key: str | None) -> Iterator[Recorder]:
             raise
         else:
             # A stop that came while the endpoint was being deleted is one all the same.
-            _close_stopped(run) if SIGNALS.reason else run.close(run.ends_as)
+            _close_stopped(run) if SIGNALS.reason else run.close_as_planned()
         finally:
             # What still waits in a thread has nothing left to wait for.
             STOP.set()

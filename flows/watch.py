@@ -42,6 +42,7 @@ class Watch:
         self._request: Request | None = None
         self._job: tuple[str, int] | None = None
         self._renewed_at = self._looked_at = self._began
+        self._clock_stands = False
         self._ended = threading.Event()
 
     @contextlib.contextmanager
@@ -63,6 +64,16 @@ class Watch:
         self._renewed_at = self._looked_at = time.monotonic()
         self._job = (key, attempt)
 
+    @contextlib.contextmanager
+    def waiting_for_a_person(self) -> Iterator[None]:
+        """Time of the body does not count towards `limits.total_minutes`."""
+        since, self._clock_stands = time.monotonic(), True
+        try:
+            yield
+        finally:
+            self._began += time.monotonic() - since
+            self._clock_stands = False
+
     def _look(self) -> None:
         with get_client(sync_client=True) as client:
             while not self._ended.wait(LOOK_EVERY_SECONDS):
@@ -72,7 +83,7 @@ class Watch:
                 self._look_at_lease()
                 self._look_at_prefect(client)
                 minutes = self._request.limits.total_minutes
-                if time.monotonic() - self._began > minutes * 60:
+                if not self._clock_stands and time.monotonic() - self._began > minutes * 60:
                     text = f"The run is not done after {minutes:g} minutes."
                     SIGNALS.interrupt(WaitExpired("RunTooLong", text, "Raise limits.total_minutes."))
 

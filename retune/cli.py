@@ -1,7 +1,7 @@
 """`python -m flows.finetune`: arguments to request to flow to report; the one place that prints errors.
 
 stdout is the report, stderr the progress. Exit codes: 0 completed, 1 the run failed, 2 bad request (nothing was
-created), 130 interrupted.
+created), 3 declined by a person, 130 interrupted.
 """
 
 import contextlib
@@ -16,8 +16,8 @@ from pathlib import Path
 import click
 
 EPILOG = """\b
-Exit codes: 0 completed, 1 the run failed, 2 bad request (nothing was created), 130 interrupted.
-Sections: workspace, model, data, compute, training, serving, score, limits; docs/presets.md has every key.
+Exit codes: 0 completed, 1 the run failed, 2 bad request (nothing was created), 3 declined, 130 interrupted.
+Sections: workspace, model, data, compute, training, serving, score, approval, limits; docs/presets.md has every key.
 Example: python -m flows.finetune --preset local --set data.fraction=0.5 --set training.num_train_epochs=2
 """
 

@@ -1,9 +1,10 @@
-"""`retune status|attach|cancel|sweep`: look after runs by their key, from the cloud alone; and more.
+"""`retune status|attach|cancel|approve|sweep`: look after runs by their key, from the cloud alone; and more.
 
 stdout is the result, stderr the progress. Exit codes: 0 done, 1 not done, 2 bad request, 130 interrupted.
 """
 
 import contextlib
+import getpass
 import json
 import logging
 import sys
@@ -101,6 +102,20 @@ def cancel(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
         end_holdings(request.workspace, run, request.limits.delete_minutes)
         found = read_holdings(request.workspace, run)
     click.echo(found.to_json()) if as_json else render_holdings(found)
+
+
+@retune.command()
+@click.argument("run")
+@click.option("--reject", is_flag=True, help="The run ends as Declined; its model is not used.")
+@click.option("--note", default="", metavar="TEXT", help="Why; it is kept with the model.")
+@click.option("--by", default=getpass.getuser, metavar="NAME", help="Who decides. Default: the user of this machine.")
+def approve(run: str, reject: bool, note: str, by: str) -> None:
+    """Answer RUN, which waits for approval of its model (`approval.required`): yes, unless --reject."""
+    from retune.approving import answer
+
+    with refusals():
+        answer(run, approve=not reject, by=by, note=note)
+    click.echo("rejected" if reject else "approved")
 
 
 @command
@@ -201,4 +216,6 @@ def stop() -> None:
     from retune import local
 
     with refusals():
+        if local.running():
+            click.echo("stopping; what a run holds is deleted first", err=True)
         click.echo("stopped" if local.stop() else "nothing was running")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from retune import names
 from retune import workspace as cloud
+from retune.report import Decision, RegisteredModel
 from retune.request import Workspace
 from retune.waiting import wait_until
 
@@ -48,6 +49,7 @@ class OwnJob(NamedTuple):
     properties: dict[str, str]
     # Its model has answered.
     good: bool
+    decision: Decision | None
 
     @property
     def lapsed(self) -> bool:
@@ -160,6 +162,16 @@ def mark_good(workspace: Workspace, job: str, moment: datetime) -> None:
     cloud.workspace_client(workspace).jobs.update(job, tags={names.ANSWERED_TAG: moment.isoformat()})
 
 
+def note_decision(workspace: Workspace, job: str, decision: Decision, model: RegisteredModel | None) -> None:
+    """Write a person's answer into the tags of the job, and of the model when it is registered already."""
+    client, tags = cloud.workspace_client(workspace), names.decision_tags(decision)
+    client.jobs.update(job, tags=tags)
+    if model:
+        registered = client.models.get(model.name, version=model.version)
+        registered.tags |= tags
+        client.models.create_or_update(registered)
+
+
 def ask_cancellation(workspace: Workspace, job: str) -> None:
     """Ask for a job's cancellation, without waiting for it."""
     cloud.workspace_client(workspace).jobs.begin_cancel(job)
@@ -234,6 +246,7 @@ def _own_job(job: "Job") -> OwnJob | None:
         holder=holder,
         properties=job.properties or {},
         good=names.read_moment(job.tags, names.ANSWERED_TAG) is not None,
+        decision=names.read_decision(job.tags),
     )
 
 

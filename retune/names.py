@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from pydantic import ValidationError
 
+from retune.report import Decision
 from retune.request import RUN_KEY, Request
 
 OWNER = "retune"
@@ -25,6 +26,7 @@ HOLDER_TAG = "retune.holder"
 DATA_TAG = "retune.data"
 MADE_FROM_TAG = "retune.made_from"
 ANSWERED_TAG = "retune.answered"
+DECISION_TAG = "retune.decision"
 REQUEST_PROPERTY = "retune.request."
 # Source: resource-limits documentation, values of a job's properties.
 PROPERTY_LENGTH = 1000
@@ -146,6 +148,21 @@ def read_lease(tags: Mapping[str, str] | None) -> tuple[datetime | None, str]:
     leases = [value.partition(" ") for tag, value in (tags or {}).items() if tag.startswith(LEASE_TAG)]
     until, _, holder = max(leases, key=lambda lease: lease[2], default=("", "", ""))
     return read_moment({LEASE_TAG: until}, LEASE_TAG), holder
+
+
+def decision_tags(decision: Decision) -> dict[str, str]:
+    """Tags with a person's answer, who gave it, when and why."""
+    values = decision.model_dump(mode="json", exclude={"answer", "attached"})
+    return {DECISION_TAG: decision.answer} | {f"{DECISION_TAG}.{name}": value for name, value in values.items()}
+
+
+def read_decision(tags: Mapping[str, str] | None) -> Decision | None:
+    """The answer in a job's or model's tags; None when there is none that can be read."""
+    found = {tag.removeprefix(f"{DECISION_TAG}."): value for tag, value in (tags or {}).items()}
+    try:
+        return Decision.model_validate(found | {"answer": found.get(DECISION_TAG), "attached": True})
+    except ValidationError:
+        return None
 
 
 def read_moment(tags: Mapping[str, str] | None, tag: str) -> datetime | None:

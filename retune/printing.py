@@ -5,7 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from retune.report import ComputeUsed, PreparedData, Report, Swept
-from retune.summary import endpoint_fate
+from retune.summary import decision_text, endpoint_fate
 
 FILE_WIDTH = 120
 
@@ -91,6 +91,7 @@ def _facts(report: Report) -> dict[str, list[tuple[str, str]]]:
         if job
         else [],
         "Metrics": _metric_rows(report.metrics),
+        "Decision": [("answer", decision_text(report.decision))] if report.decision else [],
         "Result": (
             [("registered", f"{report.registered_model.name}:{report.registered_model.version}")]
             if report.registered_model

@@ -11,10 +11,17 @@ from pydantic import BaseModel, ConfigDict, Field
 from retune.errors import RetuneError
 from retune.request import ParameterValue
 
-Status = Literal["completed", "failed", "cancelled", "rejected", "skipped"]
+Status = Literal["completed", "failed", "cancelled", "rejected", "skipped", "declined"]
 # Share of a file's chosen rows whose loss a person should hear of.
 NOTABLE_SHARE = 0.05
-EXIT_CODES: dict[Status, int] = {"completed": 0, "skipped": 0, "failed": 1, "rejected": 2, "cancelled": 130}
+EXIT_CODES: dict[Status, int] = {
+    "completed": 0,
+    "skipped": 0,
+    "failed": 1,
+    "rejected": 2,
+    "declined": 3,
+    "cancelled": 130,
+}
 
 
 class Part(BaseModel):
@@ -174,6 +181,16 @@ class Cost(Part):
     endpoint_usd: float | None = Field(None, description="The endpoint's instances while it was up, US$, if known.")
 
 
+class Decision(Part):
+    """A person's answer on the trained model."""
+
+    answer: Literal["approved", "rejected", "none in time"] = Field(description="What was decided.")
+    by: str = Field("", description="Who, as they gave their name; empty when nobody answered.")
+    note: str = Field("", description="Why, in their words.")
+    at: datetime = Field(description="When the answer was read.")
+    attached: bool = Field(False, description="An earlier start of this run was given it.")
+
+
 class RegisteredModel(Part):
     """The result."""
 
@@ -238,6 +255,7 @@ class Report(BaseModel):
     job: Job | None = Field(None, description="The training job.")
     metrics: dict[str, float] = Field({}, description="Last value of each metric of the job.")
     curves: list[Curve] = Field([], description="Losses of the job over its steps.")
+    decision: Decision | None = Field(None, description="A person's answer; null when none was asked.")
     registered_model: RegisteredModel | None = Field(None, description="The result.")
     endpoint: Endpoint | None = Field(None, description="The endpoint of the check.")
     score: list[Answer] = Field([], description="Questions and answers.")

@@ -163,6 +163,18 @@ class Score(Section):
     max_new_tokens: int = Field(200, ge=1, le=4096, description="Length limit of an answer, tokens.")
 
 
+class Approval(Section):
+    """Whether a person decides on the trained model before anything is made of it. Nothing that costs money waits."""
+
+    required: bool = Field(
+        False, description="Wait for a person's yes; no answer in time is a no. See `retune approve`."
+    )
+    before: Literal["registration", "traffic"] = Field(
+        "registration", description="What waits: the registered model, or the endpoint of a registered model."
+    )
+    hours: float = Field(24, gt=0, le=720, description="Longest wait for the answer, hours.")
+
+
 class Limits(Section):
     """How long each wait may take, and how often it looks."""
 
@@ -172,7 +184,11 @@ class Limits(Section):
     compute_minutes: float = Field(30, gt=0, description="Longest wait for the cluster, minutes.")
     deploy_minutes: float = Field(60, gt=0, description="Longest wait for endpoint and deployment, each, minutes.")
     delete_minutes: float = Field(20, gt=0, description="Longest wait for the endpoint's deletion, minutes.")
-    total_minutes: float = Field(2880, gt=0, description="Longest time for the whole run, deletion left out, minutes.")
+    total_minutes: float = Field(
+        2880,
+        gt=0,
+        description="Longest time for the whole run, minutes; deletion and the wait for a person are left out.",
+    )
     lease_minutes: float = Field(
         15,
         ge=0.05,
@@ -193,6 +209,7 @@ class Request(Section):
     )
     serving: Serving = Field(Serving(), description="How the model is served for the check.")
     score: Score = Field(Score(), description="What the endpoint is asked.")
+    approval: Approval = Field(Approval(), description="Whether a person decides on the model.")
     limits: Limits = Field(Limits(), description="How long to wait.")
 
     @field_validator("compute")

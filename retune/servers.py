@@ -69,7 +69,7 @@ def prefect_api(meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
         meanwhile()
         yield
         return
-    with prefect_server(_free_port(), meanwhile) as url:
+    with prefect_server(free_port(), meanwhile) as url:
         log.info("Prefect's page for this run: %s", url)
         with temporary_settings({PREFECT_API_URL: f"{url}/api"}):
             try:
@@ -179,7 +179,8 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from string import Template
 
 from retune.pictures import draw_losses
-from retune.report import Answer, Endpoint, Parameter, Report
+from retune.report import Answer, Decision, Endpoint, Parameter, Report
 
+EVALUATIONS = {"eval_loss_before": "before the training", "eval_loss_after": "after it", "eval_loss": "at the end"}
 PAGE = Template("""<!doctype html>
 <html lang="en">
 <head>
@@ -114,6 +115,8 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         yield "data", f"{_cell(data.source)} at {data.revision[:12]}: rows {rows}"
     if job:
         yield "job", f"{_link(job.name, job.studio_url)}: {job.status}{', taken over' if job.attached else ''}"
+    if report.decision:
+        yield "decision", _cell(decision_text(report.decision))
     if made:
         path = f"/model/{made.name}:{made.version}/details"
         yield "registered model", _link(f"{made.name}:{made.version}", _studio(report, path))
@@ -124,6 +127,21 @@ def _facts(report: Report) -> Iterator[tuple[str, str]]:
         spent = {"training": cost.training_usd, "endpoint": cost.endpoint_usd}
         known = [f"{name} US$ {value:,.2f}" for name, value in spent.items() if value is not None]
         yield "cost so far, at list prices", ", ".join(known)
+
+
+def question(report: Report) -> str:
+    """What a person is asked about the trained model, with the two numbers that say most."""
+    losses = [f"{report.metrics[name]:.3f} {when}" for name, when in EVALUATIONS.items() if name in report.metrics][:2]
+    found = f" Its loss on the validation rows is {', '.join(losses)}." if losses else ""
+    base = f"{report.model.name}:{report.model.version}"
+    return f"Use what job {report.job.name} has made of {base}?{found} The artifacts summary and loss say more."
+
+
+def decision_text(decision: Decision) -> str:
+    """What was decided, by whom and why."""
+    if decision.answer == "none in time":
+        return "Nobody has answered in time, which is a no."
+    return f"{decision.answer.capitalize()} by {decision.by}{f': {decision.note}' if decision.note else '.'}"
 
 
 def endpoint_fate(endpoint: Endpoint) -> str:

@@ -8,7 +8,7 @@ from prefect.cache_policies import NO_CACHE
 from retune import explain, names
 from retune import workspace as cloud
 from retune.errors import CloudError
-from retune.report import PreparedData, RegisteredModel
+from retune.report import Decision, PreparedData, RegisteredModel
 from retune.request import Request
 from tasks.job import TRAINED_MODEL, Submission
 from tasks.model import ModelFacts
@@ -19,7 +19,13 @@ log = logging.getLogger("retune.register")
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
-def register_model(request: Request, submission: Submission, model: ModelFacts, data: PreparedData) -> RegisteredModel:
+def register_model(
+    request: Request,
+    submission: Submission,
+    model: ModelFacts,
+    data: PreparedData,
+    decision: Decision | None = None,
+) -> RegisteredModel:
     """The model version of this job: a repeat finds the one that is there.
 
     Raises:
@@ -42,6 +48,8 @@ def register_model(request: Request, submission: Submission, model: ModelFacts, 
         "data_train_sha256": data.splits["train"].sha256,
     }
     lineage |= {f"data_{role}_asset": names.asset_reference(asset) for role, asset in data.assets.items()}
+    if decision:
+        lineage |= names.decision_tags(decision)
     attached = True
     try:
         made = client.models.get(name, version=version)

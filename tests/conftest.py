@@ -44,9 +44,10 @@ SDK_WARNINGS = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of tests/test_fault_matrix.py."""
+    """Options of tests/test_fault_matrix.py and tests/test_browser.py."""
     parser.addoption("--faults", type=Path, metavar="FILE", help="every cell, but for those that FILE says have passed")
     parser.addoption("--shard", default="1/1", metavar="K/N", help="with --faults: the K-th of N parts")
+    parser.addoption("--screenshots", type=Path, metavar="FOLDER", help="keep the pictures of Prefect's page there")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,6 +1,7 @@
 """Chat data: sources, the choice of rows, the cache that is verified, and files that appear whole."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from chatdata import cache
 from chatdata.data_step import prepare
 from chatdata.sources import pin
 from retune.errors import BadRequest, CloudError
+from retune.report import PreparedData
 from retune.request import Data, Request, Workspace
 
 SAY = {"role": "assistant", "content": "Hi."}
@@ -307,6 +309,21 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path, retune_home: Path
         prepare(request(write_folder(tmp_path / "bad", test_gen=[None])))
 
     assert [path.name for path in (retune_home / "data").iterdir() if not path.name.endswith(".lock")] == [key]
+
+
+def test_a_folder_that_is_removed_meanwhile_is_a_named_error(retune_home: Path) -> None:
+    """As by somebody who clears a disk; a file that is missing elsewhere is told as what it is."""
+
+    def lose_all(folder: Path) -> PreparedData:
+        shutil.rmtree(retune_home / "data")
+        return PreparedData(source=(folder / "train.jsonl").read_text(), revision="", splits={})
+
+    with pytest.raises(CloudError, match="was removed while data was being written") as caught:
+        cache.find_or_make("lost", lose_all)
+    assert caught.value.code == "DataLost"
+
+    with pytest.raises(FileNotFoundError):
+        cache.find_or_make("elsewhere", lambda folder: Path("not-there").read_text())
 
 
 def test_the_cache_is_listed_verified_and_cleared(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -336,6 +337,17 @@ def test_timings_are_checked(emulator: Emulator) -> None:
 
     assert status == 400
     assert "There is no timing 'speed'. The timings are retry_after_seconds," in body["error"]["message"]
+
+
+def test_what_went_on_can_be_read(fresh_emulator: Emulator) -> None:
+    """A cluster's creation, with the time that it took."""
+    fresh_emulator.admin("PUT", "/admin/timing", {"compute_seconds": 0.5})
+    cluster = AmlCompute(name="timed", size="Standard_DS3_v2")
+    fresh_emulator.client().compute.begin_create_or_update(cluster).result(60)
+    (work,) = fresh_emulator.admin("GET", "/admin/work")["value"]
+    began, ended = (datetime.fromisoformat(work[moment]) for moment in ("started", "ended"))
+
+    assert 0.5 <= (ended - began).total_seconds() < 5
 
 
 def test_admin_needs_its_token(emulator: Emulator) -> None:

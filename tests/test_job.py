@@ -8,7 +8,8 @@ from retune.errors import CloudError
 from retune.request import load
 from tasks.compute import inspect_compute
 from tasks.data_assets import register_data
-from tasks.job import cancel_run, submit_job
+from tasks.job import submit_job
+from tasks.job_end import cancel_run
 from tasks.model import read_model
 
 

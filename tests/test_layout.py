@@ -57,5 +57,5 @@ def test_help_names_the_exit_codes() -> None:
     command = [sys.executable, "-m", "flows.finetune", "--help"]
     shown = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
 
-    assert "0 completed, 1 the run failed, 2 bad request (nothing was created), 130 interrupted" in shown
+    assert "0 completed, 1 the run failed, 2 bad request (nothing was created), 3 declined, 130 interrupted" in shown
     assert "--set SECTION.KEY=VALUE" in shown

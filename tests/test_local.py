@@ -1,84 +1,66 @@
 """`retune local`: the deployments on this machine, with everything that they need, and nothing left when it stops."""
 
-import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
+from local_stack import REHEARSAL, STOP_SECONDS, Local, started, states_of
 
-from retune.local import ROOT, Stack
-
-START_SECONDS, STOP_SECONDS, RUN_SECONDS = 120, 90, 120
-REHEARSAL = {"component": "chat_completion_rehearsal"}
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-class Local:
-    """The commands, with folders of their own."""
-
-    def __init__(self, folder: Path) -> None:
-        own = {"RETUNE_HOME": str(folder / "retune"), "PREFECT_HOME": str(folder / "prefect")}
-        own |= {"PREFECT_WORKER_QUERY_SECONDS": "2"}
-        self.home = folder / "retune"
-        self._environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in ("PREFECT_API_URL", "ARM_CLOUD_METADATA_URL")
-        } | own
-
-    def __call__(self, *words: str, seconds: float = START_SECONDS) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from retune.commands import retune; retune()", "local", *words]
-        return subprocess.run(
-            command, cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=seconds, check=False
-        )
-
-    @property
-    def stack(self) -> Stack:
-        """What runs, as its file says."""
-        return Stack.model_validate_json((self.home / "local.json").read_text(encoding="utf-8"))
-
-    def processes(self) -> list[psutil.Process]:
-        """All that has the folder in its environment."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("RETUNE_HOME") == str(self.home):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+RUN_SECONDS, FIRED_SECONDS = 120, 300
 
 
 @pytest.fixture(scope="module")
 def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     """The stack, started."""
-    local = Local(tmp_path_factory.mktemp("local"))
-    started = local("start", "--port", str(free_port()))
-    assert started.returncode == 0, started.stderr
-    assert local.stack.page in started.stdout
-    yield local
-    local("stop", seconds=STOP_SECONDS)
+    with started(tmp_path_factory.mktemp("local")) as local:
+        yield local
+
+
+@pytest.mark.timeout(FIRED_SECONDS + 100)
+def test_schedules_fire_by_themselves_and_do_not_overlap(local: Local) -> None:
+    """Each minute, with a run that takes longer than that: its next tick is dropped. The sweep goes on beside it."""
+    from prefect.client.schemas.actions import DeploymentUpdate
+    from prefect.client.schemas.schedules import CronSchedule
+
+    with local.client() as client:
+        nightly = client.read_deployment_by_name("finetune/local-nightly")
+        sweep = client.read_deployment_by_name("sweep/every-15-minutes")
+        usual = nightly.parameters
+        long = usual | {"model": usual["model"] | REHEARSAL, "training": usual["training"] | {"training_seconds": 80}}
+        client.update_deployment(nightly.id, DeploymentUpdate(parameters=long))
+        for deployment in (nightly, sweep):
+            each_minute = CronSchedule(cron="* * * * *", timezone="UTC")
+            client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, schedule=each_minute)
+
+        most_at_once, deadline = 0, time.monotonic() + FIRED_SECONDS
+        completed = dropped = swept = False
+        while not (completed and dropped and swept):
+            states = states_of(client, nightly.id)
+            assert time.monotonic() < deadline, states
+            most_at_once = max(most_at_once, sum(state.is_running() or state.is_pending() for state in states))
+            completed = any(state.is_completed() for state in states)
+            dropped = any(state.is_cancelled() and "concurrency limit" in state.message for state in states)
+            swept = any(state.is_completed() for state in states_of(client, sweep.id))
+            time.sleep(0.5)
+
+        for deployment in (nightly, sweep):
+            client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=False)
+        client.update_deployment(nightly.id, DeploymentUpdate(parameters=usual))
+        while not all(state.is_final() or state.is_scheduled() for state in states_of(client, nightly.id)):
+            assert time.monotonic() < deadline, states_of(client, nightly.id)
+            time.sleep(0.5)
+
+    assert most_at_once == 1
 
 
 @pytest.mark.timeout(400)
 def test_a_run_completes_and_stopping_leaves_nothing(local: Local) -> None:
     """Also when another run is in the middle: its job and its endpoint go, and every process with them."""
-    from prefect.client.orchestration import get_client
     from prefect.deployments import run_deployment
-    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: local.stack.api}), get_client(sync_client=True) as client:
+    with local.client() as client:
         done = run_deployment("finetune/local", parameters={"model": REHEARSAL}, timeout=RUN_SECONDS)
         assert done.state.name == "Completed", done.state.message
         again = run_deployment("finetune/local-nightly", parameters={"model": REHEARSAL}, timeout=RUN_SECONDS)

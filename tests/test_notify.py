@@ -1,4 +1,4 @@
-"""A person is told: a failed run reaches the block that `retune notify` was given."""
+"""A person is told: what they should know of reaches the block that `retune notify` was given."""
 
 import json
 import threading
@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from prefect import flow
+from prefect import Flow, flow
+from prefect.states import Cancelled, Completed, Failed, State
 
 from retune.errors import BadRequest
 from retune.notify import make_automations
@@ -51,20 +52,33 @@ def listener() -> Iterator[Listener]:
     listener.close()
 
 
-@flow(name="finetune")
-def fails() -> None:
-    """A run of a flow of that name."""
-    raise ValueError("the GPU is on fire")
-
-
 @flow(name="another")
 def fails_elsewhere() -> None:
     """A run that is not Retune's."""
     raise ValueError("not ours")
 
 
-def test_a_failed_run_is_told(prefect_api: str, listener: Listener) -> None:
-    """With its reason and its address; another flow's is not, and making the automations twice makes them once."""
+def ends(name: str, state: State) -> Flow:
+    """A flow of that name whose runs end so."""
+
+    @flow(name=name)
+    def one() -> State:
+        return state
+
+    return one
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [
+        ("finetune", Failed(message="the GPU is on fire")),
+        ("finetune", Cancelled(name="Declined", message="Rejected by Ada: it rambles")),
+        ("sweep", Completed(name="Swept", message="1 endpoint(s) outlived their runs")),
+    ],
+    ids=["failed", "declined", "leak"],
+)
+def test_somebody_is_told(name: str, state: State, prefect_api: str, listener: Listener) -> None:
+    """Why, and where to look; of another flow's runs they are not, and making the automations twice makes them once."""
     from prefect.blocks.notifications import CustomWebhookNotificationBlock
     from prefect.client.orchestration import get_client
 
@@ -77,15 +91,15 @@ def test_a_failed_run_is_told(prefect_api: str, listener: Listener) -> None:
         assert [len(client.read_automations_by_name(name)) for name in names] == [1] * len(names)
 
     other = fails_elsewhere(return_state=True)
-    failed = fails(return_state=True)
+    ended = ends(name, state)(return_state=True)
 
     deadline = time.monotonic() + TOLD_WITHIN_SECONDS
     while not listener.heard:
         assert time.monotonic() < deadline, "nobody was told"
         time.sleep(0.2)
     (told,) = listener.heard
-    assert "Failed" in told["subject"] and "the GPU is on fire" in told["body"]
-    assert str(failed.state_details.flow_run_id) in told["body"]
+    assert state.name in told["subject"] and state.message in told["body"]
+    assert str(ended.state_details.flow_run_id) in told["body"]
     assert other.is_failed()
 
 

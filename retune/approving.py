@@ -1,0 +1,76 @@
+"""A person's answer to a run that waits for approval, given from the command line instead of the run's page."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from retune import local
+from retune.errors import BadRequest, CloudError
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas import FlowRun
+
+FLOW = "finetune"
+
+
+def answer(run: str, *, approve: bool, by: str, note: str) -> None:
+    """Resume the paused run of that key with an answer.
+
+    Raises:
+        BadRequest: no run of that key waits for approval, or the answer does not fit the form.
+        CloudError: `PrefectAway`, Prefect's API does not answer.
+    """
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas import SetStateStatus
+
+    with _known_api():
+        try:
+            with get_client(sync_client=True) as client:
+                waiting = _waiting_runs(client)
+                found = next((one.id for one in waiting if run in _names(one)), None)
+                if found is None:
+                    listed = ", ".join(sorted(_names(one)[0] for one in waiting)) or "none"
+                    fix = f"These wait: {listed}. A run that `python -m flows.finetune` started says where it waits."
+                    raise BadRequest([f"No run '{run}' waits for approval in Prefect."], fix)
+                form = {"answer": "approve" if approve else "reject", "by": by, "note": note}
+                result = client.resume_flow_run(found, run_input=form)
+        except httpx.HTTPError as error:
+            fix = "Set PREFECT_API_URL to what the run's log says."
+            raise CloudError("PrefectAway", f"Prefect's API does not answer: {error}", fix) from error
+    if result.status != SetStateStatus.ACCEPT:
+        raise BadRequest([f"Prefect did not take the answer: {result.details.reason}"])
+
+
+def _names(run: "FlowRun") -> list[str]:
+    """What the run answers to: its key, where it has one of its own, and its id."""
+    key = run.parameters.get("run_key")
+    return [*([key] if key else []), str(run.id)]
+
+
+def _waiting_runs(client: "SyncPrefectClient") -> "list[FlowRun]":
+    """The flow runs that wait for a person."""
+    from prefect.client.schemas.filters import (
+        FlowFilter,
+        FlowFilterName,
+        FlowRunFilter,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import StateType
+
+    paused = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
+    return client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])), flow_run_filter=paused)
+
+
+@contextlib.contextmanager
+def _known_api() -> Iterator[None]:
+    """The Prefect API that is configured, else that of `make deploy-local`."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    stack = None if PREFECT_API_URL.value() else local.running()
+    if not (stack or PREFECT_API_URL.value()):
+        raise BadRequest(["Which Prefect is not known."], "Set PREFECT_API_URL to what the run's log says.")
+    with temporary_settings({PREFECT_API_URL: stack.api} if stack else {}):
+        yield

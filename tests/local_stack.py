@@ -1,0 +1,87 @@
+"""`retune local` with folders of its own, as tests start, use and stop it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import psutil
+
+from retune.local import ROOT, Stack
+from retune.servers import free_port
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas import State
+
+START_SECONDS, STOP_SECONDS = 120, 90
+# Parameters of a run of seconds.
+REHEARSAL = {"component": "chat_completion_rehearsal"}
+
+
+class Local:
+    """The commands, with folders of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        own = {"RETUNE_HOME": str(folder / "retune"), "PREFECT_HOME": str(folder / "prefect")}
+        own |= {"PREFECT_WORKER_QUERY_SECONDS": "2"}
+        self.home = folder / "retune"
+        self._environment = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in ("PREFECT_API_URL", "ARM_CLOUD_METADATA_URL")
+        } | own
+
+    def __call__(self, *words: str, seconds: float = START_SECONDS) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", "from retune.commands import retune; retune()", "local", *words]
+        return subprocess.run(
+            command, cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=seconds, check=False
+        )
+
+    @property
+    def stack(self) -> Stack:
+        """What runs, as its file says."""
+        return Stack.model_validate_json((self.home / "local.json").read_text(encoding="utf-8"))
+
+    def processes(self) -> list[psutil.Process]:
+        """All that has the folder in its environment."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("RETUNE_HOME") == str(self.home):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    @contextmanager
+    def client(self) -> "Iterator[SyncPrefectClient]":
+        """A client of its Prefect server, which this process uses too in the body."""
+        from prefect.client.orchestration import get_client
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        with temporary_settings({PREFECT_API_URL: self.stack.api}), get_client(sync_client=True) as client:
+            yield client
+
+
+@contextmanager
+def started(folder: Path) -> Iterator[Local]:
+    """The stack, on a port of its own."""
+    local = Local(folder)
+    begun = local("start", "--port", str(free_port()))
+    assert begun.returncode == 0, begun.stderr
+    assert local.stack.page in begun.stdout
+    yield local
+    local("stop", seconds=STOP_SECONDS)
+
+
+def states_of(client: "SyncPrefectClient", deployment: UUID) -> "list[State]":
+    """The states of the deployment's runs."""
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
+
+    of_it = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment]))
+    return [run.state for run in client.read_flow_runs(flow_run_filter=of_it) if run.state]
