@@ -62,6 +62,11 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]")
 _REPLACEMENT = b"\xef\xbf\xbd"
 # UTF-8 read as Windows-1252 and written as UTF-8 again: A with tilde or a with circumflex before what follows there.
 _MOJIBAKE = re.compile(rb"\xc3\x83\xc2[\x80-\xbf]|\xc3\xa2\xe2\x82\xac|\xc3\x82\xc2[\xa0-\xbf]")
+# The same in RE2's words, which reads all texts of a batch without holding the interpreter.
+_BAD_CHARACTERS = pc.MatchSubstringOptions(
+    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x{9f}\x{fffd}]"
+    r"|\x{c3}[\x{80}-\x{bf}]|\x{e2}\x{20ac}|\x{c2}[\x{a0}-\x{bf}]"
+)
 
 
 def problems_of_form(messages: object) -> list[tuple[str, str]]:
@@ -112,6 +117,19 @@ def surely_well_formed(conversations: pa.ListArray) -> np.ndarray:
     sure = counts - np.bincount(rows, system, len(counts)) >= 2
     sure[rows[~fine]] = False
     return sure
+
+
+def with_bad_characters(conversations: pa.ListArray) -> list[int]:
+    """Which of many conversations, lists of role and content without a null, hold what `problems_of_characters` finds,
+    by position."""
+    turns = conversations.flatten()
+    texts = turns.flatten()[[field.name for field in turns.type].index("content")]
+    found = pc.call_function("match_substring_regex", [texts], _BAD_CHARACTERS)
+    if not pc.any(found).as_py():
+        return []
+    ends = np.cumsum(conversations.value_lengths().to_numpy())
+    bad_turns = np.flatnonzero(found.to_numpy(zero_copy_only=False))
+    return np.unique(np.searchsorted(ends, bad_turns, side="right")).tolist()
 
 
 def _problems_of_form(messages: object) -> list[tuple[str, str]]:

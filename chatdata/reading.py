@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
 
 import fsspec
 import orjson
@@ -30,6 +30,7 @@ from retune.errors import RetuneError
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
+T = TypeVar("T")
 BATCH_ROWS = 1000
 COLUMNS = ("messages", "tools")
 # Row groups are fetched together up to this size, because a request costs as much time as a few megabytes.
@@ -157,7 +158,7 @@ def guarded(file: SourceFile) -> Iterator[None]:
         raise BadFile(f"{file.name}: not readable as {file.kind}: {' '.join(str(error).split())[:200]}.") from error
 
 
-def read_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+def read_ahead(batches: Iterator[T]) -> Iterator[T]:
     """The same batches, the next one being fetched and decoded while one is worked on."""
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
         coming = pool.submit(next, batches, None)

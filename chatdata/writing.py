@@ -4,8 +4,8 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import reduce
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial, reduce
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -86,10 +86,14 @@ class SplitWriting:
             BadFile: a source file cannot be read.
         """
         looked_at = 0
-        with self._path.open("wb") as file, ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
-            for batch in read_ahead(chosen.batches):
+        with (
+            self._path.open("wb") as file,
+            ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
+            ThreadPoolExecutor(1, thread_name_prefix="look") as looker,
+        ):
+            for batch, suspects in read_ahead(map(partial(self._with_suspects, looker), chosen.batches)):
                 pause(0)
-                content = self._check_batch(batch, chosen)
+                content = self._check_batch(batch, suspects, chosen)
                 self._await_file()
                 self._writing = writer.submit(self._append, file, content)
                 looked_at += len(batch.messages)
@@ -108,6 +112,11 @@ class SplitWriting:
             statistics=self._collected.summary(),
         )
 
+    def _with_suspects(self, looker: Executor, batch: Batch) -> "tuple[Batch, Future[list[int]] | None]":
+        """A batch with the rows in which bad characters are, where its column tells; the search has begun then."""
+        told = self._checks.on and batch.column is not None
+        return batch, looker.submit(checks.with_bad_characters, batch.column) if told else None
+
     def _append(self, file: IO[bytes], content: bytes) -> None:
         """Write a batch; beside the work on the next one, because neither holds the interpreter up."""
         file.write(content)
@@ -121,12 +130,14 @@ class SplitWriting:
             self._writing.result()
             self._writing = None
 
-    def _check_batch(self, batch: Batch, chosen: Chosen) -> bytes:
+    def _check_batch(self, batch: Batch, suspects: "Future[list[int]] | None", chosen: Chosen) -> bytes:
         """What is to be written of a batch."""
         candidates = list(self._candidates(batch, chosen))
         content = b"".join([one.line for one in candidates])
         if self._checks.on:
-            self._check_characters(candidates, content)
+            told = suspects is not None and chosen.seed is None
+            rows = suspects.result() if told else rows_of_suspicious_bytes(candidates, content)
+            self._check_characters([candidates[row] for row in rows])
             fit = [one for one in candidates if not one.problems]
             self._check_lengths(fit)
             self._check_repetitions(fit)
@@ -179,11 +190,9 @@ class SplitWriting:
             problems.append((checks.TOOLS_NOT_A_LIST, f"it is {checks.kind_of(tools)}"))
         return problems
 
-    def _check_characters(self, candidates: list["Candidate"], content: bytes) -> None:
-        """Adds what is wrong with the characters; only rows with a suspicious byte are looked at closely."""
-        ends = np.cumsum([len(one.line) for one in candidates])
-        for row in np.unique(np.searchsorted(ends, suspicious_bytes(content), side="right")).tolist():
-            one = candidates[row]
+    def _check_characters(self, suspects: list["Candidate"]) -> None:
+        """Adds what is wrong with the characters of rows that may have some."""
+        for one in suspects:
             if not one.problems:
                 text = "\n".join(message["content"] for message in one.messages)
                 one.problems.extend(checks.problems_of_characters(text.encode()))
@@ -293,6 +302,12 @@ def line_of(messages: bytes, tools: object) -> bytes:
     if tools is None:
         return b'{"messages":%b}\n' % messages
     return b'{"messages":%b,"tools":%b}\n' % (messages, orjson.dumps(tools, default=str))
+
+
+def rows_of_suspicious_bytes(candidates: list["Candidate"], content: bytes) -> list[int]:
+    """Places of the candidates that have a suspicious byte in their lines, which are the content."""
+    ends = np.cumsum([len(one.line) for one in candidates])
+    return np.unique(np.searchsorted(ends, suspicious_bytes(content), side="right")).tolist()
 
 
 def suspicious_bytes(text: bytes) -> np.ndarray:

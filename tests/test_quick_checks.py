@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatdata.checks import is_well_formed, surely_well_formed
+from chatdata.checks import is_well_formed, problems_of_characters, surely_well_formed, with_bad_characters
 from chatdata.duplicates import end_keys
 
 COLUMN = pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())]))
@@ -33,6 +33,26 @@ def test_a_row_that_surely_is_well_formed_is_so(rows: list[list[dict[str, str]]]
         visible = all(turn["content"][:1] in ("a", "{") for turn in row)
         if visible and order in (["user", "assistant"], ["system", "user", "assistant"]):
             assert found
+
+
+# Around every bound of what is bad.
+edges = st.text(
+    st.sampled_from(
+        'a\\"\t\n\r\x00\x07\x08\x0b\x0c\x0e\x1f \x7e\x7f\x80\x9f\xa0\xbf\xc0\xc2\xc3\xe2\xef€\u20ad\ufffc\ufffd\ufffe😀'
+    ),
+    max_size=6,
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(edges, max_size=4), max_size=8), st.integers(0, 3))
+def test_bad_characters_are_found_in_many_rows_at_once(rows: list[list[str]], first: int) -> None:
+    """The same rows as one by one."""
+    column = pa.array([[{"content": text, "role": "user"} for text in row] for row in rows], COLUMN)[first:]
+
+    bad = [place for place, row in enumerate(rows[first:]) if problems_of_characters("\n".join(row).encode())]
+
+    assert with_bad_characters(column) == bad
 
 
 @pytest.mark.parametrize(
