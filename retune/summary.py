@@ -32,9 +32,9 @@ $body
 """)
 
 
-def to_markdown(report: Report) -> str:
-    """What a person wants to know of a run, on one page, without pictures."""
-    return "\n".join(_lines(report)) + "\n"
+def to_markdown(report: Report, status: str | None = None) -> str:
+    """What a person wants to know of a run, on one page, without pictures; `status` is that of one that goes on."""
+    return "\n".join(_lines(report, status or report.status)) + "\n"
 
 
 def parameters_table(parameters: list[Parameter]) -> list[dict[str, str]]:
@@ -83,9 +83,10 @@ def _table(title: str, rows: list[dict[str, str]]) -> str:
     return head + "\n".join(f"| {' | '.join(map(_cell, row.values()))} |" for row in rows)
 
 
-def _lines(report: Report) -> Iterator[str]:
-    yield f"# Retune: {report.status}"
-    yield f"Run `{report.run.key}`, attempt {report.run.attempt}, {report.run.seconds:g} s.\n"
+def _lines(report: Report, status: str) -> Iterator[str]:
+    yield f"# Retune: {status}"
+    if report.run.key:
+        yield f"Run `{report.run.key}`, attempt {report.run.attempt}, {report.run.seconds:g} s.\n"
     if report.error:
         yield f"**{report.error.code}** in {report.error.step}: {_cell(report.error.message)}\n"
         yield f"Next: {_cell(report.error.fix)}\n"

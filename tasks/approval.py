@@ -54,7 +54,7 @@ def ask_person(request: Request, submission: Submission, report: Report) -> Deci
     if before and before.decision and before.decision.answer == "approved":
         log.info("%s has approved the model already", before.decision.by)
         return before.decision
-    show_summary(report)
+    show_summary(report, "waiting for approval")
     hours = request.approval.hours
     with get_client(sync_client=True) as client:
         form = Verdict.with_initial_data(description=question(report))

@@ -182,7 +182,7 @@ def _logged(client: "MLClient", name: str) -> dict[str, float]:
     # MLflow hands out the step of a last value only here; the history has it too, and grows with the training.
     steps = {point.key: point.step for point in data._metric_objs}
     found = {metric: data.metrics[metric] for metric in ("epoch", "loss", "eval_loss") if metric in data.metrics}
-    return {"step": steps["loss"], **found} if "loss" in steps else found
+    return {"step": max(steps[metric] for metric in found), **found} if found else found
 
 
 def _failure(client: "MLClient", job: JobReport, status: str, logs: StepLogs) -> JobFailed:

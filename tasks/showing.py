@@ -59,10 +59,10 @@ def show_questions(answers: list[Answer]) -> None:
         create_table_artifact(questions_table(answers), key="questions", description="Questions and answers.")
 
 
-def show_summary(report: Report) -> None:
-    """What the run did, what it made and deleted, what it cost."""
+def show_summary(report: Report, status: str | None = None) -> None:
+    """What the run did, what it made and deleted, what it cost; `status` is that of one that goes on."""
     with never_failing():
-        create_markdown_artifact(to_markdown(report), key="summary", description="What this run did.")
+        create_markdown_artifact(to_markdown(report, status), key="summary", description="What this run did.")
 
 
 def show_picture(picture: bytes, key: str, description: str) -> None:

@@ -1,0 +1,217 @@
+"""Prefect's page as a person uses it, in a real browser, against `retune local`.
+
+`make screenshots` keeps the pictures for docs/operate.md.
+"""
+
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+from commands import wait_for
+from local_stack import REHEARSAL, Local, started
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import Artifact
+
+CHROMIUM = shutil.which("chromium")
+RUN_SECONDS, LOOK_SECONDS = 150, 30
+WIDTH, HEIGHT = 1400, 1000
+# What is to be read in those that are no picture.
+SHOWN = {
+    "chat-data": "train",
+    "parameters": "parameter",
+    "questions": "asked",
+    "summary": "Retune: completed",
+    "training": "Completed",
+}
+ARTIFACTS = ("chat-data-lengths", "loss", *SHOWN)
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
+
+
+class Browser:
+    """One window on the page of a local stack."""
+
+    def __init__(self, page: Page, local: Local, pictures: Path) -> None:
+        self.page, self._local, self._pictures = page, local, pictures
+
+    def open(self, path: str) -> None:
+        """Go to a page of Prefect's."""
+        self.page.goto(f"{self._local.stack.page}/v2{path}")
+
+    def keep(self, name: str) -> None:
+        """A picture of what is to be seen."""
+        self.page.screenshot(path=self._pictures / f"{name}.png")
+
+    def button(self, name: str) -> Locator:
+        return self.page.get_by_role("button", name=name, exact=True)
+
+    def choose(self, name: str) -> None:
+        """An entry of the menu that is open."""
+        self.page.get_by_role("menuitem", name=name, exact=True).click()
+
+    def open_deployment(self, name: str) -> None:
+        """From the list of deployments, as a person finds it."""
+        self.open("/deployments")
+        self.page.get_by_role("link", name=name, exact=True).click()
+        expect(self.page).to_have_url(re.compile("/deployments/deployment/"))
+
+    def open_form(self, name: str) -> Page:
+        """The form for a run of the deployment that is not quite the usual one."""
+        self.open_deployment(name)
+        self.button("Run").click()
+        self.choose("Custom run")
+        return self.page
+
+    def follow_new_run(self) -> UUID:
+        """To the page of the run that was just started; its id."""
+        self.button("View run").click()
+        expect(self.page).to_have_url(re.compile("/runs/flow-run/"))
+        return UUID(re.search(r"flow-run/([0-9a-f-]{36})", self.page.url)[1])
+
+    def menu(self, entry: str) -> None:
+        """An entry of the run's menu."""
+        self.page.get_by_role("button", name="Open menu").first.click()
+        self.choose(entry)
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+    """The stack, started."""
+    with started(tmp_path_factory.mktemp("browser")) as local:
+        yield local
+
+
+@pytest.fixture
+def browser(local: Local, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Browser]:
+    """A window; its pictures are kept where --screenshots says."""
+    pictures = request.config.getoption("--screenshots") or tmp_path
+    pictures.mkdir(parents=True, exist_ok=True)
+    with sync_playwright() as playwright:
+        # No sandbox: Chromium refuses one to root, and the page is our own.
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = chromium.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+        page.set_default_timeout(LOOK_SECONDS * 1000)
+        yield Browser(page, local, pictures)
+        chromium.close()
+
+
+def wait_for_state(local: Local, run: UUID, name: str, seconds: float = RUN_SECONDS) -> None:
+    """Until the run is in a state of that name."""
+    deadline = time.monotonic() + seconds
+    with local.client() as client:
+        while (state := client.read_flow_run(run).state).name != name:
+            assert time.monotonic() < deadline and not state.is_final(), state
+            time.sleep(0.5)
+
+
+def artifacts_of(local: Local, run: UUID) -> "dict[str, Artifact]":
+    """The last artifact of each key of a run."""
+    with local.client() as client:
+        found = [one for one in client.read_artifacts() if one.flow_run_id == run]
+    return {one.key: one for one in sorted(found, key=lambda one: one.created)}
+
+
+def description_of_training(local: Local, run: UUID) -> str:
+    """What the bar says."""
+    found = artifacts_of(local, run).get("training")
+    return found.description or "" if found else ""
+
+
+@pytest.mark.timeout(400)
+def test_one_click_runs_to_completion_and_the_page_shows_it(browser: Browser, local: Local) -> None:
+    """Quick run of finetune/local: a real training. Every artifact is there and can be opened."""
+    browser.open_deployment("local")
+    browser.keep("deployment")
+    browser.button("Run").click()
+    browser.choose("Quick run")
+    run = browser.follow_new_run()
+    wait_for_state(local, run, "Running")
+    page = browser.page
+    progress = re.compile(r"step \d+, epoch [\d.]+, ")
+    wait_for(lambda: progress.search(description_of_training(local, run)), RUN_SECONDS, "progress of the training")
+    browser.open(f"/runs/flow-run/{run}?tab=Artifacts")
+    page.get_by_text("training", exact=True).click()
+    expect(page.get_by_text(progress).first).to_be_visible()
+    browser.keep("running")
+    wait_for_state(local, run, "Completed")
+
+    browser.open(f"/runs/flow-run/{run}?tab=Artifacts")
+    for name in ARTIFACTS:
+        expect(page.get_by_text(name, exact=True).first).to_be_visible()
+    browser.keep("artifacts")
+    made = artifacts_of(local, run)
+    assert {*made} == {*ARTIFACTS}
+    for name, artifact in made.items():
+        browser.open(f"/artifacts/artifact/{artifact.id}")
+        if artifact.type == "image":
+            picture = page.locator("img[src^='data:image/png']").first
+            expect(picture).to_be_visible()
+            assert picture.evaluate("image => image.naturalWidth") > 500
+        else:
+            # The same text stands once more, as it was stored, where nobody looks.
+            expect(page.get_by_text(SHOWN[name]).filter(visible=True).first).to_be_visible()
+        browser.keep(name)
+
+
+@pytest.mark.timeout(400)
+def test_a_form_is_refused_then_filled_and_its_run_is_approved(browser: Browser, local: Local) -> None:
+    """A share of 300 % is refused in the page, and so is none; with 100 % the run waits for a person, and completes."""
+    page = browser.page
+    fraction = browser.open_form("local").get_by_label("Fraction (Optional)", exact=True)
+    fraction.fill("3")
+    browser.button("Submit").click()
+    # The browser's own words, which are no part of the page.
+    assert "less than or equal to 1" in fraction.evaluate("field => field.validationMessage")
+    fraction.fill("0")
+    browser.button("Submit").click()
+    expect(page.get_by_text("minimum of 0")).to_be_visible()
+    fraction.scroll_into_view_if_needed()
+    browser.keep("refused")
+    with local.client() as client:
+        assert [run.state.name for run in client.read_flow_runs() if run.state.is_running()] == []
+
+    browser.open_form("local").get_by_label("Fraction (Optional)", exact=True).fill("1")
+    page.get_by_label("Component (Optional)", exact=True).fill(REHEARSAL["component"])
+    page.get_by_label("Required (Optional)", exact=True).click()
+    browser.button("Submit").click()
+    run = browser.follow_new_run()
+    wait_for_state(local, run, "Paused")
+    assert artifacts_of(local, run)["summary"].data.startswith("# Retune: waiting for approval\n")
+
+    browser.open(f"/runs/flow-run/{run}")
+    browser.menu("Resume")
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Select Answer").click()
+    page.get_by_role("option", name="approve").click()
+    dialog.get_by_label("By", exact=True).fill("Ada")
+    dialog.get_by_label("Note (Optional)", exact=True).fill("reads well")
+    browser.keep("approval")
+    dialog.get_by_role("button", name="Resume").click()
+    expect(page.get_by_text("Flow run resumed")).to_be_visible()
+    wait_for_state(local, run, "Completed")
+    assert "Approved by Ada: reads well" in artifacts_of(local, run)["summary"].data
+
+
+@pytest.mark.timeout(400)
+def test_a_run_is_cancelled_in_the_page(browser: Browser, local: Local) -> None:
+    """Its job too."""
+    with local.client() as client:
+        deployment = client.read_deployment_by_name("finetune/local").id
+        parameters = {"model": REHEARSAL, "training": {"training_seconds": 300}}
+        run = client.create_flow_run_from_deployment(deployment, parameters=parameters).id
+    wait_for_state(local, run, "Running")
+    browser.open(f"/runs/flow-run/{run}")
+    browser.menu("Cancel")
+    dialog = browser.page.get_by_role("alertdialog")
+    dialog.get_by_role("button", name="Cancel Flow Run").click()
+    expect(dialog).to_be_hidden()
+    wait_for_state(local, run, "Cancelled")
+    browser.page.reload()
+    browser.keep("cancelled")
