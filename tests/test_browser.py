@@ -171,7 +171,7 @@ def test_a_form_is_refused_then_filled_and_its_run_is_approved(browser: Browser,
     assert "less than or equal to 1" in fraction.evaluate("field => field.validationMessage")
     fraction.fill("0")
     browser.button("Submit").click()
-    expect(page.get_by_text("minimum of 0")).to_be_visible()
+    expect(page.get_by_text("0 is less than or equal to the minimum of 0", exact=True)).to_be_visible()
     fraction.scroll_into_view_if_needed()
     browser.keep("refused")
     with local.client() as client:
