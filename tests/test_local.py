@@ -41,7 +41,7 @@ def test_schedules_fire_by_themselves_and_do_not_overlap(local: Local) -> None:
             assert time.monotonic() < deadline, states
             most_at_once = max(most_at_once, sum(state.is_running() or state.is_pending() for state in states))
             completed = any(state.is_completed() for state in states)
-            dropped = any(state.is_cancelled() and "concurrency limit" in state.message for state in states)
+            dropped = any(state.is_cancelled() and "concurrency limit" in (state.message or "") for state in states)
             swept = any(state.is_completed() for state in states_of(client, sweep.id))
             time.sleep(0.5)
 
