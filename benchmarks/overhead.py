@@ -193,7 +193,8 @@ def intervals_of_calls(calls: list[dict]) -> Iterator[Interval]:
 
 def intervals_of_work(ready: dict) -> Iterator[Interval]:
     """When something was made or deleted, and when the job waited or ran."""
-    for one in ask(ready, "GET", "/admin/work")["value"]:
+    # A run that was only logged to has no end of its own.
+    for one in (work for work in ask(ready, "GET", "/admin/work")["value"] if work["ended"]):
         yield datetime.fromisoformat(one["started"]), datetime.fromisoformat(one["ended"])
 
 
