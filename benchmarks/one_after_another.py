@@ -3,7 +3,7 @@
     python -m benchmarks.one_after_another KEY [section.key=value ...]
 
 For benchmarks.overhead, which starts it with an emulator and a Prefect server named in the environment. It ends with
-the endpoint deleted; there is no guard, no lease and no second attempt.
+the endpoint deleted; no guard watches over it and nobody renews the job's lease.
 """
 
 import sys

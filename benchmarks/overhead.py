@@ -68,7 +68,7 @@ class Row(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """One run; `own_seconds` is what no remote work went on in, and 0 for the plain program."""
+    """One run; in `own_seconds` of it no remote work went on. They are not told of the plain program, which has 0."""
 
     seconds: float
     own_seconds: float
@@ -161,7 +161,7 @@ def command(name: str) -> list[str]:
 
 @contextmanager
 def prefect(folder: str) -> Iterator[str]:
-    """The address of a server on a database of its own."""
+    """The address of a server on a database of its own, which this process and its children use from now on."""
     os.environ["PREFECT_HOME"] = f"{folder}/prefect"
     with servers.prefect_server(servers.free_port()) as page:
         yield page

@@ -146,7 +146,7 @@ def _check_same(job: "Job", request: Request, key: str, data: PreparedData) -> N
 
 
 def _flat(request: Request) -> Iterator[tuple[str, object]]:
-    """What decides the result, as dotted key and value: where to run and how long to wait do not."""
+    """What decides the result, as dotted key and value: where to run, how long to wait and who approves do not."""
     for section, values in request.model_dump(mode="json", exclude={"approval", "limits", "workspace"}).items():
         for name, value in values.items():
             yield f"{section}.{name}", value

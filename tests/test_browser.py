@@ -201,7 +201,7 @@ def test_a_form_is_refused_then_filled_and_its_run_is_approved(browser: Browser,
 
 @pytest.mark.timeout(400)
 def test_a_run_is_cancelled_in_the_page(browser: Browser, local: Local) -> None:
-    """Its job too."""
+    """With a worker, which tells the run; while its job trains."""
     with local.client() as client:
         deployment = client.read_deployment_by_name("finetune/local").id
         parameters = {"model": REHEARSAL, "training": {"training_seconds": 300}}
