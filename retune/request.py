@@ -164,7 +164,7 @@ class Score(Section):
 
 
 class Approval(Section):
-    """Whether a person decides on the trained model before anything is made of it. Meanwhile nothing is up that costs money."""
+    """Whether a person decides on the trained model before it is used; meanwhile nothing is up that costs money."""
 
     required: bool = Field(
         False, description="Wait for a person's yes; no answer in time is a no. See `retune approve`."
