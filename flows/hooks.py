@@ -11,7 +11,6 @@ from prefect.client.schemas import FlowRun
 from prefect.states import State
 
 from flows.form import complete_stored
-from retune import ledger, names
 
 log = logging.getLogger("retune.run")
 
@@ -22,6 +21,9 @@ def clean_up_after(flow: Flow, flow_run: FlowRun, state: State) -> None:
     The job of a crashed run is left until its lease lapses: a retry goes on with it. What another run with the same key
     has taken over is left to that run.
     """
+    # Only here: whoever shows or starts the flow has nothing to clean up.
+    from retune import ledger, names
+
     request = complete_stored(flow_run.parameters, flow_run.deployment_id)
     key = flow_run.parameters.get("run_key") or str(flow_run.id)
     left = [

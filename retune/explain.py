@@ -1,7 +1,5 @@
 """What an error of the SDK means for the reader of the report: a name, the service's words, and what to do next."""
 
-import requests
-
 from retune.errors import CloudError, RetuneError
 from retune.workspace import first_line
 
@@ -24,6 +22,7 @@ BY_STATUS = {
 
 def is_transient(error: BaseException) -> bool:
     """Whether the same call may succeed on a repeat: the failure was on the way, or the service's own."""
+    import requests
     from azure.core.exceptions import DecodeError, HttpResponseError, ServiceRequestError, ServiceResponseError
 
     error = _origin(error)
@@ -41,6 +40,7 @@ def is_transient(error: BaseException) -> bool:
 
 def explain(error: Exception) -> RetuneError | None:
     """The error as one of Retune's; None for what the cloud has nothing to do with."""
+    import requests
     from azure.core.exceptions import AzureError, HttpResponseError
 
     error = _origin(error)

@@ -27,7 +27,7 @@ EXIT_CODES: dict[Status, int] = {
 class Part(BaseModel):
     """A frozen section of the report."""
 
-    model_config = ConfigDict(frozen=True, protected_namespaces=())
+    model_config = ConfigDict(frozen=True, protected_namespaces=(), defer_build=True)
 
 
 class Run(Part):
@@ -242,7 +242,7 @@ class Problem(Part):
 class Report(BaseModel):
     """The whole report."""
 
-    model_config = ConfigDict(validate_assignment=True, protected_namespaces=())
+    model_config = ConfigDict(validate_assignment=True, protected_namespaces=(), defer_build=True)
 
     schema_version: Literal[1] = Field(1, alias="schema", description="Version of this document's form.")
     status: Status = Field("failed", description="How the run ended.")

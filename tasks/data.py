@@ -6,7 +6,6 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, State
 
-from chatdata.data_step import prepare
 from retune.report import PreparedData
 from retune.request import Request
 from tasks.retrying import HARMLESS, is_transient
@@ -24,6 +23,9 @@ def prepare_data(request: Request) -> PreparedData | State[PreparedData]:
         CloudError: `DataUnreachable`, the hub or the store did not answer.
         WaitExpired: another process has been preparing the same data for hours.
     """
+    # Only here: a run that goes no further need not wait for its import.
+    from chatdata.data_step import prepare
+
     prepared = prepare(request)
     show_data(prepared)
     for role, split in prepared.splits.items():

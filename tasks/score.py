@@ -9,12 +9,10 @@ import logging
 import random
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import requests
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from requests.adapters import HTTPAdapter
-from urllib3 import Retry
 
 from retune import workspace as cloud
 from retune.errors import CloudError
@@ -24,10 +22,13 @@ from retune.waiting import pause
 from tasks.retrying import HARMLESS, is_transient
 from tasks.showing import show_questions
 
+if TYPE_CHECKING:
+    import requests
+
 log = logging.getLogger("retune.score")
 
 # The gateway answers these while a fresh deployment's instances join; a repeat of a question is harmless.
-BUSY = Retry(total=5, backoff_factor=1, status_forcelist=(429, 502, 503), allowed_methods=None, raise_on_status=False)
+BUSY = (429, 502, 503)
 FIXES = {
     401: "The endpoint's key was refused: see the endpoint's authentication mode.",
     404: "No deployment has traffic: see the endpoint's traffic rules.",
@@ -48,9 +49,7 @@ def ask(request: Request, endpoint: Endpoint, data: PreparedData) -> list[Answer
     uri = client.online_endpoints.get(endpoint.name).scoring_uri
     key = client.online_endpoints.get_keys(endpoint.name).primary_key
     answers = []
-    with requests.Session() as session:
-        session.mount("https://", HTTPAdapter(max_retries=BUSY))
-        session.headers["Authorization"] = f"Bearer {key}"
+    with _patient_session(key) as session:
         for conversation, expected in choose_rows(data.splits["test"], request.score):
             pause(0)
             began = time.monotonic()
@@ -124,7 +123,20 @@ def _split_last_answer(messages: list[dict[str, str]]) -> tuple[list[dict[str, s
     return turns, "".join(turn["content"] for turn in messages[last_user + 1 : last_user + 2])
 
 
-def _question(session: requests.Session, uri: str, conversation: list[dict[str, str]], request: Request) -> str:
+def _patient_session(key: str) -> "requests.Session":
+    import requests
+    from urllib3 import Retry
+
+    session = requests.Session()
+    again = Retry(total=5, backoff_factor=1, status_forcelist=BUSY, allowed_methods=None, raise_on_status=False)
+    session.mount("https://", requests.adapters.HTTPAdapter(max_retries=again))
+    session.headers["Authorization"] = f"Bearer {key}"
+    return session
+
+
+def _question(session: "requests.Session", uri: str, conversation: list[dict[str, str]], request: Request) -> str:
+    import requests
+
     seconds = request.serving.request_timeout_seconds
     try:
         # A little above the service's own limit, so that its 408 comes first.

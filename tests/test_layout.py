@@ -47,7 +47,7 @@ def test_imports_go_downward_only(package: str) -> None:
 @pytest.mark.parametrize("module", ["torch", "transformers", "azure.ai.ml", "datasets", "mlflow", "pandas"])
 def test_importing_the_flow_leaves_heavy_packages_alone(module: str) -> None:
     """A worker that loads the flow pays for Prefect only."""
-    code = f"import sys, flows.finetune; sys.exit({module!r} in sys.modules)"
+    code = f"import sys, flows.finetune, flows.recipe; sys.exit({module!r} in sys.modules)"
 
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
