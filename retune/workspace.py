@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 CONFIG_FILES = (Path("config.json"), Path(".azureml/config.json"))
 METADATA_URL = "ARM_CLOUD_METADATA_URL"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+# Where the service does not say when to look at an operation again; of its own the SDK looks each 30 s at some.
+LOOK_EVERY_SECONDS = 5
 LOOPBACK = ("https://localhost:", "https://127.0.0.1:")
 
 
@@ -119,7 +121,12 @@ def _client(cloud: str | None, interactive: bool, registry: str | None, *address
     # The SDK gives its logger a handler of its own on stderr; what the steps do, the tasks say.
     logging.getLogger("azure.ai.ml").setLevel(logging.ERROR)
     client = MLClient(
-        credential(interactive), *address, registry_name=registry, enable_telemetry=False, show_progress=False
+        credential(interactive),
+        *address,
+        registry_name=registry,
+        enable_telemetry=False,
+        show_progress=False,
+        polling_interval=LOOK_EVERY_SECONDS,
     )
     if registry is None:
         _look_up_addresses(client)

@@ -3,9 +3,14 @@
 import os
 import subprocess
 import sys
+from datetime import datetime
 
+from azure.ai.ml.entities import AmlCompute
 from commands import ROOT
 from conftest import Emulator
+
+from retune.request import Workspace
+from retune.workspace import workspace_client
 
 # In a process of its own: the SDK asks for the cloud while it is imported for the first time.
 AWAY_AND_BACK = """
@@ -39,3 +44,16 @@ def test_a_cloud_that_was_away_can_be_used_when_it_is_back(emulator: Emulator) -
         "CloudUnreachable True",
         "local MlflowClient",
     ], done.stderr
+
+
+def test_an_operation_is_looked_at_again_after_seconds(fresh_emulator: Emulator) -> None:
+    """Also where the service does not say when, as Azure's does not; of its own the SDK would take half a minute."""
+    fresh_emulator.admin("PUT", "/admin/timing", {"compute_seconds": 3, "retry_after_seconds": 0})
+
+    client = workspace_client(Workspace(emulator=True))
+    client.compute.begin_create_or_update(AmlCompute(name="fresh", size="Standard_NC24ads_A100_v4")).result()
+
+    calls = fresh_emulator.admin("GET", "/admin/requests")["value"]
+    looks = [datetime.fromisoformat(call["time"]) for call in calls if "/computeOperationsStatus/" in call["path"]]
+    assert len(looks) == 2
+    assert (looks[1] - looks[0]).total_seconds() < 10
