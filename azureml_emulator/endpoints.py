@@ -88,7 +88,8 @@ class Endpoints:
             document |= {
                 field: present[field] for field in ("created", "primary_key", "secondary_key", "token", "hidden_until")
             }
-            document["state"] = "Updating"
+            # One that could not be made is made anew.
+            document["state"] = "Creating" if present["state"] == "Failed" else "Updating"
         self._world.store.put(KIND, name.lower(), document)
         operation = self._world.operations.start(KIND, name.lower(), lambda: self._create(name.lower()))
         document["operation"] = operation

@@ -2,7 +2,7 @@
 
 from prefect.states import State
 
-from flows.recording import gather, recording, serving, training
+from flows.recording import gather, holding, is_completed, recording
 from retune.request import Request
 from tasks.approval import ask_person, note_decision
 from tasks.auth import sign_in
@@ -40,29 +40,38 @@ def retrain(request: Request, run_key: str | None, force: bool) -> State:
         clustering = ensure_cluster.submit(request, compute)
         registering = register_data(request, data, return_state=True)
         cluster, data = report.compute, report.data = gather(clustering, registering)
-        with training(run):
+        with holding(run) as beside:
             submission = submit_job(request, run.key, run.watch.holder, model, cluster, data)
             run.follow(submission)
+            creating = None
+            if not request.approval.required:
+                # It costs nothing before its deployment, and what is wrong with it shows before the GPU's hours.
+                endpoint = report.endpoint = plan_endpoint(request, submission, compute)
+                creating = create_endpoint.submit(request, endpoint, submission)
+                beside.append(creating)
             run.job_ended(wait_for_job(request, submission))
 
-        reading = read_metrics.submit(request, submission.job.name)
-        if request.approval.required:
-            run.measured(*gather(reading))
-            if request.approval.before == "traffic":
-                report.registered_model = register_model(request, submission, model, data)
-            with run.watch.waiting_for_a_person():
-                report.decision = ask_person(request, submission, report)
-            note_decision(request, submission, report.decision, report.registered_model)
-            if report.decision.answer != "approved":
-                run.decline()
+            reading = read_metrics.submit(request, submission.job.name)
+            beside.append(reading)
+            if request.approval.required:
+                run.measured(*gather(reading))
+                if request.approval.before == "traffic":
+                    report.registered_model = register_model(request, submission, model, data)
+                with run.watch.waiting_for_a_person():
+                    report.decision = ask_person(request, submission, report)
+                note_decision(request, submission, report.decision, report.registered_model)
+                if report.decision.answer != "approved":
+                    run.decline()
+                endpoint = report.endpoint = plan_endpoint(request, submission, compute)
 
-        endpoint = plan_endpoint(request, submission, compute)
-        with serving(run, endpoint) as beside:
-            beside += [reading, create_endpoint.submit(request, endpoint, submission)]
             if report.registered_model is None:
                 report.registered_model = register_model(request, submission, model, data, report.decision)
-            run.measured(gather(*beside)[0])
-            deploy(request, endpoint, report.registered_model)
+            run.measured(*gather(reading))
+            if creating is None or not is_completed(creating):
+                # What stood against it while the job ran may be gone.
+                create_endpoint(request, endpoint, submission)
+            run.starts_serving()
+            endpoint = report.endpoint = deploy(request, endpoint, report.registered_model)
             report.score = ask(request, endpoint, data)
             mark_good(request, submission)
             if request.serving.keep:

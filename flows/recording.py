@@ -24,7 +24,7 @@ from retune import ledger
 from retune.errors import BadRequest, RetuneError, Stopped
 from retune.explain import explain
 from retune.folders import report_file
-from retune.report import Cost, Endpoint, Job, Problem, RegisteredModel, Report, Run, Status, Step
+from retune.report import Cost, Job, Problem, RegisteredModel, Report, Run, Status, Step
 from retune.request import Request
 from retune.summary import decision_text
 from retune.waiting import STOP
@@ -58,14 +58,15 @@ class Recorder:
         self.watch = Watch(self.flow_run_id)
         self._run_count = flow_run.get_run_count()
         self._guard: guard.Guard | None = None
-        self._job_settled = True
+        self.job_settled = True
+        self.earlier_endpoints: list[str] = []
         self._ends_as: Status = "completed"
-        self.serving_since: float | None = None
+        self._serving_since: float | None = None
         self._began = time.monotonic()
 
     def start_guard(self) -> None:
         """Have a process of its own clean up if this one dies."""
-        self._job_settled = False
+        self.job_settled = False
         place = find_address(self.request.workspace)
         here = {"subscription_id": place.subscription_id, "resource_group": place.resource_group, "name": place.name}
         limits = self.request.limits
@@ -85,9 +86,11 @@ class Recorder:
         )
 
     def follow(self, submission: Submission) -> None:
-        """Put the job into the report and hold it."""
+        """Put the job into the report and hold it; what earlier starts of the run have left up is no longer needed."""
         self.report.run, self.report.job = Run(attempt=submission.attempt), submission.job
         self.watch.hold(self.key, submission.attempt)
+        if submission.job.attached:
+            self.earlier_endpoints = self._ask_deletion_of_earlier_endpoints()
 
     def job_ended(self, job: Job) -> None:
         """Put the completed job into the report; nothing needs to end it any more.
@@ -96,7 +99,7 @@ class Recorder:
             CloudError: `TakenOver`, another start has seen it complete too and goes on.
         """
         self.report.job = job
-        self._job_settled = True
+        self.job_settled = True
         if self.watch.lost():
             raise self.watch.loss
 
@@ -110,14 +113,16 @@ class Recorder:
             self.report.job = self.report.job.model_copy(update={"status": status})
         # Without a status there may be a job whose submission was cut off, but not when the service refused it.
         refused = isinstance(error, RetuneError) and not isinstance(error, Stopped) and self.report.job is None
-        self._job_settled = status is not None or refused or self.watch.taken_over
+        self.job_settled = status is not None or refused or self.watch.taken_over
 
-    def ask_deletion_of_earlier_endpoints(self) -> list[str]:
+    def starts_serving(self) -> None:
+        """From now on the endpoint costs money."""
+        self._serving_since = time.monotonic()
+
+    def _ask_deletion_of_earlier_endpoints(self) -> list[str]:
         """Names of what earlier starts of the run have left up, kept or not; this start makes its own."""
         from azure.core.exceptions import AzureError
 
-        if self.report.job is None or not self.report.job.attached:
-            return []
         workspace = self.request.workspace
         try:
             found = [end.name for end in ledger.list_endpoints(workspace, self.key) if end.holder < self.watch.holder]
@@ -134,7 +139,7 @@ class Recorder:
             return
         endpoint = self.report.endpoint
         settled = endpoint is None or endpoint.deleted or endpoint.kept_until
-        self._guard.release("cancel" if not self._job_settled else "done" if settled else "")
+        self._guard.release("cancel" if not self.job_settled else "done" if settled else "")
 
     def close(self, status: Status, error: BaseException | None = None) -> None:
         """Write the report to disk; a failure names the step that Prefect saw failing."""
@@ -172,7 +177,7 @@ class Recorder:
             return None
         nodes = next((float(one.value) for one in report.parameters if one.name == "num_nodes_finetune"), 1.0)
         price, day = report.compute.price_per_hour_usd, report.endpoint and report.endpoint.price_per_day_usd
-        up = time.monotonic() - self.serving_since if self.serving_since else 0
+        up = time.monotonic() - self._serving_since if self._serving_since else 0
         return Cost(
             training_usd=price and round(price * nodes * report.job.seconds / 3600, 4),
             endpoint_usd=day and round(day * up / 86_400, 4),
@@ -290,48 +295,52 @@ def gather(*steps: PrefectFuture | State) -> list:
     return outcomes
 
 
-@contextlib.contextmanager
-def training(run: Recorder) -> Iterator[None]:
-    """Guard what the body makes, and ask for the job's cancellation when it ends other than well, also by a signal."""
-    run.start_guard()
-    try:
-        yield
-    except BaseException as error:
-        with SIGNALS.deferred("asking for the job's cancellation"):
-            run.cancel_job(error)
-        raise
+def is_completed(step: PrefectFuture) -> bool:
+    """Whether the step, waited for, did what it should."""
+    step.wait()
+    return step.state.is_completed()
 
 
 @contextlib.contextmanager
-def serving(run: Recorder, endpoint: Endpoint) -> Iterator[list[PrefectFuture]]:
-    """Delete the endpoint when the body ends, unless it is to be kept; a list for the steps that the body starts.
+def holding(run: Recorder) -> Iterator[list[PrefectFuture]]:
+    """Look after job and endpoint of the body; a list for the steps that the body starts beside itself.
 
-    The request is sent before anything else, because a worker that cancels gives 30 s; then the steps beside are told
-    to stop, and the deletion is watched. A signal waits until it is done. What earlier starts of the run have left up
-    is deleted too.
+    When the body ends other than well, also by a signal, the job is asked to cancel. The endpoint is deleted at every
+    end, unless it is to be kept; what earlier starts of the run have left up is deleted too. Both requests are sent
+    before anything is waited for, because a worker that cancels gives 30 s; then the steps beside are told to stop, and
+    the deletion is watched. A signal waits until it is done.
     """
     beside: list[PrefectFuture] = []
-    run.report.endpoint = endpoint
-    run.serving_since = time.monotonic()
-    workspace = run.request.workspace
-    earlier = run.ask_deletion_of_earlier_endpoints()
+    run.start_guard()
     try:
         yield beside
+    except BaseException as error:
+        if not run.job_settled:
+            with SIGNALS.deferred("asking for the job's cancellation"):
+                run.cancel_job(error)
+        raise
     finally:
-        kept = run.report.endpoint.kept_until
-        names_left = [*([] if kept else [endpoint.name]), *earlier]
-        if names_left:
-            shown = ", ".join(names_left)
-            doing = f"deleting endpoint {shown}, which costs money and expires {endpoint.expires:%H:%M} UTC,"
-            with SIGNALS.deferred(doing):
-                asked = not kept and ledger.ask_deletion(workspace, endpoint.name)
-                STOP.set()
-                for future in beside:
-                    with contextlib.suppress(TimeoutError):
-                        future.wait(timeout=FUTURE_SECONDS)
-                deleted = [delete_endpoint(run.request, name, asked or name in earlier) for name in names_left]
-                if not kept:
-                    run.report.endpoint = endpoint.model_copy(update={"deleted": deleted[0]})
+        _tear_down(run, beside)
+
+
+def _tear_down(run: Recorder, beside: list[PrefectFuture]) -> None:
+    endpoint = run.report.endpoint
+    own = [endpoint.name] if endpoint and not endpoint.kept_until else []
+    if not (own or run.earlier_endpoints):
+        return
+    shown = ", ".join([*own, *run.earlier_endpoints])
+    by = f" and expires {endpoint.expires:%H:%M} UTC" if own else ""
+    with SIGNALS.deferred(f"deleting endpoint {shown}, which costs money{by},"):
+        asked = bool(own) and ledger.ask_deletion(run.request.workspace, endpoint.name)
+        STOP.set()
+        for future in beside:
+            with contextlib.suppress(TimeoutError):
+                future.wait(timeout=FUTURE_SECONDS)
+        deleted = [delete_endpoint(run.request, name, asked) for name in own]
+        for name in run.earlier_endpoints:
+            delete_endpoint(run.request, name, asked=True)
+        if own:
+            run.report.endpoint = endpoint.model_copy(update={"deleted": deleted[0]})
 
 
 def read_task_runs(flow_run_id: str) -> list[TaskRun]:

@@ -138,7 +138,11 @@ class Serving(Section):
         600, ge=1, le=3600, description="Time before the first liveness probe, seconds."
     )
     expiry_hours: float = Field(
-        4, gt=0, le=72, description="Age after which the endpoint counts as left behind, hours; a tag on it."
+        4,
+        gt=0,
+        le=72,
+        description="Time after its deployment when the endpoint counts as left behind, hours; a tag on it. Before, "
+        "the longest times for the job to start and to run come on top.",
     )
     keep: bool = Field(
         False,

@@ -59,6 +59,7 @@ def create_endpoint(request: Request, endpoint: Endpoint, submission: Submission
     except HttpResponseError as error:
         if explain.is_transient(error):
             raise
+        log.warning("endpoint %s is refused: %s", endpoint.name, cloud.first_line(error))
         raise CloudError(
             "EndpointRefused",
             f"Endpoint '{endpoint.name}' was refused: {cloud.first_line(error)}",
@@ -68,14 +69,18 @@ def create_endpoint(request: Request, endpoint: Endpoint, submission: Submission
 
 
 def plan_endpoint(request: Request, submission: Submission, compute: ComputeFacts) -> Endpoint:
-    """The endpoint that the run is going to make, under the name that its deletion will use."""
-    serving, price = request.serving, compute.serving_price_per_hour_usd
+    """The endpoint that the run is going to make, under the name that its deletion will use.
+
+    Where nobody is asked before it is made, it is there while the job waits and runs.
+    """
+    serving, price, limits = request.serving, compute.serving_price_per_hour_usd, request.limits
+    ahead = timedelta(minutes=0 if request.approval.required else limits.queue_minutes + limits.run_minutes)
     place = cloud.find_address(request.workspace).id
     return Endpoint(
         name=names.endpoint_name(place, submission.key, submission.attempt, submission.holder),
         deployment=serving.deployment,
         instance_type=serving.instance_type,
-        expires=datetime.now(UTC) + timedelta(hours=serving.expiry_hours),
+        expires=datetime.now(UTC) + ahead + timedelta(hours=serving.expiry_hours),
         price_per_day_usd=price and round(price * serving.instance_count * 24, 2),
     )
 
@@ -92,8 +97,8 @@ def keep_endpoint(request: Request, endpoint: Endpoint) -> Endpoint:
 
 
 @task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
-def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> None:
-    """Deploy the model on the endpoint and give it all traffic.
+def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> Endpoint:
+    """The endpoint, with the model deployed and given all traffic; its expiry counts from now.
 
     Raises:
         CloudError: `DeploymentFailed`, with the service's words and the last lines of the container's log.
@@ -121,9 +126,12 @@ def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> None
             limit="limits.deploy_minutes",
         )
         log.info("deployment %s is ready", endpoint.deployment)
+        expires = datetime.now(UTC) + timedelta(hours=serving.expiry_hours)
         current = client.online_endpoints.get(endpoint.name)
         current.traffic = {endpoint.deployment: 100}
+        current.tags |= names.expiry_tag(expires)
         _put_endpoint(request, current, "Traffic update")
+        return endpoint.model_copy(update={"expires": expires})
     except HttpResponseError as error:
         if explain.is_transient(error):
             raise

@@ -149,7 +149,7 @@ def test_the_registered_model_loads_with_mlflow_and_answers(completed: Run, emul
 @pytest.mark.parametrize(
     ("faults", "step", "code", "words"),
     [
-        ([{"on": "endpoint", "effect": "fail"}], "create_endpoint", "EndpointRefused", "endpoint"),
+        ([{"on": "endpoint", "effect": "fail", "calls": None}], "create_endpoint", "EndpointRefused", "endpoint"),
         (
             [{"on": "deployment", "effect": "fail", "message": "ImageBuildFailure"}],
             "deploy",
@@ -203,7 +203,27 @@ def test_a_failing_step_fails_the_run_with_its_log(emulator: Emulator, finetune:
     assert "chat_completion_datapreprocess" in run.report["error"]["message"]
     assert run.report["job"]["studio_url"] in run.report["error"]["fix"]
     assert run.report["job"]["status"] == "Failed"
-    assert (run.report["endpoint"], run.report["score"]) == (None, [])
+    assert (run.report["endpoint"]["deleted"], run.report["score"]) == (True, [])
+    assert endpoints_left(emulator) == []
+
+
+def test_an_endpoint_that_is_refused_during_the_training_is_tried_again(
+    emulator: Emulator, finetune: Callable[..., Run]
+) -> None:
+    """The training goes on; what stood against the endpoint is a warning, and no reason to fail when it has gone."""
+    emulator.admin("PUT", "/admin/faults", [{"on": "endpoint", "effect": "fail"}])
+    try:
+        run = finetune(*QUICK, key="refused-once")
+    finally:
+        emulator.admin("DELETE", "/admin/faults")
+
+    assert run.code == 0
+    assert "is refused" in run.errors
+    assert [step["state"] for step in run.report["steps"] if step["name"] == "create_endpoint"] == [
+        "Failed",
+        "Completed",
+    ]
+    assert endpoints_left(emulator) == []
 
 
 def test_a_failed_job_makes_a_repeat_take_the_next_attempt(emulator: Emulator, finetune: Callable[..., Run]) -> None:
