@@ -49,7 +49,7 @@ LATENCIES = {
 SETTINGS = (
     "model.component=chat_completion_rehearsal",
     "compute.name=fresh-cluster",
-    "limits.poll_seconds=2",
+    "limits.poll_seconds=0.5",
     "training.training_seconds=10",
 )
 

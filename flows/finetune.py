@@ -1,6 +1,6 @@
 """Retrain a chat model on Azure ML, prove that it answers, and leave nothing behind that costs money.
 
-    python -m flows.finetune [--preset NAME|FILE] [--set section.key=value ...] [--json] [--quiet]
+    python -m flows.finetune [--preset NAME|FILE] [--set section.key=value ...] [--run-key KEY] [--force] [--json] ...
 
 The recipe of Microsoft's guide to fine-tuning Phi-3 on ultrachat_200k, as one Prefect flow. Its parameters are here,
 the recipe is in `recipe.py`, the steps are in `tasks`.

@@ -66,12 +66,15 @@ def retrain(request: Request, run_key: str | None, force: bool) -> State:
 
             if report.registered_model is None:
                 report.registered_model = register_model(request, submission, model, data, report.decision)
-            run.measured(*gather(reading))
             if creating is None or not is_completed(creating):
                 # What stood against it while the job ran may be gone.
                 create_endpoint(request, endpoint, submission)
             run.starts_serving()
-            endpoint = report.endpoint = deploy(request, endpoint, report.registered_model)
+            deploying = deploy.submit(request, endpoint, report.registered_model)
+            beside.append(deploying)
+            run.measured(*gather(reading))
+            (endpoint,) = gather(deploying)
+            report.endpoint = endpoint
             report.score = ask(request, endpoint, data)
             mark_good(request, submission)
             if request.serving.keep:

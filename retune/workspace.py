@@ -24,7 +24,7 @@ CONFIG_FILES = (Path("config.json"), Path(".azureml/config.json"))
 METADATA_URL = "ARM_CLOUD_METADATA_URL"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # Where the service does not say when to look at an operation again; of its own the SDK looks each 30 s at some.
-LOOK_EVERY_SECONDS = 5
+LOOK_EVERY_SECONDS = 1
 LOOPBACK = ("https://localhost:", "https://127.0.0.1:")
 
 

@@ -1,5 +1,6 @@
 """From settings to clients while the cloud's address does not answer, and afterwards."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -55,5 +56,6 @@ def test_an_operation_is_looked_at_again_after_seconds(fresh_emulator: Emulator)
 
     calls = fresh_emulator.admin("GET", "/admin/requests")["value"]
     looks = [datetime.fromisoformat(call["time"]) for call in calls if "/computeOperationsStatus/" in call["path"]]
-    assert len(looks) == 2
-    assert (looks[1] - looks[0]).total_seconds() < 10
+    between = [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(looks)]
+    assert between
+    assert max(between) < 10
