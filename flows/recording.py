@@ -315,12 +315,12 @@ def holding(run: Recorder) -> Iterator[list[PrefectFuture]]:
     try:
         yield beside
     except BaseException as error:
-        if not run.job_settled:
-            with SIGNALS.deferred("asking for the job's cancellation"):
+        with SIGNALS.deferred("asking for the job's cancellation"):
+            if not run.job_settled:
                 run.cancel_job(error)
+            _tear_down(run, beside)
         raise
-    finally:
-        _tear_down(run, beside)
+    _tear_down(run, beside)
 
 
 def _tear_down(run: Recorder, beside: list[PrefectFuture]) -> None:
