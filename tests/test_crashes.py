@@ -52,7 +52,7 @@ def test_a_second_start_goes_on_with_the_running_job(environment: dict[str, str]
 
 def test_a_second_start_goes_on_after_the_registration(environment: dict[str, str], emulator: Emulator) -> None:
     """The model version of the first start is found, and the endpoint made anew while the guard deletes the old one."""
-    first = finetune(environment, *REHEARSAL, key="killed-in-serving").read_until("is up")
+    first = finetune(environment, *REHEARSAL, key="killed-in-serving").read_until("is ready")
     kill(first, guard=False)
     second = finetune(environment, *REHEARSAL, key="killed-in-serving").end()
 
@@ -62,7 +62,7 @@ def test_a_second_start_goes_on_after_the_registration(environment: dict[str, st
 
 def test_the_guard_deletes_the_endpoint_and_ends(environment: dict[str, str], emulator: Emulator) -> None:
     """At once, and it gives the run in Prefect the final state that nobody else would."""
-    run = finetune(environment, *REHEARSAL, key="guarded").read_until("is up")
+    run = finetune(environment, *REHEARSAL, key="guarded").read_until("is ready")
     guard = run.guard()
     kill(run, guard=False)
     wait_for(lambda: endpoints_left(emulator) == [], 15, "the endpoint's deletion by the guard")
@@ -83,7 +83,7 @@ def test_the_guard_cancels_a_job_that_nobody_takes_over(environment: dict[str, s
 
 def test_the_sweep_deletes_an_endpoint_whose_run_is_dead(environment: dict[str, str], emulator: Emulator) -> None:
     """With the guard dead too: a dry run only tells, the sweep deletes, a second one has nothing to do."""
-    run = finetune(environment, SHORT_LEASE, *REHEARSAL, key="swept").read_until("is up")
+    run = finetune(environment, SHORT_LEASE, *REHEARSAL, key="swept").read_until("is ready")
     kill(run, guard=True)
     (left,) = endpoints_left(emulator)
     time.sleep(max(0, lease_left(emulator, "retune-swept-1")))

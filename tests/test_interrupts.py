@@ -97,7 +97,7 @@ def test_a_signal_that_a_library_does_not_pass_on_counts(
 
 @pytest.mark.parametrize(
     ("at", "times"),
-    [("register  ", 1), ("is up", 1), ("is ready", 1), ("is ready", 3), ("1/2 answered", 1)],
+    [("register  ", 1), ("is up$", 1), ("is ready", 1), ("is ready", 3), ("1/2 answered", 1)],
     ids=["registering", "deploying", "scoring", "scoring, three times", "asking"],
 )
 def test_after_the_job_is_done_the_endpoint_is_deleted(
