@@ -49,12 +49,14 @@ def ours_twice(name: str, fraction: float) -> dict[str, object]:
 def write(source: str, check: bool) -> dict[str, object]:
     """The seconds that all rows take to be written, with or without what is checked about them."""
     import chatdata.prepare
+    from chatdata.data_step import collector_off
     from chatdata.sources import pin
     from retune.request import Data, Workspace
 
     pinned = pin(Data(source=source, fraction=1, on_bad_row="drop"), Workspace())
     began = time.perf_counter()
-    chatdata.prepare.prepare(pinned, output_folder(), max_seq_length=MAX_SEQ_LENGTH, check=check)
+    with collector_off():
+        chatdata.prepare.prepare(pinned, output_folder(), max_seq_length=MAX_SEQ_LENGTH, check=check)
     return {"writing": time.perf_counter() - began}
 
 

@@ -3,10 +3,8 @@
 The splits that judge the model come first, so that training rows can be told from theirs.
 """
 
-import gc
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,8 +49,9 @@ def prepare(
     looked_for = Checks(check, max_seq_length, tokenizer, load_scanner(data), data.privacy == "redact")
     written: dict[str, WrittenRows] = {}
     splits, problems = {}, []
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch, collector_off():
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         reader = Reader(source.system, Path(scratch))
+        reader.fetch_footers(file for files in source.splits.values() for file in files)
         for role, name in wanted_splits(data).items():
             judges = {JUDGES[other]: written[other] for other in JUDGES} if role == "train" else {}
             writing = SplitWriting(looked_for, folder / f"{role}.jsonl", judges)
@@ -73,18 +72,6 @@ def prepare(
     return PreparedData(
         source=data.source, revision=pinned.revision, selection=data.selection, splits=splits, fetched_bytes=fetched
     )
-
-
-@contextmanager
-def collector_off() -> Iterator[None]:
-    """No reference cycles are made here, and looking for them among millions of turns takes a fifth of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def report_progress(progress: Progress, role: str, rows: int | None, reader: Reader, done: int) -> None:

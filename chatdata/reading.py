@@ -8,9 +8,9 @@ Memory holds a few batches, whatever the size of the files.
 import csv
 import io
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -35,6 +35,7 @@ BATCH_ROWS = 1000
 COLUMNS = ("messages", "tools")
 # Row groups are fetched together up to this size, because a request costs as much time as a few megabytes.
 FETCH_BYTES = 16 << 20
+FOOTERS_AT_ONCE = 8
 CELL_CHARACTERS = 1 << 30
 BOM = b"\xef\xbb\xbf"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -77,6 +78,18 @@ class Reader:
         self._fetched: dict[str, Path] = {}
         self._footers: dict[str, pq.FileMetaData] = {}
 
+    def fetch_footers(self, files: Iterable[SourceFile]) -> None:
+        """Fetch, side by side, what says where the rows are; a file that is broken tells so when it is read.
+
+        Raises:
+            CloudError: `DataUnreachable`.
+        """
+        files = [file for file in files if file.kind == "parquet"]
+        with ThreadPoolExecutor(FOOTERS_AT_ONCE, thread_name_prefix="footers") as pool:
+            for fetching in [pool.submit(self._footer, file) for file in files]:
+                with suppress(BadFile):
+                    fetching.result()
+
     def count_rows(self, file: SourceFile) -> int:
         """Rows of a file, from its footer where it has one.
 
@@ -84,10 +97,7 @@ class Reader:
             BadFile: the file cannot be read.
         """
         if file.kind == "parquet":
-            with guarded(file), self._open(file) as stream:
-                # Kept, because it would be fetched again when the rows are read.
-                self._footers[file.path] = pq.ParquetFile(stream).metadata
-                return self._footers[file.path].num_rows
+            return self._footer(file).num_rows
         return sum(len(batch.messages) for batch in self.batches(file, None))
 
     def batches(self, file: SourceFile, rows: int | None) -> Iterator[Batch]:
@@ -101,7 +111,7 @@ class Reader:
 
     def _parquet(self, file: SourceFile, rows: int | None) -> Iterator[Batch]:
         with self._open(file) as stream:
-            opened = pq.ParquetFile(stream, metadata=self._footers.get(file.path), pre_buffer=True)
+            opened = pq.ParquetFile(stream, metadata=self._footer(file), pre_buffer=True)
             names = opened.schema_arrow.names
             if "messages" not in names:
                 raise BadFile(f"{file.name}: no column 'messages'; its columns: {', '.join(names) or 'none'}.")
@@ -111,6 +121,13 @@ class Reader:
                 for batch in opened.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns):
                     yield from_arrow(file.name, number, batch)
                     number += len(batch)
+
+    def _footer(self, file: SourceFile) -> pq.FileMetaData:
+        """Fetched once, though counting and reading both need it."""
+        if file.path not in self._footers:
+            with guarded(file), self._open(file) as stream:
+                self._footers[file.path] = pq.ParquetFile(stream).metadata
+        return self._footers[file.path]
 
     def _text(self, file: SourceFile) -> Iterator[Batch]:
         with fsspec.open(str(self._here(file)), "rb", compression="infer") as stream:
