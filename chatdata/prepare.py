@@ -5,6 +5,7 @@ The splits that judge the model come first, so that training rows can be told fr
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,13 +50,14 @@ def prepare(
     looked_for = Checks(check, max_seq_length, tokenizer, load_scanner(data), data.privacy == "redact")
     written: dict[str, WrittenRows] = {}
     splits, problems = {}, []
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch, ExitStack() as opened:
         reader = Reader(source.system, Path(scratch))
         reader.fetch_footers(file for files in source.splits.values() for file in files)
         for role, name in wanted_splits(data).items():
             judges = {JUDGES[other]: written[other] for other in JUDGES} if role == "train" else {}
             writing = SplitWriting(looked_for, folder / f"{role}.jsonl", judges)
             written[role] = writing.rows
+            opened.callback(writing.rows.close)
             try:
                 chosen = choose(reader, source, name, data)
                 splits[role] = writing.write(chosen, partial(report_progress, progress, role, chosen.rows, reader))

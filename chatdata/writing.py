@@ -2,8 +2,8 @@
 
 import hashlib
 import itertools
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial, reduce
 from pathlib import Path
@@ -65,6 +65,21 @@ class Chosen(NamedTuple):
     below: float
 
 
+class Told(NamedTuple):
+    """What the column of a batch tells of its rows, when it is known: which are surely well-formed, and which have bad
+    characters."""
+
+    well_formed: Future[list[bool]]
+    suspects: Future[list[int]]
+
+
+class Found:
+    """The rows of one kind so far."""
+
+    def __init__(self) -> None:
+        self.rows, self.examples = 0, []
+
+
 class SplitWriting:
     """The writing of one file."""
 
@@ -73,7 +88,7 @@ class SplitWriting:
         self._writing: Future[None] | None = None
         self._checks, self._path, self._judges = looked_for, path, judges
         self._collected = Collected()
-        self._found: dict[str, BadRows] = {}
+        self._found: defaultdict[str, Found] = defaultdict(Found)
         self._redacted: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
         self._selected = self._written = self._bytes = 0
@@ -91,9 +106,9 @@ class SplitWriting:
             ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
             ThreadPoolExecutor(1, thread_name_prefix="look") as looker,
         ):
-            for batch, suspects in read_ahead(map(partial(self._with_suspects, looker), chosen.batches)):
+            for batch, told in read_ahead(map(partial(self._look_at, looker), chosen.batches)):
                 pause(0)
-                content = self._check_batch(batch, suspects, chosen)
+                content = self._check_batch(batch, told, chosen)
                 self._await_file()
                 self._writing = writer.submit(self._append, file, content)
                 looked_at += len(batch.messages)
@@ -104,7 +119,7 @@ class SplitWriting:
             selected=self._selected,
             dropped=dict(self._dropped),
             noted={kind: bad.rows for kind, bad in self._found.items() if kind in checks.ONLY_COUNTED},
-            bad_rows=list(self._found.values()),
+            bad_rows=[BadRows(kind=kind, rows=bad.rows, examples=bad.examples) for kind, bad in self._found.items()],
             redacted=dict(self._redacted),
             bytes=self._bytes,
             sha256=self._digest.hexdigest(),
@@ -112,10 +127,11 @@ class SplitWriting:
             statistics=self._collected.summary(),
         )
 
-    def _with_suspects(self, looker: Executor, batch: Batch) -> "tuple[Batch, Future[list[int]] | None]":
-        """A batch with the rows in which bad characters are, where its column tells; the search has begun then."""
-        told = self._checks.on and batch.column is not None
-        return batch, looker.submit(checks.with_bad_characters, batch.column) if told else None
+    def _look_at(self, looker: Executor, batch: Batch) -> tuple[Batch, Told | None]:
+        """A batch and, where it has a column, what that tells; the look at it has begun then."""
+        if not self._checks.on or batch.column is None:
+            return batch, None
+        return batch, Told(looker.submit(well_formed, batch), looker.submit(checks.with_bad_characters, batch.column))
 
     def _append(self, file: IO[bytes], content: bytes) -> None:
         """Write a batch; beside the work on the next one, because neither holds the interpreter up."""
@@ -130,13 +146,13 @@ class SplitWriting:
             self._writing.result()
             self._writing = None
 
-    def _check_batch(self, batch: Batch, suspects: "Future[list[int]] | None", chosen: Chosen) -> bytes:
+    def _check_batch(self, batch: Batch, told: Told | None, chosen: Chosen) -> bytes:
         """What is to be written of a batch."""
-        candidates = list(self._candidates(batch, chosen))
+        candidates = list(self._candidates(batch, told, chosen))
         content = b"".join([one.line for one in candidates])
         if self._checks.on:
-            told = suspects is not None and chosen.seed is None
-            rows = suspects.result() if told else rows_of_suspicious_bytes(candidates, content)
+            in_order = told is not None and chosen.seed is None
+            rows = told.suspects.result() if in_order else rows_of_suspicious_bytes(candidates, content)
             self._check_characters([candidates[row] for row in rows])
             fit = [one for one in candidates if not one.problems]
             self._check_lengths(fit)
@@ -145,7 +161,7 @@ class SplitWriting:
         for one in candidates:
             for kind, detail in one.problems:
                 self._note(kind, one.place, detail)
-            if kind := dropped_for(one.problems):
+            if one.problems and (kind := dropped_for(one.problems)):
                 self._dropped[kind] += 1
             else:
                 kept.append(one)
@@ -157,13 +173,13 @@ class SplitWriting:
         self._bytes += len(content)
         return content
 
-    def _candidates(self, batch: Batch, chosen: Chosen) -> Iterator["Candidate"]:
+    def _candidates(self, batch: Batch, told: Told | None, chosen: Chosen) -> Iterator["Candidate"]:
         """The chosen rows of a batch, with what is wrong with their form."""
-        well_formed = self._surely_well_formed(batch)
+        sure = told.well_formed.result() if told else [False] * len(batch.messages)
         for place, messages in enumerate(batch.messages):
             where = Place(batch.file, batch.numbers[place])
             tools = batch.tools[place] if batch.tools else None
-            problems = [] if well_formed[place] else self._problems_of_form(messages, tools, batch.broken.get(place))
+            problems = [] if sure[place] else self._problems_of_form(messages, tools, batch.broken.get(place))
             try:
                 written = orjson.dumps(messages, default=str)
             except TypeError:
@@ -173,12 +189,6 @@ class SplitWriting:
             if self._checks.scanner and not problems:
                 messages, written, problems = self._scan(messages, written)
             yield Candidate(where, messages, written, line_of(written, tools), problems)
-
-    def _surely_well_formed(self, batch: Batch) -> Sequence[bool]:
-        """Rows in whose form nothing can be wrong, as far as that is known of the batch as a whole."""
-        if not self._checks.on or batch.column is None or batch.tools:
-            return [False] * len(batch.messages)
-        return checks.surely_well_formed(batch.column).tolist()
 
     def _problems_of_form(
         self, messages: object, tools: object, broken: tuple[str, str] | None
@@ -272,11 +282,10 @@ class SplitWriting:
                 one.problems.append((checks.TOO_LONG, f"{tokens} tokens"))
 
     def _note(self, kind: str, place: Place, detail: str) -> None:
-        bad = self._found.get(kind, BadRows(kind=kind, rows=0, examples=[]))
-        examples = bad.examples
-        if len(examples) < EXAMPLES:
-            examples = [*examples, f"{place} ({detail})"[:EXAMPLE_CHARACTERS] if detail else str(place)]
-        self._found[kind] = BadRows(kind=kind, rows=bad.rows + 1, examples=examples)
+        bad = self._found[kind]
+        bad.rows += 1
+        if len(bad.examples) < EXAMPLES:
+            bad.examples.append(f"{place} ({detail})"[:EXAMPLE_CHARACTERS] if detail else str(place))
 
 
 class Candidate(NamedTuple):
@@ -290,6 +299,11 @@ class Candidate(NamedTuple):
     line: bytes
     # Kinds and details; what is found later is added.
     problems: list[tuple[str, str]]
+
+
+def well_formed(batch: Batch) -> list[bool]:
+    """Which rows are surely well-formed, as far as their column tells; of tools it tells nothing."""
+    return [False] * len(batch.messages) if batch.tools else checks.surely_well_formed(batch.column).tolist()
 
 
 def dropped_for(problems: list[tuple[str, str]]) -> str | None:
