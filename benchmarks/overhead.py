@@ -36,7 +36,7 @@ MOST_OWN_SECONDS = 5
 MOST_OF_IMPORT = 1.2
 IMPORTS = 21
 LATENCIES = {
-    # The service sends no Retry-After; the SDK polls at its own intervals.
+    # Nobody is told when to look again, as by the real service.
     "retry_after_seconds": 0,
     "compute_seconds": 20,
     "queue_seconds": 5,

@@ -16,9 +16,9 @@ from chaos_trials import Trial
 
 from retune import names
 
-LEASE_SECONDS, SERVING_SECONDS, QUEUE_SECONDS, RUN_SECONDS = 6.0, 18.0, 30.0, 120.0
+LEASE_SECONDS, SERVING_SECONDS, QUEUE_SECONDS, JOB_SECONDS = 6.0, 18.0, 30.0, 120.0
 # An endpoint may have been made before the job began.
-EXPIRY_SECONDS = QUEUE_SECONDS + RUN_SECONDS + SERVING_SECONDS
+EXPIRY_SECONDS = QUEUE_SECONDS + JOB_SECONDS + SERVING_SECONDS
 RUN_SECONDS, SWEEP_SECONDS, END_SECONDS = 150, 90, 90
 # Renewals of the lease and the like come again and again; the first few of a kind are enough.
 MARKS_OF_A_KIND = 2
@@ -31,7 +31,7 @@ SET = {
     "limits.poll_seconds": "0.2",
     "limits.lease_minutes": f"{LEASE_SECONDS / 60:g}",
     "limits.queue_minutes": f"{QUEUE_SECONDS / 60:g}",
-    "limits.run_minutes": f"{RUN_SECONDS / 60:g}",
+    "limits.run_minutes": f"{JOB_SECONDS / 60:g}",
     "limits.deploy_minutes": "1",
     "limits.delete_minutes": "1",
     "serving.expiry_hours": f"{SERVING_SECONDS / 3600:g}",
