@@ -336,11 +336,11 @@ def _tear_down(run: Recorder, beside: list[PrefectFuture]) -> None:
         for future in beside:
             with contextlib.suppress(TimeoutError):
                 future.wait(timeout=FUTURE_SECONDS)
-        deleted = [delete_endpoint(run.request, name, asked) for name in own]
+        if own:
+            deleted = delete_endpoint(run.request, endpoint.name, asked)
+            run.report.endpoint = endpoint.model_copy(update={"deleted": deleted})
         for name in run.earlier_endpoints:
             delete_endpoint(run.request, name, asked=True)
-        if own:
-            run.report.endpoint = endpoint.model_copy(update={"deleted": deleted[0]})
 
 
 def read_task_runs(flow_run_id: str) -> list[TaskRun]:
