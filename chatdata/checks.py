@@ -9,13 +9,12 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from operator import itemgetter
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-ROLES = ("system", "user", "assistant", "tool")
+from chatdata.turns import ASSISTANT, CONTENT, ROLE, ROLES, SYSTEM, USER, Turns
 
 # Kinds of what a reader finds before there is a row.
 NOT_JSON = "not valid JSON"
@@ -51,7 +50,6 @@ IN_TEST = "also in the test split"
 TOO_LONG = "longer than max_seq_length"
 PRIVATE = "personal data or secrets"
 
-_ROLE, _CONTENT = itemgetter("role"), itemgetter("content")
 _KNOWN_ROLES = frozenset(ROLES)
 
 # Cut by the component, so neither left out nor refused.
@@ -77,9 +75,9 @@ def problems_of_form(messages: object) -> list[tuple[str, str]]:
 def is_well_formed(messages: object) -> bool:
     """Whether nothing at all is wrong with the form: the same question as below, answered quickly for most rows."""
     try:
-        contents = list(map(_CONTENT, messages))
+        contents = list(map(CONTENT, messages))
         return (
-            _are_fit(tuple(map(_ROLE, messages)))
+            _are_fit(tuple(map(ROLE, messages)))
             and all(contents)
             # Of anything but text it raises TypeError.
             and not any(map(str.isspace, contents))
@@ -94,23 +92,17 @@ def _are_fit(roles: tuple[object, ...]) -> bool:
     return len(roles) > 1 and _KNOWN_ROLES.issuperset(roles) and not problems_of_order(roles)
 
 
-def surely_well_formed(conversations: pa.ListArray) -> np.ndarray:
-    """Which of many conversations, lists of role and content without a null, are well-formed, as far as their roles
-    and the first byte of each text tell; (conversations,) of bool. The others may be so too."""
-    counts = conversations.value_lengths().to_numpy()
-    turns = conversations.flatten()
-    columns = dict(zip([field.name for field in turns.type], turns.flatten(), strict=True))
-    roles = pc.index_in(columns["role"], pa.array(ROLES)).fill_null(-1).to_numpy(zero_copy_only=False)
-    system, user, assistant = (roles == ROLES.index(role) for role in ("system", "user", "assistant"))
+def surely_well_formed(turns: Turns) -> np.ndarray:
+    """Which of many conversations without a null are well-formed, as far as their roles and the first byte of each text
+    tell; (conversations,) of bool. The others may be so too."""
+    counts, roles, starts, text = turns
+    system, user, assistant = (roles == role for role in (SYSTEM, USER, ASSISTANT))
     first = np.zeros(len(roles), bool)
     first[(np.cumsum(counts) - counts)[counts > 0]] = True
     follows = np.zeros(len(roles), bool)
     follows[1:] = (user[1:] & (assistant | system)[:-1]) | (assistant[1:] & user[:-1])
-    texts = columns["content"]
-    starts = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset :][: len(texts) + 1]
-    values = np.frombuffer(texts.buffers()[2] or b"\0", np.uint8)
     # That of an empty text is another's, if there is one.
-    leads = values[np.minimum(starts[:-1], len(values) - 1)]
+    leads = text[np.minimum(starts[:-1], len(text) - 1)]
     visible = (starts[1:] > starts[:-1]) & (leads > ord(" ")) & (leads < 0x7F)
     fine = visible & np.where(first, user | system, follows)
     rows = np.repeat(np.arange(len(counts)), counts)

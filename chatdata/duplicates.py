@@ -13,7 +13,6 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -21,16 +20,10 @@ import numpy as np
 import orjson
 import xxhash
 
-ENDS = 2 * 2
+from chatdata.turns import ENDS
+
 # One alone is often a common opening.
 COMMON_ENDS = 2
-END_BYTES = 40
-# Characters, enough for that many bytes without spaces and punctuation.
-END_WINDOW = 96
-# ASCII but for NUL, which stands between texts and in none.
-NOT_LETTERS = bytes(code for code in range(1, 128) if not chr(code).isalnum())
-# A byte of UTF-8 without what tells the two cases of a letter apart, of most letters of the scripts that have cases.
-FOLDED = bytes([*bytes(range(128)).lower(), *(0x80 | code & 0x0E for code in range(0x80, 0xC0)), *[0xFF] * 64])
 COMPARED_WORDS = 50
 SIMILARITY = 0.9
 SHINGLE_WORDS = 3
@@ -42,8 +35,10 @@ LEADING_BITS = 22
 NUMBERS = 1 << 40
 # Odd and irregular, so that runs of words differ in their digests as the words do.
 MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-CONTENT = itemgetter("content")
-WORD = re.compile(r"\w+")
+# What stands between words: beyond ASCII, and in it.
+SYMBOLS = re.compile(r"[^\w\x00-\x7f]")
+NOT_WORDS = {code for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")}
+BLANKS = bytes(ord(" ") if code in NOT_WORDS else code for code in range(256))
 
 
 class SeenKeys:
@@ -221,25 +216,9 @@ class Lookup(NamedTuple):
     ends: np.ndarray
 
 
-def keys_of(rows: Sequence[list[dict[str, object]]], written: Sequence[bytes]) -> Keys:
+def keys_of(written: Sequence[bytes], ends: np.ndarray) -> Keys:
     """The keys of rows in which nothing is wrong with form or characters; `written` is their messages as JSON."""
-    exact = np.fromiter(map(xxhash.xxh3_64_intdigest, written), np.uint64, len(rows))
-    return Keys(exact, end_keys(rows))
-
-
-def end_keys(rows: Sequence[list[dict[str, object]]]) -> np.ndarray:
-    """Digests of the beginnings and ends of each row's two longest turns, without case, spaces and punctuation."""
-    windows: list[str] = []
-    for messages in rows:
-        # A system message is the first, and often that of all rows.
-        turns = messages[1:] if messages[0]["role"] == "system" else messages
-        *_, two, one = sorted(map(CONTENT, turns), key=len)
-        windows += one[:END_WINDOW], one[-END_WINDOW:], two[:END_WINDOW], two[-END_WINDOW:]
-    folded = "\0".join(windows).encode().translate(FOLDED, NOT_LETTERS).split(b"\0") if windows else []
-    keys = np.empty(len(folded), np.uint64)
-    keys[0::2] = [xxhash.xxh3_64_intdigest(text[:END_BYTES]) for text in folded[0::2]]
-    keys[1::2] = [xxhash.xxh3_64_intdigest(text[-END_BYTES:], 1) for text in folded[1::2]]
-    return keys.reshape(-1, ENDS)
+    return Keys(np.fromiter(map(xxhash.xxh3_64_intdigest, written), np.uint64, len(written)), ends)
 
 
 def worth_comparing(batch: Keys, own: Lookup, others: list[Lookup]) -> tuple[np.ndarray, np.ndarray]:
@@ -283,11 +262,15 @@ def alike(one: list[dict[str, object]], other: list[dict[str, object]]) -> bool:
     return shared >= SIMILARITY * (runs[1].sum() + others[1].sum() - shared)
 
 
-def words_of(messages: list[dict[str, object]]) -> list[str]:
-    return WORD.findall(" ".join(str(message["content"]) for message in messages).casefold())
+def words_of(messages: list[dict[str, object]]) -> list[bytes]:
+    """The words of all turns, in one case and in UTF-8: runs of letters, digits and underscores."""
+    text = " ".join(str(message["content"]) for message in messages).casefold()
+    if not text.isascii():
+        text = SYMBOLS.sub(" ", text)
+    return text.encode().translate(BLANKS).split()
 
 
-def shingles(words: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def shingles(words: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
     """Digests of the runs of words, sorted, and how often each occurs."""
     digests = np.fromiter(map(hash, words), np.int64, len(words)).astype(np.uint64)
     runs = np.zeros(len(words) - SHINGLE_WORDS + 1, np.uint64)

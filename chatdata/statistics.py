@@ -4,16 +4,15 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from itertools import chain
-from operator import itemgetter
 
 import numpy as np
 
+from chatdata.turns import ROLE
 from retune.report import SplitStatistics, Spread
 
 PREVIEW_ROWS = 3
 PREVIEW_CHARACTERS = 400
 BINS = 24
-ROLE, CONTENT = itemgetter("role"), itemgetter("content")
 
 
 class Collected:
@@ -24,10 +23,10 @@ class Collected:
         self._roles: Counter[str] = Counter()
         self._preview: list[str] = []
 
-    def add(self, rows: list[list[dict[str, object]]], lines: list[bytes]) -> None:
-        """Takes rows that are written, with the lines that they are written as."""
+    def add(self, rows: list[list[dict[str, object]]], characters: list[int], lines: list[bytes]) -> None:
+        """Takes rows that are written, with the characters in their texts and the lines that they are written as."""
         self._turns.extend([min(len(messages), 65_535) for messages in rows])
-        self._characters.extend([sum(map(len, map(CONTENT, messages))) for messages in rows])
+        self._characters.extend(characters)
         self._roles.update(map(ROLE, chain.from_iterable(rows)))
         for line in lines[: PREVIEW_ROWS - len(self._preview)]:
             text = line.decode()

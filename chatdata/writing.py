@@ -14,10 +14,11 @@ import orjson
 import xxhash
 
 from chatdata import checks
-from chatdata.duplicates import CONTENT, Conversation, Lookup, Place, WrittenRows, keys_of, worth_comparing
+from chatdata.duplicates import Conversation, Lookup, Place, WrittenRows, keys_of, worth_comparing
 from chatdata.reading import Batch, read_ahead
 from chatdata.statistics import Collected
 from chatdata.tokens import CHARACTERS_PER_TOKEN, count_tokens
+from chatdata.turns import CONTENT, Turns, end_keys, turns_of_column, turns_of_rows
 from retune.report import BadRows, Split
 from retune.waiting import pause
 
@@ -66,10 +67,11 @@ class Chosen(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What the column of a batch tells of its rows, when it is known: which are surely well-formed, and which have bad
-    characters."""
+    """What the column of a batch tells of its rows, when it is known: which are surely well-formed, the keys of their
+    ends, and which have bad characters."""
 
     well_formed: Future[list[bool]]
+    ends: Future[np.ndarray]
     suspects: Future[list[int]]
 
 
@@ -129,9 +131,15 @@ class SplitWriting:
 
     def _look_at(self, looker: Executor, batch: Batch) -> tuple[Batch, Told | None]:
         """A batch and, where it has a column, what that tells; the look at it has begun then."""
-        if not self._checks.on or batch.column is None:
+        # What a scanner replaced is not what the column has.
+        if not self._checks.on or batch.column is None or self._checks.scanner:
             return batch, None
-        return batch, Told(looker.submit(well_formed, batch), looker.submit(checks.with_bad_characters, batch.column))
+        turns = turns_of_column(batch.column)
+        return batch, Told(
+            looker.submit(well_formed, batch, turns),
+            looker.submit(end_keys, turns),
+            looker.submit(checks.with_bad_characters, batch.column),
+        )
 
     def _append(self, file: IO[bytes], content: bytes) -> None:
         """Write a batch; beside the work on the next one, because neither holds the interpreter up."""
@@ -151,12 +159,10 @@ class SplitWriting:
         candidates = list(self._candidates(batch, told, chosen))
         content = b"".join([one.line for one in candidates])
         if self._checks.on:
-            in_order = told is not None and chosen.seed is None
-            rows = told.suspects.result() if in_order else rows_of_suspicious_bytes(candidates, content)
-            self._check_characters([candidates[row] for row in rows])
+            self._check_characters(suspects(candidates, content, told))
             fit = [one for one in candidates if not one.problems]
             self._check_lengths(fit)
-            self._check_repetitions(fit)
+            self._check_repetitions(fit, ends_of(fit, told))
         kept = []
         for one in candidates:
             for kind, detail in one.problems:
@@ -167,7 +173,8 @@ class SplitWriting:
                 kept.append(one)
         if len(kept) < len(candidates):
             content = b"".join([one.line for one in kept])
-        self._collected.add([one.messages for one in kept], [one.line for one in kept])
+        rows, characters = [one.messages for one in kept], [one.characters for one in kept]
+        self._collected.add(rows, characters, [one.line for one in kept])
         self._selected += len(candidates)
         self._written += len(kept)
         self._bytes += len(content)
@@ -188,7 +195,8 @@ class SplitWriting:
                 continue
             if self._checks.scanner and not problems:
                 messages, written, problems = self._scan(messages, written)
-            yield Candidate(where, messages, written, line_of(written, tools), problems)
+            characters = 0 if problems else sum(map(len, map(CONTENT, messages)))
+            yield Candidate(place, where, messages, characters, written, line_of(written, tools), problems)
 
     def _problems_of_form(
         self, messages: object, tools: object, broken: tuple[str, str] | None
@@ -224,9 +232,9 @@ class SplitWriting:
             return clean, orjson.dumps(clean, default=str), []
         return messages, written, [(checks.PRIVATE, ", ".join(f"{count} {kind}" for kind, count in found.items()))]
 
-    def _check_repetitions(self, candidates: list["Candidate"]) -> None:
+    def _check_repetitions(self, candidates: list["Candidate"], ends: np.ndarray) -> None:
         """Adds to each row whether it, or one nearly like it, was there before; takes those that were not."""
-        keys = keys_of([one.messages for one in candidates], [one.written for one in candidates])
+        keys = keys_of([one.written for one in candidates], ends)
         known = [(kind, rows, rows.lookup(keys)) for kind, rows in self._others()]
         fresh = np.ones(len(candidates), bool)
         own, *others = (lookup for _, _, lookup in known)
@@ -266,11 +274,8 @@ class SplitWriting:
         """Notes rows that are too long, and the tokens of a sample of all."""
         limit, tokenizer = self._checks.max_seq_length, self._checks.tokenizer
         if tokenizer is None:
-            # No character is shorter than a byte, so most rows need no count.
-            long = [one for one in candidates if limit and len(one.line) >= limit * CHARACTERS_PER_TOKEN]
-            for one in long:
-                tokens = sum(map(len, map(CONTENT, one.messages))) // CHARACTERS_PER_TOKEN
-                if tokens > limit:
+            for one in candidates if limit else []:
+                if (tokens := one.characters // CHARACTERS_PER_TOKEN) > limit:
                     one.problems.append((checks.TOO_LONG, f"about {tokens} tokens"))
             return
         sample = count_tokens(tokenizer, [one.messages for one in candidates[::TOKEN_SAMPLE]])
@@ -291,8 +296,12 @@ class SplitWriting:
 class Candidate(NamedTuple):
     """A chosen row."""
 
+    # Its position in the batch.
+    number: int
     place: Place
     messages: list[dict[str, object]]
+    # In its texts; 0 if something is wrong with its form.
+    characters: int
     # The messages as JSON.
     written: bytes
     # The whole row as JSON, with its line feed.
@@ -301,9 +310,16 @@ class Candidate(NamedTuple):
     problems: list[tuple[str, str]]
 
 
-def well_formed(batch: Batch) -> list[bool]:
+def well_formed(batch: Batch, turns: Turns) -> list[bool]:
     """Which rows are surely well-formed, as far as their column tells; of tools it tells nothing."""
-    return [False] * len(batch.messages) if batch.tools else checks.surely_well_formed(batch.column).tolist()
+    return [False] * len(batch.messages) if batch.tools else checks.surely_well_formed(turns).tolist()
+
+
+def ends_of(candidates: list[Candidate], told: Told | None) -> np.ndarray:
+    """The keys of the ends of rows in which nothing is wrong with form or characters."""
+    if told:
+        return told.ends.result()[[one.number for one in candidates]]
+    return end_keys(turns_of_rows([one.messages for one in candidates]))
 
 
 def dropped_for(problems: list[tuple[str, str]]) -> str | None:
@@ -318,10 +334,14 @@ def line_of(messages: bytes, tools: object) -> bytes:
     return b'{"messages":%b,"tools":%b}\n' % (messages, orjson.dumps(tools, default=str))
 
 
-def rows_of_suspicious_bytes(candidates: list["Candidate"], content: bytes) -> list[int]:
-    """Places of the candidates that have a suspicious byte in their lines, which are the content."""
+def suspects(candidates: list[Candidate], content: bytes, told: Told | None) -> list[Candidate]:
+    """The candidates that may have bad characters; `content` is their lines."""
+    if told:
+        numbers = set(told.suspects.result())
+        return [one for one in candidates if one.number in numbers] if numbers else []
     ends = np.cumsum([len(one.line) for one in candidates])
-    return np.unique(np.searchsorted(ends, suspicious_bytes(content), side="right")).tolist()
+    rows = np.unique(np.searchsorted(ends, suspicious_bytes(content), side="right"))
+    return [candidates[row] for row in rows.tolist()]
 
 
 def suspicious_bytes(text: bytes) -> np.ndarray:

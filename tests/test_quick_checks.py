@@ -1,12 +1,15 @@
 """The checks of many rows at once say what those of one row say."""
 
+import re
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatdata.checks import is_well_formed, problems_of_characters, surely_well_formed, with_bad_characters
-from chatdata.duplicates import end_keys
+from chatdata.duplicates import words_of
+from chatdata.turns import END_BYTES, FOLDED, NOT_LETTERS, WINDOW_BYTES, end_keys, turns_of_column, turns_of_rows
 
 COLUMN = pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())]))
 texts = st.sampled_from(["a", "", " ", "\n", "\u00a0", "\u2003x", "\u00e9", " a", "\x7f", "{"])
@@ -25,7 +28,7 @@ usual = st.builds(
 @given(st.lists(st.one_of(st.lists(turns, max_size=5), usual), max_size=8), st.integers(0, 3))
 def test_a_row_that_surely_is_well_formed_is_so(rows: list[list[dict[str, str]]], first: int) -> None:
     """Also in a slice of a column; the usual rows are found without looking at them one by one."""
-    sure = surely_well_formed(pa.array(rows, COLUMN)[first:]).tolist()
+    sure = surely_well_formed(turns_of_column(pa.array(rows, COLUMN)[first:])).tolist()
 
     for row, found in zip(rows[first:], sure, strict=True):
         assert is_well_formed(row) or not found
@@ -74,7 +77,48 @@ def test_ends_do_not_depend_on_case(upper: str, lower: str) -> None:
         for text in (upper, lower, lower[::-1])
     ]
 
-    first, second, other = end_keys(rows).tolist()
+    first, second, other = end_keys(turns_of_rows(rows)).tolist()
 
     assert first == second
     assert first != other
+
+
+# Longer and shorter than a window, with texts that have few letters, or none.
+pieces = st.sampled_from(["word ", "a", "B", "- * - ", "é", "Ж", "  ", "1", "\x00", "😀"])
+long_texts = st.builds(lambda times, parts: "".join(parts) * times, st.integers(0, 30), st.lists(pieces, max_size=6))
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.tuples(st.sampled_from(["system", "user"]), long_texts), max_size=4), max_size=6))
+def test_keys_of_ends_tell_what_the_ends_tell(rows: list[list[tuple[str, str]]]) -> None:
+    """Two ends have one key if their first or last forty letters are the same, whatever stands around the rows; a
+    column and rows make the same keys."""
+    rows = [[{"content": text, "role": role} for role, text in row] for row in rows]
+    keys = end_keys(turns_of_rows(rows))
+
+    assert keys.tolist() == end_keys(turns_of_column(pa.array([[], *rows, []], COLUMN)[1:-1])).tolist()
+    seen: dict[tuple[str, bytes], int] = {}
+    for row, found in zip(rows, keys.tolist(), strict=True):
+        texts = [turn["content"].encode() for turn in row if turn["role"] != "system"]
+        if len(texts) < 2:
+            continue
+        *_, second, longest = sorted(texts, key=len)
+        ends = [end for side in zip(ends_of(longest), ends_of(second), strict=True) for end in side]
+        for end, key in zip(ends, found, strict=True):
+            assert seen.setdefault(end, key) == key
+    assert len(set(seen.values())) == len(seen)
+
+
+def ends_of(text: bytes) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
+    """The beginning and the end of a text, as the keys are meant to see them."""
+    head, tail = (part.translate(FOLDED, NOT_LETTERS + b"\0") for part in (text[:WINDOW_BYTES], text[-WINDOW_BYTES:]))
+    return ("head", head[:END_BYTES]), ("tail", tail[-END_BYTES:])
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40))
+def test_words_are_what_the_pattern_says(text: str) -> None:
+    """Also beyond ASCII."""
+    words = [word.encode() for word in re.findall(r"\w+", text.casefold())]
+
+    assert words_of([{"role": "user", "content": text}]) == words

@@ -1,0 +1,139 @@
+"""The turns of many conversations as columns, and what is worked out from them without a loop over rows.
+
+A thread that works on columns leaves the interpreter to others for most of the time.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from operator import itemgetter
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+ROLES = ("system", "user", "assistant", "tool")
+SYSTEM, USER, ASSISTANT, _ = range(len(ROLES))
+
+# The beginning and the end of each of the two longest turns.
+ENDS = 2 * 2
+# Letters and digits of an end.
+END_BYTES = 40
+# Enough for that many without spaces and punctuation.
+WINDOW_BYTES = 96
+NUL, SPACE = b"\0", b" "
+# ASCII but for NUL, which stands between windows.
+NOT_LETTERS = bytes(code for code in range(1, 128) if not chr(code).isalnum())
+# A byte of UTF-8 without what tells the two cases of a letter apart, of most letters of the scripts that have cases.
+FOLDED = bytes([*bytes(range(128)).lower(), *(0x80 | code & 0x0E for code in range(0x80, 0xC0)), *[0xFF] * 64])
+# Odd and irregular: each word of an end is multiplied by another one.
+MULTIPLIERS = np.array(
+    [0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5, 0x85EBCA77C2B2AE63], np.uint64
+)
+SHIFT = np.uint64(29)
+
+ROLE, CONTENT = itemgetter("role"), itemgetter("content")
+
+
+class Turns(NamedTuple):
+    """The turns of conversations, one after the other."""
+
+    # Turns of each conversation; (conversations,) of int.
+    counts: np.ndarray
+    # Places in ROLES, -1 for another role; (turns,) of int.
+    roles: np.ndarray
+    # Where each text begins in `text`, and where the last one ends; (turns + 1,) of int64.
+    starts: np.ndarray
+    # All texts in UTF-8; (bytes,) of uint8, not empty.
+    text: np.ndarray
+
+
+def turns_of_column(conversations: pa.ListArray) -> Turns:
+    """The turns of a column of lists of role and content without a null; the texts are not copied."""
+    turns = conversations.flatten()
+    columns = dict(zip([field.name for field in turns.type], turns.flatten(), strict=True))
+    roles = pc.index_in(columns["role"], pa.array(ROLES)).fill_null(-1).to_numpy(zero_copy_only=False)
+    texts = columns["content"]
+    _, starts, text = texts.buffers()
+    starts = np.frombuffer(starts, np.int32)[texts.offset :][: len(texts) + 1].astype(np.int64)
+    return Turns(conversations.value_lengths().to_numpy(), roles, starts, np.frombuffer(text or NUL, np.uint8))
+
+
+def turns_of_rows(rows: Sequence[list[dict[str, object]]]) -> Turns:
+    """The turns of rows in which nothing is wrong with form or characters."""
+    texts = [content.encode() for content in map(CONTENT, chain.from_iterable(rows))]
+    roles = np.fromiter(map(ROLES.index, map(ROLE, chain.from_iterable(rows))), np.int64, len(texts))
+    starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
+    counts = np.fromiter(map(len, rows), np.int64, len(rows))
+    return Turns(counts, roles, starts, np.frombuffer(b"".join(texts) or NUL, np.uint8))
+
+
+def end_keys(turns: Turns) -> np.ndarray:
+    """Digests of the beginnings and ends of each conversation's two longest turns, without case, spaces and
+    punctuation; (conversations, ENDS) of uint64. They mean nothing where there are fewer than two turns."""
+    if not len(turns.roles):
+        return np.zeros((len(turns.counts), ENDS), np.uint64)
+    longest = np.concatenate(two_longest(turns))
+    heads, tails = digests_of_ends(turns.text, turns.starts[longest], turns.starts[longest + 1])
+    return np.stack([*heads.reshape(2, -1), *tails.reshape(2, -1)], axis=1)
+
+
+def two_longest(turns: Turns) -> tuple[np.ndarray, np.ndarray]:
+    """The longest turn of each conversation and the second, as places among all turns; (conversations,) each."""
+    # A system message is the first, and often that of all conversations.
+    sizes = np.where(turns.roles == SYSTEM, 0, np.diff(turns.starts) + 1)
+    order = np.lexsort((sizes, np.repeat(np.arange(len(turns.counts)), turns.counts)))
+    last = np.cumsum(turns.counts)
+    return order[np.maximum(last - 1, 0)], order[np.maximum(last - 2, 0)]
+
+
+def digests_of_ends(text: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Digests of the first and of the last letters and digits of pieces of a text; (pieces,) of uint64 each."""
+    pieces = len(begins)
+    letters = NUL * END_BYTES + letters_of(windows(text, begins, ends)) + NUL * END_BYTES
+    letters = np.frombuffer(letters, np.uint8)
+    last = np.flatnonzero(letters == 0)[END_BYTES:][: 2 * pieces]
+    first = np.concatenate([[END_BYTES], last[:-1] + 1])
+    found = np.lib.stride_tricks.sliding_window_view(letters, END_BYTES)
+    # The last ones are those before the NUL at the end of a window.
+    found = found[np.concatenate([first[:pieces], last[pieces:] - END_BYTES])]
+    sizes = (last - first)[:, None]
+    places = np.arange(END_BYTES)
+    # Of a window with fewer letters, what is its neighbour's is left out.
+    found[:pieces][places >= sizes[:pieces]] = 0
+    found[pieces:][places < END_BYTES - sizes[pieces:]] = 0
+    heads, tails = digests(found.view(np.uint64)).reshape(2, pieces)
+    # Text that is both a beginning and an end has two digests.
+    return heads, ~tails * MULTIPLIERS[0]
+
+
+def windows(text: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The first bytes of each piece of a text, then the last ones, each with a NUL after it and spaces for what a
+    piece does not have; (2, pieces, WINDOW_BYTES + 1) of uint8."""
+    if len(text) < WINDOW_BYTES:
+        text = np.concatenate([text, np.zeros(WINDOW_BYTES, np.uint8)])
+    starts = np.clip(np.stack([begins, ends - WINDOW_BYTES]), 0, len(text) - WINDOW_BYTES)
+    made = np.zeros((*starts.shape, WINDOW_BYTES + 1), np.uint8)
+    taken = made[:, :, :WINDOW_BYTES]
+    taken[:] = np.lib.stride_tricks.sliding_window_view(text, WINDOW_BYTES)[starts]
+    taken[taken == 0] = ord(SPACE)
+    low, high = np.maximum(begins - starts, 0), ends - starts
+    cut = (low > 0) | (high < WINDOW_BYTES)
+    places = np.arange(WINDOW_BYTES)
+    outside = (places < low[cut][:, None]) | (places >= high[cut][:, None])
+    taken[cut] = np.where(outside, ord(SPACE), taken[cut])
+    return made
+
+
+def letters_of(made: np.ndarray) -> bytes:
+    """The letters and digits of windows, in one case; a NUL after each window."""
+    return made.tobytes().translate(FOLDED, NOT_LETTERS)
+
+
+def digests(words: np.ndarray) -> np.ndarray:
+    """A digest of each row of words; (rows, words) of uint64 to (rows,) of uint64."""
+    mixed = np.zeros(len(words), np.uint64)
+    for word, multiplier in zip(words.T, MULTIPLIERS, strict=True):
+        mixed = (mixed ^ word) * multiplier
+        mixed ^= mixed >> SHIFT
+    return mixed
