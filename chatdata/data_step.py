@@ -1,7 +1,8 @@
 """The data step: the prepared data of a request, found from an earlier run and verified, or made now.
 
-The key of what is prepared is its content: the commit or digest of the source, the settings, and the source of this
-package. What is found under a key is believed only after its files' digests were checked.
+The key of what is prepared is its content: the commit or digest of the source, the digest of the tokenizer, the
+settings, and the source of this package. What is found under a key is believed only after its files' digests were
+checked.
 """
 
 import gc
@@ -53,7 +54,7 @@ def collector_off() -> Iterator[None]:
 
 def content_key(pinned: PinnedData, limit: int | None) -> str:
     """Digest of everything that decides the prepared files and what is said about them."""
-    settings = pinned.model_dump_json(exclude={"place": True, "data": {"revision"}})
+    settings = pinned.model_dump_json(exclude={"place": True, "tokenizer_file": True, "data": {"revision"}})
     return hashlib.sha256(f"{settings}\n{limit}\n{code_digest()}".encode()).hexdigest()[:24]
 
 

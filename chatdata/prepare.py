@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from chatdata import checks
 from chatdata.reading import BadFile, Batch, Reader
 from chatdata.sources import PinnedData, Source, open_source, wanted_splits
-from chatdata.tokens import load_tokenizer
 from chatdata.writing import Checks, Chosen, SplitWriting, WrittenRows
 from retune.errors import BadRequest
 from retune.report import BadRows, PreparedData, Split
 from retune.request import Data
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
     from chatdata.privacy import Scanner
 
 MINIMUM_TRAINING_ROWS = 10
@@ -46,7 +47,7 @@ def prepare(
     """
     data = pinned.data
     source = open_source(pinned)
-    tokenizer = load_tokenizer(data.tokenizer) if data.tokenizer else None
+    tokenizer = load_tokenizer(pinned) if pinned.tokenizer_file else None
     looked_for = Checks(check, max_seq_length, tokenizer, load_scanner(data), data.privacy == "redact")
     written: dict[str, WrittenRows] = {}
     splits, problems = {}, []
@@ -105,6 +106,23 @@ def choose(reader: Reader, source: Source, split: str, data: Data) -> Chosen:
                     return
 
     return Chosen(leading(), rows, None, 0)
+
+
+def load_tokenizer(pinned: PinnedData) -> "Tokenizer":
+    """The tokenizer that is named.
+
+    Raises:
+        BadRequest: its file is none.
+    """
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_file(pinned.tokenizer_file)
+    # The package raises nothing narrower.
+    except Exception as error:
+        detail = " ".join(str(error).split())[:200]
+        problem = f"data.tokenizer '{pinned.data.tokenizer}': {pinned.tokenizer_file} is not readable: {detail}."
+        raise BadRequest([problem], "Name a folder that save_pretrained wrote, or leave data.tokenizer out.") from error
 
 
 def load_scanner(data: Data) -> "Scanner | None":

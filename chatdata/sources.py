@@ -30,7 +30,7 @@ KINDS: dict[str, Kind] = {
     ".csv": "csv",
     ".tsv": "csv",
 }
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+COMPRESSED = (".gz", ".bz2", ".xz")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # Names under which file systems give what changes with a file's content. A time of change is not among them.
 IDENTITIES = ("ETag", "etag", "content_md5", "md5Hash", "sha256")
@@ -46,6 +46,9 @@ class PinnedData(Part):
     revision: str
     # The folder or file here that stands for the source; None for a hub data set and other URLs.
     place: str | None = None
+    # SHA-256 of the tokenizer's file, and where that is; None where no tokenizer is named.
+    tokenizer: str | None = None
+    tokenizer_file: str | None = None
 
 
 class SourceFile(NamedTuple):
@@ -71,12 +74,22 @@ def wanted_splits(data: Data) -> dict[str, str]:
 
 
 def pin(data: Data, workspace: Workspace) -> PinnedData:
-    """The request with its source fixed: a commit of the hub, or a digest of the files' content.
+    """The request with its source fixed: a commit of the hub, or a digest of the files' content; and its tokenizer.
 
     Raises:
-        BadRequest: there is no such source, or its content cannot be told from another's.
+        BadRequest: there is no such source or tokenizer, or the source's content cannot be told from another's.
         CloudError: `DataUnreachable`, the hub did not answer.
     """
+    pinned = _pin_source(data, workspace)
+    if data.tokenizer is None:
+        return pinned
+    from chatdata.tokens import tokenizer_file
+
+    file = tokenizer_file(data.tokenizer)
+    return pinned.model_copy(update={"tokenizer": file_digest(file), "tokenizer_file": str(file)})
+
+
+def _pin_source(data: Data, workspace: Workspace) -> PinnedData:
     source = data.source
     if source.startswith(ASSET_PREFIX):
         return _pin_asset(data, workspace)

@@ -1,5 +1,6 @@
 """Lengths in tokens, by the model's own tokenizer, or estimated from characters where none was named."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,36 +14,33 @@ if TYPE_CHECKING:
 CHARACTERS_PER_TOKEN = 4
 # Chat templates put a role's mark before and an end mark after each message.
 MARKS_PER_MESSAGE = 4
+FILE = "tokenizer.json"
 
 
-def load_tokenizer(name: str) -> "Tokenizer":
-    """The tokenizer of a folder or a hub id.
+def tokenizer_file(name: str) -> Path:
+    """The file of the tokenizer of a folder or a hub id; that of the hub as it is now.
 
     Raises:
         BadRequest: there is none, or the package that reads it is missing.
         CloudError: `DataUnreachable`, the hub did not answer.
     """
-    try:
-        from tokenizers import Tokenizer
-    except ImportError as error:
+    if find_spec("tokenizers") is None:
         raise BadRequest(
             ["data.tokenizer needs the package 'tokenizers'."], "pip install tokenizers, or leave data.tokenizer out."
-        ) from error
+        )
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError
 
-    path = Path(name).expanduser() / "tokenizer.json"
-    if not path.is_file():
-        try:
-            path = Path(hf_hub_download(name, "tokenizer.json"))
-        except (HFValidationError, HfHubHTTPError) as error:
-            problem = (
-                f"data.tokenizer '{name}' is neither a folder with a tokenizer.json nor a model of the hub with one."
-            )
-            raise BadRequest([problem], "Check the name; for a private one set HF_TOKEN.") from error
-        except (HTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise unreachable(name, error) from error
-    return Tokenizer.from_file(str(path))
+    path = Path(name).expanduser() / FILE
+    if path.is_file():
+        return path.resolve()
+    try:
+        return Path(hf_hub_download(name, FILE))
+    except (HFValidationError, HfHubHTTPError) as error:
+        problem = f"data.tokenizer '{name}' is neither a folder with a {FILE} nor a model of the hub with one."
+        raise BadRequest([problem], "Check the name; for a private one set HF_TOKEN.") from error
+    except (HTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise unreachable(name, error) from error
 
 
 def count_tokens(tokenizer: "Tokenizer", conversations: list[list[dict[str, object]]]) -> list[int]:

@@ -258,6 +258,24 @@ def test_prepared_data_is_used_again_until_it_changes(tmp_path: Path) -> None:
     assert [run.splits["train"].rows for run in runs[5:]] == [40, 20, 30]
 
 
+def test_a_changed_tokenizer_is_not_the_same_settings(tmp_path: Path) -> None:
+    """Its counts are in the report, so what it counts belongs to the key; a file that is none is named."""
+    folder, tokenizer = write_folder(tmp_path / "chats"), tmp_path / "model" / "tokenizer.json"
+    tokenizer.parent.mkdir()
+    content = (ROOT / "azureml_emulator/registry/weights/tiny-phi3/tokenizer.json").read_text(encoding="utf-8")
+    wanted = request(folder, tokenizer=str(tokenizer.parent))
+
+    found = []
+    for text in (content, content, content + " "):
+        tokenizer.write_text(text, encoding="utf-8")
+        found.append(prepare(wanted).cached)
+    tokenizer.write_text("{", encoding="utf-8")
+    with pytest.raises(BadRequest, match=r"model': .*tokenizer\.json is not readable"):
+        prepare(wanted)
+
+    assert found == [False, True, False]
+
+
 @pytest.mark.usefixtures("prefect_api")
 def test_prefect_shows_a_hit(tmp_path: Path) -> None:
     """The task's state says whether the rows were prepared or found."""
