@@ -42,6 +42,7 @@ class Watch:
         self._request: Request | None = None
         self._job: tuple[str, int] | None = None
         self._renewed_at = self._looked_at = self._began
+        self._tag_gone = False
         self._clock_stands = False
         self._ended = threading.Event()
 
@@ -108,7 +109,11 @@ class Watch:
         except AzureError as error:
             log.warning("the job's holder could not be read: %s", cloud.first_line(error))
             return False
-        self.taken_over = job is not None and job.holder > self.holder
+        if job is None:
+            return False
+        # A request of an earlier start that was long on its way has taken the place of the tags.
+        self._tag_gone = job.holder < self.holder
+        self.taken_over = job.holder > self.holder
         if self.taken_over:
             other = names.holding_flow_run(job.holder)
             text = f"Flow run {other} has started with the same key and goes on with {job.name}."
@@ -125,7 +130,7 @@ class Watch:
         if self.lost():
             SIGNALS.interrupt(self.loss)
             return
-        if now - self._renewed_at < limits.lease_minutes * 60 / RENEWALS_PER_LEASE:
+        if now - self._renewed_at < limits.lease_minutes * 60 / RENEWALS_PER_LEASE and not self._tag_gone:
             return
         try:
             job = names.job_name(*self._job)

@@ -236,14 +236,14 @@ def _own_job(job: "Job") -> OwnJob | None:
     run = names.read_tags(job.tags)
     if run is None or job.name != names.job_name(*run):
         return None
-    alive_until, holder = names.read_lease(job.tags)
+    lease, created = names.read_lease(job.tags), job.creation_context.created_at
     return OwnJob(
         job.name,
         *run,
         status=job_status(job),
-        created=job.creation_context.created_at,
-        alive_until=alive_until,
-        holder=holder,
+        created=created,
+        alive_until=lease and lease.alive_until(created),
+        holder=lease.holder if lease else "",
         properties=job.properties or {},
         good=names.read_moment(job.tags, names.ANSWERED_TAG) is not None,
         decision=names.read_decision(job.tags),

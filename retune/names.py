@@ -10,6 +10,7 @@ import re
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -133,21 +134,40 @@ def holding_flow_run(holder: str) -> str:
     return holder.partition("/")[2].partition("/")[0]
 
 
+class Lease(NamedTuple):
+    """What a process has written into the tags of the job that it follows."""
+
+    since: datetime
+    until: datetime
+    holder: str
+
+    def alive_until(self, created: datetime) -> datetime:
+        """Until when the holder of a job of that age counts as alive.
+
+        A lease is never older than the job: the request of a dead start, if it arrives when a later start has made the
+        job, takes the place of all tags, and the later start needs a moment to notice.
+        """
+        return max(self.until, created + (self.until - self.since))
+
+
 def lease_tags(minutes: float, holder: str) -> dict[str, str]:
-    """The tag of a job with the process that follows it and the moment, UTC, until which that counts as alive.
+    """The tag of a job with the time, UTC, in which the process that follows it counts as alive, and that process.
 
     Each holder has a tag of its own, so that a renewal that was long on its way cannot undo a later start's.
     """
-    until = datetime.now(UTC) + timedelta(minutes=minutes)
+    since = datetime.now(UTC)
+    times = (moment.isoformat(timespec="milliseconds") for moment in (since, since + timedelta(minutes=minutes)))
     tag = LEASE_TAG + hashlib.sha256(holder.encode()).hexdigest()[:8]
-    return {tag: f"{until.isoformat(timespec='milliseconds')} {holder}"}
+    return {tag: f"{'/'.join(times)} {holder}"}
 
 
-def read_lease(tags: Mapping[str, str] | None) -> tuple[datetime | None, str]:
-    """Until when the job's last holder counts as alive, and its name; None and nothing where there is no lease."""
+def read_lease(tags: Mapping[str, str] | None) -> Lease | None:
+    """The lease of the latest holder in a job's tags; None where there is none that can be read."""
     leases = [value.partition(" ") for tag, value in (tags or {}).items() if tag.startswith(LEASE_TAG)]
-    until, _, holder = max(leases, key=lambda lease: lease[2], default=("", "", ""))
-    return read_moment({LEASE_TAG: until}, LEASE_TAG), holder
+    times, _, holder = max(leases, key=lambda lease: lease[2], default=("", "", ""))
+    since, _, until = times.partition("/")
+    since, until = (read_moment({LEASE_TAG: moment}, LEASE_TAG) for moment in (since, until))
+    return Lease(since, until, holder) if since and until else None
 
 
 def decision_tags(decision: Decision) -> dict[str, str]:

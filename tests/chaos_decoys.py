@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = "azureml://registries/azureml/environments/acft-hf-nlp-gpu/versions/112"
 PAST, FUTURE = "2020-01-01T00:00:00.000+00:00", "2999-01-01T00:00:00.000+00:00"
-LAPSED = {"retune.expires": PAST, "retune.lease.00000000": f"{PAST} nobody"}
+LAPSED = {"retune.expires": PAST, "retune.lease.00000000": f"{PAST}/{PAST} nobody"}
 OURS = {"owner": "retune", "retune.key": "decoy", "retune.attempt": "1"}
 # Tags that are almost those of a dead run.
 TAGS: list[dict[str, str]] = [
@@ -21,7 +21,7 @@ TAGS: list[dict[str, str]] = [
     {"team": "retune", "retune.key": "decoy", "retune.attempt": "1", **LAPSED},
     {"owner": "retune", "retune.key": "decoy", **LAPSED},
     {"owner": "retune", "retune.key": "no key!", "retune.attempt": "1", **LAPSED},
-    {**OURS, "retune.expires": FUTURE, "retune.lease.00000000": f"{FUTURE} somebody"},
+    {**OURS, "retune.expires": FUTURE, "retune.lease.00000000": f"{PAST}/{FUTURE} somebody"},
 ]
 NAMES = ("proper", "free")
 RUNNING = 5

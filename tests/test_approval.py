@@ -31,7 +31,7 @@ def approve(environment: dict[str, str], *arguments: str) -> Ended:
 
 def flow_run_of(emulator: Emulator, key: str) -> str:
     """The flow run that holds the job."""
-    return read_lease(emulator.client().jobs.get(f"retune-{key}-1").tags)[1].split("/")[1]
+    return read_lease(emulator.client().jobs.get(f"retune-{key}-1").tags).holder.split("/")[1]
 
 
 def model_versions(emulator: Emulator, key: str) -> list:

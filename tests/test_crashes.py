@@ -6,10 +6,11 @@ import time
 from datetime import UTC, datetime
 
 import pytest
+from azure.identity import DefaultAzureCredential
 from commands import REHEARSAL, Command, endpoints_left, finetune, job_statuses, retune, state_in_prefect, wait_for
 from conftest import Emulator
 
-from retune.names import read_lease
+from retune.names import LEASE_TAG, lease_tags, read_lease
 
 # Long enough to be killed in, short enough to wait for.
 TRAINING = ("training.training_seconds=6", *REHEARSAL)
@@ -33,7 +34,7 @@ def kill(run: Command, *, guard: bool) -> None:
 
 def flow_run_of(emulator: Emulator, job: str) -> str:
     """Prefect's id of the flow run that holds a job."""
-    return read_lease(emulator.client().jobs.get(job).tags)[1].split("/")[1]
+    return read_lease(emulator.client().jobs.get(job).tags).holder.split("/")[1]
 
 
 def test_a_second_start_goes_on_with_the_running_job(environment: dict[str, str], emulator: Emulator) -> None:
@@ -100,7 +101,8 @@ def test_the_sweep_deletes_an_endpoint_whose_run_is_dead(environment: dict[str, 
 
 def lease_left(emulator: Emulator, job: str) -> float:
     """Seconds until the job's lease lapses."""
-    until = read_lease(emulator.client().jobs.get(job).tags)[0]
+    found = emulator.client().jobs.get(job)
+    until = read_lease(found.tags).alive_until(found.creation_context.created_at)
     return (until - datetime.now(UTC)).total_seconds() + 0.1
 
 
@@ -124,6 +126,29 @@ def test_the_sweep_leaves_a_live_run_alone(environment: dict[str, str], emulator
 
     assert [sweep["jobs"] + sweep["endpoints"] for sweep in swept] == [[], [], []]
     assert ended.code == 0, ended.errors
+
+
+def test_a_run_notices_that_a_late_request_has_taken_its_lease_away(
+    environment: dict[str, str], emulator: Emulator
+) -> None:
+    """An earlier start's submission, which arrives after a later one's, replaces the tags of the job."""
+    job = "retune-overtaken-1"
+    run = finetune(environment, "training.training_seconds=60", *REHEARSAL, key="overtaken")
+    run.read_until("finetune Running")
+    client = emulator.client()
+    holder = read_lease(client.jobs.get(job).tags).holder
+    address = f"{client.jobs.get(job).id}?api-version=2024-01-01-preview"
+    token = DefaultAzureCredential().get_token("https://management.azure.com/.default").token
+    _, document = emulator.request("GET", address, token=token)
+    own = {tag: value for tag, value in document["properties"]["tags"].items() if not tag.startswith(LEASE_TAG)}
+    document["properties"]["tags"] = own | lease_tags(0.001, "2026-01-01T00:00:00/earlier")
+    emulator.request("PUT", address, token=token, content=document)
+    replaced = read_lease(emulator.client().jobs.get(job).tags).holder
+    wait_for(lambda: read_lease(emulator.client().jobs.get(job).tags).holder == holder, 25, "the renewal of the lease")
+    run.process.send_signal(signal.SIGINT)
+
+    assert replaced == "2026-01-01T00:00:00/earlier"
+    assert run.end().report["status"] == "cancelled"
 
 
 def test_of_two_live_starts_the_second_goes_on(environment: dict[str, str], emulator: Emulator) -> None:

@@ -40,11 +40,21 @@ def test_a_late_renewal_does_not_undo_a_later_start() -> None:
     """Tags are merged in the order in which they arrive; the holder is the latest start, not the last arrival."""
     first, second = names.lease_tags(15, "2026-01-01T00:00:00/a"), names.lease_tags(10, "2026-01-01T00:01:00/b")
 
-    until, holder = names.read_lease(first | second | first)
+    lease = names.read_lease(first | second | first)
 
-    assert holder == "2026-01-01T00:01:00/b"
-    assert until < datetime.now(UTC) + timedelta(minutes=11)
-    assert names.read_lease({"other": "tag"}) == (None, "")
+    assert lease.holder == "2026-01-01T00:01:00/b"
+    assert lease.until < datetime.now(UTC) + timedelta(minutes=11)
+    assert names.read_lease({"other": "tag"}) is None
+    assert names.read_lease({"retune.lease.1": "2026-01-01T00:00:00+00:00 a"}) is None
+
+
+def test_a_lease_is_never_older_than_its_job() -> None:
+    """A dead start's request may arrive when a later start has made the job; the later one needs time to notice."""
+    granted = datetime(2026, 1, 1, tzinfo=UTC)
+    lease = names.Lease(granted, granted + timedelta(minutes=15), "a")
+
+    assert lease.alive_until(granted - timedelta(hours=1)) == granted + timedelta(minutes=15)
+    assert lease.alive_until(granted + timedelta(hours=1)) == granted + timedelta(minutes=75)
 
 
 def test_names_of_two_workspaces_differ() -> None:

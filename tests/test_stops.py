@@ -42,7 +42,7 @@ def test_cancel_in_prefect_reaches_a_run_without_worker(environment: dict[str, s
     from prefect.states import Cancelling
 
     run = finetune(environment, *LONG, key="ui-cancel").read_until("finetune Running")
-    flow_run = read_lease(emulator.client().jobs.get("retune-ui-cancel-1").tags)[1].split("/")[1]
+    flow_run = read_lease(emulator.client().jobs.get("retune-ui-cancel-1").tags).holder.split("/")[1]
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(flow_run, Cancelling())
     ended = run.end()
