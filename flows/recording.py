@@ -231,9 +231,9 @@ def recording(request: Request, key: str | None) -> Iterator[Recorder]:
     STOP.clear()
     _let_progress_through()
     run = Recorder(request, key)
-    with SIGNALS.watched(), run.watch.watching(request):
+    with SIGNALS.watched():
         try:
-            with contextlib.suppress(EndsHere):
+            with run.watch.watching(request), contextlib.suppress(EndsHere):
                 yield run
         except BadRequest as error:
             run.close("rejected", error)

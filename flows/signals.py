@@ -17,6 +17,11 @@ from retune.errors import RetuneError, Stopped
 from retune.waiting import STOP
 
 INTERRUPTED = Stopped("Interrupted", "The run was interrupted.", "Run it again with the same key to go on.")
+# What Python code that takes and leaves locks is called. Raised there, an exception leaves the lock taken for ever: a
+# queue's, for instance, that is written to once more at the end of the run.
+LOCKING = frozenset({"__enter__", "__exit__", "acquire", "release"})
+# Somebody may wait there for long.
+MOST_DELAYS = 5
 TERMINATED = Stopped("Terminated", "The process was told to end.", "Run it again with the same key to go on.")
 
 
@@ -27,11 +32,12 @@ class Signals:
         self.reason: RetuneError | None = None
         self._busy = ""
         self._handling = False
+        self._delays = 0
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Handle both signals in the body. Python gives them to the main thread only."""
-        self.reason, self._busy = None, ""
+        self.reason, self._busy, self._delays = None, "", 0
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -63,9 +69,17 @@ class Signals:
             return
         self.reason = reason
         if self._handling:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+            self._knock()
         else:
             STOP.set()
+
+    def insist(self) -> None:
+        """Stop the run from another thread if a signal came at a moment at which nothing could be raised."""
+        if self.reason is not None and self._handling and not self._busy:
+            self._knock()
+
+    def _knock(self) -> None:
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # Nothing here may take a lock, as logging and STOP do: this thread may hold it.
@@ -73,6 +87,9 @@ class Signals:
             self.reason = INTERRUPTED if number == signal.SIGINT else TERMINATED
         if self._busy:
             os.write(2, f"{self._busy} first; please wait\n".encode())
+            return
+        if frame and frame.f_code.co_name in LOCKING and self._delays < MOST_DELAYS:
+            self._delays += 1
             return
         self._busy = "cleaning up"
         raise KeyboardInterrupt if number == signal.SIGINT else TerminationSignal(signal=number)

@@ -81,6 +81,7 @@ class Watch:
                 if SIGNALS.reason:
                     # Its exception may have been swallowed where it struck; the next wait ends.
                     STOP.set()
+                    SIGNALS.insist()
                 self._look_at_lease()
                 self._look_at_prefect(client)
                 minutes = self._request.limits.total_minutes

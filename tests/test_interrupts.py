@@ -31,6 +31,27 @@ def interrupted(**named):
 make_key, task_engine.dynamic_key_for_task_run = task_engine.dynamic_key_for_task_run, interrupted
 main(sys.argv[1:])
 """
+# The command, signalled while Prefect's queue of events has just taken its lock, which the end of the run needs again.
+IN_A_LOCK = """
+import os, signal, sys, threading
+from retune.cli import main
+
+def __enter__(self):
+    taken = take(self)
+    handled = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    if handled and sys._getframe(1).f_code.co_name == "put" and "emit_event" in callers():
+        threading.Condition.__enter__ = take
+        os.kill(os.getpid(), signal.SIGINT)
+    return taken
+
+def callers():
+    frame = sys._getframe(2)
+    while frame := frame.f_back:
+        yield frame.f_code.co_name
+
+take, threading.Condition.__enter__ = threading.Condition.__enter__, __enter__
+main(sys.argv[1:])
+"""
 
 
 def interrupt(
@@ -93,6 +114,16 @@ def test_a_signal_that_a_library_does_not_pass_on_counts(
     assert "Traceback" not in run.errors
     assert state_in_prefect(run.report["run"]["flow_run_id"]) == "CANCELLED"
     assert wait_for_end(emulator, run.report["job"]["name"]) == "Canceled"
+
+
+def test_a_signal_leaves_no_lock_taken(environment: dict[str, str]) -> None:
+    """An exception between a lock's taking and the work under it would leave it so, and the run would never end."""
+    sets = [word for assignment in LONG for word in ("--set", assignment)]
+    run = Command(["-c", IN_A_LOCK, "--json", *sets], environment).end()
+
+    assert (run.code, run.report["status"]) == (130, "cancelled"), run.errors
+    assert run.report["error"]["code"] == "Interrupted"
+    assert state_in_prefect(run.report["run"]["flow_run_id"]) == "CANCELLED"
 
 
 @pytest.mark.parametrize(
