@@ -6,13 +6,12 @@ Source: the preprocessing step of `chat_completion_pipeline`, and the chat templ
 """
 
 import re
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from chatdata.turns import ASSISTANT, CONTENT, ROLE, ROLES, SYSTEM, USER, Turns
 
@@ -60,11 +59,19 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]")
 _REPLACEMENT = b"\xef\xbf\xbd"
 # UTF-8 read as Windows-1252 and written as UTF-8 again: A with tilde or a with circumflex before what follows there.
 _MOJIBAKE = re.compile(rb"\xc3\x83\xc2[\x80-\xbf]|\xc3\xa2\xe2\x82\xac|\xc3\x82\xc2[\xa0-\xbf]")
-# The same in RE2's words, which reads all texts of a batch without holding the interpreter.
-_BAD_CHARACTERS = pc.MatchSubstringOptions(
-    r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x{9f}\x{fffd}]"
-    r"|\x{c3}[\x{80}-\x{bf}]|\x{e2}\x{20ac}|\x{c2}[\x{a0}-\x{bf}]"
-)
+# Bytes that begin those of them that are not control characters of C0, and the bytes that follow.
+_FOLLOWERS = {
+    0x7F: bytes(range(256)),
+    0xC2: bytes(range(0x80, 0xA0)),
+    0xC3: b"\x82\x83\xa2",
+    0xEF: b"\xbf",
+}
+_BAD_PAIRS = np.zeros((256, 256), bool)
+for _lead, _followers in _FOLLOWERS.items():
+    _BAD_PAIRS[_lead, list(_followers)] = True
+_TAB, _RETURN = b"\t\r"
+_NOWHERE = np.zeros(0, np.int64)
+_KEPT = threading.local()
 
 
 def problems_of_form(messages: object) -> list[tuple[str, str]]:
@@ -111,17 +118,48 @@ def surely_well_formed(turns: Turns) -> np.ndarray:
     return sure
 
 
-def with_bad_characters(conversations: pa.ListArray) -> list[int]:
-    """Which of many conversations, lists of role and content without a null, hold what `problems_of_characters` finds,
-    by position."""
-    turns = conversations.flatten()
-    texts = turns.flatten()[[field.name for field in turns.type].index("content")]
-    found = pc.call_function("match_substring_regex", [texts], _BAD_CHARACTERS)
-    if not pc.any(found).as_py():
-        return []
-    ends = np.cumsum(conversations.value_lengths().to_numpy())
-    bad_turns = np.flatnonzero(found.to_numpy(zero_copy_only=False))
-    return np.unique(np.searchsorted(ends, bad_turns, side="right")).tolist()
+def suspicious(turns: Turns) -> np.ndarray:
+    """Which of many conversations may hold what `problems_of_characters` finds; (conversations,) of bool. The others
+    surely do not."""
+    begin, end = turns.starts[0], turns.starts[-1]
+    places = begin + suspicious_places(turns.text[begin:end])
+    bad_turns = np.searchsorted(turns.starts, places, side="right") - 1
+    rows = np.searchsorted(np.cumsum(turns.counts), bad_turns, side="right")
+    found = np.zeros(len(turns.counts), bool)
+    found[rows] = True
+    return found
+
+
+def suspicious_places(text: np.ndarray) -> np.ndarray:
+    """Places of bytes that may begin a bad character in a text in UTF-8.
+
+    Few passes over all of it, each of which leaves the interpreter to others; what they find is looked at one by one.
+    """
+    if not len(text):
+        return _NOWHERE
+    shifted, marked = scratch(len(text))
+    # 0x0B to 0x1F become 0 to 20, and tab and line feed the greatest.
+    np.subtract(text, np.uint8(0x0B), out=shifted)
+    low = np.flatnonzero(np.less_equal(shifted, 20, out=marked)) if shifted.min() <= 20 else _NOWHERE
+    found = [low[text[low] != _RETURN]]
+    if text.min() < _TAB:
+        found.append(np.flatnonzero(np.less(text, _TAB, out=marked)))
+    # The leads 0xC2 and 0xC3 differ in the last bit alone.
+    for values, lead in ((np.bitwise_or(text, 1, out=shifted), 0xC3), (text, 0x7F), (text, 0xEF)):
+        if np.equal(values, lead, out=marked).any():
+            leads = np.flatnonzero(marked)
+            followers = text[np.minimum(leads + 1, len(text) - 1)]
+            found.append(leads[_BAD_PAIRS[text[leads], followers]])
+    return np.concatenate(found)
+
+
+def scratch(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Room for that many bytes and truth values, which this thread keeps: to get it anew each time costs more than to
+    search a batch."""
+    kept = getattr(_KEPT, "room", None)
+    if kept is None or kept.shape[1] < size:
+        kept = _KEPT.room = np.empty((2, size), np.uint8)
+    return kept[0, :size], kept[1, :size].view(bool)
 
 
 def _problems_of_form(messages: object) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from functools import partial, reduce
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -31,19 +31,6 @@ EXAMPLES = 5
 EXAMPLE_CHARACTERS = 160
 # Tokens of every so many rows make percentiles; the others are counted only where they may be too long.
 TOKEN_SAMPLE = 20
-# Bytes that may begin a bad character, and those that must follow: escapes of control characters other than tab and
-# line ends, DEL, C1 characters, U+FFFD, and what text of another character set begins with.
-SUSPICIOUS = {
-    0x5C: b"ubf",
-    0x7F: bytes(range(256)),
-    0xC2: bytes(range(0x80, 0xA0)),
-    0xEF: b"\xbf",
-    0xC3: b"\x82\x83\xa2",
-}
-BAD_PAIRS = np.zeros((256, 256), bool)
-for _lead, _followers in SUSPICIOUS.items():
-    BAD_PAIRS[_lead, list(_followers)] = True
-BLOCK_BYTES = 1 << 16
 
 
 class Checks(NamedTuple):
@@ -68,11 +55,11 @@ class Chosen(NamedTuple):
 
 class Told(NamedTuple):
     """What the column of a batch tells of its rows, when it is known: which are surely well-formed, the keys of their
-    ends, and which have bad characters."""
+    ends, and which may have bad characters."""
 
     well_formed: Future[list[bool]]
     ends: Future[np.ndarray]
-    suspects: Future[list[int]]
+    suspicious: Future[np.ndarray]
 
 
 class Found:
@@ -138,7 +125,7 @@ class SplitWriting:
         return batch, Told(
             looker.submit(well_formed, batch, turns),
             looker.submit(end_keys, turns),
-            looker.submit(checks.with_bad_characters, batch.column),
+            looker.submit(checks.suspicious, turns),
         )
 
     def _append(self, file: IO[bytes], content: bytes) -> None:
@@ -159,10 +146,12 @@ class SplitWriting:
         candidates = list(self._candidates(batch, told, chosen))
         content = b"".join([one.line for one in candidates])
         if self._checks.on:
-            self._check_characters(suspects(candidates, content, told))
-            fit = [one for one in candidates if not one.problems]
-            self._check_lengths(fit)
-            self._check_repetitions(fit, ends_of(fit, told))
+            formed = [one for one in candidates if not one.problems]
+            ends, suspicious = look_at(formed, told)
+            self._check_characters([formed[row] for row in np.flatnonzero(suspicious).tolist()])
+            fit = [row for row, one in enumerate(formed) if not one.problems]
+            self._check_lengths([formed[row] for row in fit])
+            self._check_repetitions([formed[row] for row in fit], ends[fit])
         kept = []
         for one in candidates:
             for kind, detail in one.problems:
@@ -211,9 +200,8 @@ class SplitWriting:
     def _check_characters(self, suspects: list["Candidate"]) -> None:
         """Adds what is wrong with the characters of rows that may have some."""
         for one in suspects:
-            if not one.problems:
-                text = "\n".join(message["content"] for message in one.messages)
-                one.problems.extend(checks.problems_of_characters(text.encode()))
+            text = "\n".join(message["content"] for message in one.messages)
+            one.problems.extend(checks.problems_of_characters(text.encode()))
 
     def _scan(
         self, messages: list[dict[str, object]], written: bytes
@@ -315,11 +303,13 @@ def well_formed(batch: Batch, turns: Turns) -> list[bool]:
     return [False] * len(batch.messages) if batch.tools else checks.surely_well_formed(turns).tolist()
 
 
-def ends_of(candidates: list[Candidate], told: Told | None) -> np.ndarray:
-    """The keys of the ends of rows in which nothing is wrong with form or characters."""
+def look_at(candidates: list[Candidate], told: Told | None) -> tuple[np.ndarray, np.ndarray]:
+    """The keys of the ends of well-formed rows, and which may have bad characters."""
     if told:
-        return told.ends.result()[[one.number for one in candidates]]
-    return end_keys(turns_of_rows([one.messages for one in candidates]))
+        numbers = [one.number for one in candidates]
+        return told.ends.result()[numbers], told.suspicious.result()[numbers]
+    turns = turns_of_rows([one.messages for one in candidates])
+    return end_keys(turns), checks.suspicious(turns)
 
 
 def dropped_for(problems: list[tuple[str, str]]) -> str | None:
@@ -332,28 +322,3 @@ def line_of(messages: bytes, tools: object) -> bytes:
     if tools is None:
         return b'{"messages":%b}\n' % messages
     return b'{"messages":%b,"tools":%b}\n' % (messages, orjson.dumps(tools, default=str))
-
-
-def suspects(candidates: list[Candidate], content: bytes, told: Told | None) -> list[Candidate]:
-    """The candidates that may have bad characters; `content` is their lines."""
-    if told:
-        numbers = set(told.suspects.result())
-        return [one for one in candidates if one.number in numbers] if numbers else []
-    ends = np.cumsum([len(one.line) for one in candidates])
-    rows = np.unique(np.searchsorted(ends, suspicious_bytes(content), side="right"))
-    return [candidates[row] for row in rows.tolist()]
-
-
-def suspicious_bytes(text: bytes) -> np.ndarray:
-    """Places of bytes that may begin a bad character in lines of JSON text."""
-    values = np.frombuffer(text, np.uint8)
-    # Whether a byte is there at all is known much sooner than where.
-    leads = [lead for lead in SUSPICIOUS if bytes([lead]) in text]
-    found = [np.zeros(0, np.int64)]
-    # A block at a time, because what the processor's cache holds is looked at several times.
-    for start in range(0, len(values), BLOCK_BYTES) if leads else ():
-        block = values[start : start + BLOCK_BYTES]
-        places = start + np.flatnonzero(reduce(np.logical_or, [block == lead for lead in leads]))
-        followers = values[np.minimum(places + 1, len(values) - 1)]
-        found.append(places[BAD_PAIRS[values[places], followers]])
-    return np.concatenate(found)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chatdata.checks import is_well_formed, problems_of_characters, surely_well_formed, with_bad_characters
+from chatdata.checks import is_well_formed, problems_of_characters, surely_well_formed, suspicious
 from chatdata.duplicates import words_of
 from chatdata.turns import END_BYTES, FOLDED, NOT_LETTERS, WINDOW_BYTES, end_keys, turns_of_column, turns_of_rows
 
@@ -48,14 +48,19 @@ edges = st.text(
 
 
 @settings(deadline=None)
-@given(st.lists(st.lists(edges, max_size=4), max_size=8), st.integers(0, 3))
-def test_bad_characters_are_found_in_many_rows_at_once(rows: list[list[str]], first: int) -> None:
-    """The same rows as one by one."""
+@given(st.lists(st.lists(edges, min_size=1, max_size=4), max_size=8), st.integers(0, 3))
+def test_bad_characters_are_suspected_in_many_rows_at_once(rows: list[list[str]], first: int) -> None:
+    """No row that is bad goes unnoticed, and none in plain ASCII is suspected for nothing."""
     column = pa.array([[{"content": text, "role": "user"} for text in row] for row in rows], COLUMN)[first:]
 
-    bad = [place for place, row in enumerate(rows[first:]) if problems_of_characters("\n".join(row).encode())]
+    suspected = suspicious(turns_of_column(column)).tolist()
 
-    assert with_bad_characters(column) == bad
+    for row, found in zip(rows[first:], suspected, strict=True):
+        text = "\n".join(row)
+        assert found or not problems_of_characters(text.encode())
+        assert not (found and text.isascii()) or problems_of_characters(text.encode())
+    whole = [[{"content": text, "role": "user"} for text in row] for row in rows[first:]]
+    assert suspicious(turns_of_rows(whole)).tolist() == suspected
 
 
 @pytest.mark.parametrize(
