@@ -20,7 +20,7 @@ ENDS = 2 * 2
 # Letters and digits of an end.
 END_BYTES = 40
 # Enough for that many without spaces and punctuation.
-WINDOW_BYTES = 96
+WINDOW_BYTES = 64
 NUL, SPACE = b"\0", b" "
 # ASCII but for NUL, which stands between windows.
 NOT_LETTERS = bytes(code for code in range(1, 128) if not chr(code).isalnum())
