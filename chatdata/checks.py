@@ -59,7 +59,7 @@ _CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]")
 _REPLACEMENT = b"\xef\xbf\xbd"
 # UTF-8 read as Windows-1252 and written as UTF-8 again: A with tilde or a with circumflex before what follows there.
 _MOJIBAKE = re.compile(rb"\xc3\x83\xc2[\x80-\xbf]|\xc3\xa2\xe2\x82\xac|\xc3\x82\xc2[\xa0-\xbf]")
-# Bytes that begin those of them that are not control characters of C0, and the bytes that follow.
+# What all of these but the controls of C0 begin with in UTF-8, and the bytes that may follow.
 _FOLLOWERS = {
     0x7F: bytes(range(256)),
     0xC2: bytes(range(0x80, 0xA0)),

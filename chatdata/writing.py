@@ -147,7 +147,7 @@ class SplitWriting:
         content = b"".join([one.line for one in candidates])
         if self._checks.on:
             formed = [one for one in candidates if not one.problems]
-            ends, suspicious = look_at(formed, told)
+            ends, suspicious = ends_and_suspects(formed, told)
             self._check_characters([formed[row] for row in np.flatnonzero(suspicious).tolist()])
             fit = [row for row, one in enumerate(formed) if not one.problems]
             self._check_lengths([formed[row] for row in fit])
@@ -303,7 +303,7 @@ def well_formed(batch: Batch, turns: Turns) -> list[bool]:
     return [False] * len(batch.messages) if batch.tools else checks.surely_well_formed(turns).tolist()
 
 
-def look_at(candidates: list[Candidate], told: Told | None) -> tuple[np.ndarray, np.ndarray]:
+def ends_and_suspects(candidates: list[Candidate], told: Told | None) -> tuple[np.ndarray, np.ndarray]:
     """The keys of the ends of well-formed rows, and which may have bad characters."""
     if told:
         numbers = [one.number for one in candidates]

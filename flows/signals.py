@@ -17,12 +17,12 @@ from retune.errors import RetuneError, Stopped
 from retune.waiting import STOP
 
 INTERRUPTED = Stopped("Interrupted", "The run was interrupted.", "Run it again with the same key to go on.")
+TERMINATED = Stopped("Terminated", "The process was told to end.", "Run it again with the same key to go on.")
 # What Python code that takes and leaves locks is called. Raised there, an exception leaves the lock taken for ever: a
 # queue's, for instance, that is written to once more at the end of the run.
 LOCKING = frozenset({"__enter__", "__exit__", "acquire", "release"})
 # Somebody may wait there for long.
 MOST_DELAYS = 5
-TERMINATED = Stopped("Terminated", "The process was told to end.", "Run it again with the same key to go on.")
 
 
 class Signals:
