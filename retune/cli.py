@@ -129,7 +129,7 @@ def servers_for(workspace: "Workspace", *, prefect: bool) -> Iterator[None]:  # 
                 stack.enter_context(emulator())
             if prefect:
                 stack.enter_context(prefect_api(meanwhile=_import_what_the_flow_uses))
-            # azure-ai-ml prints dots on stdout while it polls; stdout is the report's.
+            # stdout is the report's, whatever a library prints.
             with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
                 yield
             # What is left is to stop the local servers, which has a limit of its own.

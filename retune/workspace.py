@@ -120,6 +120,7 @@ def _client(cloud: str | None, interactive: bool, registry: str | None, *address
 
     # The SDK gives its logger a handler of its own on stderr; what the steps do, the tasks say.
     logging.getLogger("azure.ai.ml").setLevel(logging.ERROR)
+    _look_silently()
     client = MLClient(
         credential(interactive),
         *address,
@@ -131,6 +132,17 @@ def _client(cloud: str | None, interactive: bool, registry: str | None, *address
     if registry is None:
         _look_up_addresses(client)
     return client
+
+
+def _look_silently() -> None:
+    """Keep the SDK from printing a dot on stdout at each look at an operation.
+
+    It looks from threads that outlive our waits, so that a dot could get into a report.
+    """
+    from azure.ai.ml._utils._azureml_polling import AzureMLPolling
+    from azure.mgmt.core.polling.arm_polling import ARMPolling
+
+    AzureMLPolling.update_status = ARMPolling.update_status
 
 
 def resource_manager() -> str:

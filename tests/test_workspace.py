@@ -6,7 +6,8 @@ import subprocess
 import sys
 from datetime import datetime
 
-from azure.ai.ml.entities import AmlCompute
+import pytest
+from azure.ai.ml.entities import AmlCompute, ManagedOnlineEndpoint
 from commands import ROOT
 from conftest import Emulator
 
@@ -45,6 +46,19 @@ def test_a_cloud_that_was_away_can_be_used_when_it_is_back(emulator: Emulator) -
         "CloudUnreachable True",
         "local MlflowClient",
     ], done.stderr
+
+
+def test_looks_at_an_operation_print_nothing(emulator: Emulator, capfd: pytest.CaptureFixture[str]) -> None:
+    """The SDK would print a dot for each, whenever it looks: into a report that is being written, too."""
+    endpoints = workspace_client(Workspace(emulator=True)).online_endpoints
+    before = len(emulator.admin("GET", "/admin/requests")["value"])
+
+    endpoints.begin_create_or_update(ManagedOnlineEndpoint(name="silent", auth_mode="key")).result()
+    endpoints.begin_delete("silent").result()
+
+    calls = emulator.admin("GET", "/admin/requests")["value"][before:]
+    assert any("OperationsStatus" in call["path"] for call in calls)
+    assert capfd.readouterr().out == ""
 
 
 def test_an_operation_is_looked_at_again_after_seconds(fresh_emulator: Emulator) -> None:
