@@ -54,11 +54,11 @@ _KNOWN_ROLES = frozenset(ROLES)
 # Cut by the component, so neither left out nor refused.
 ONLY_COUNTED = frozenset({TOO_LONG})
 
-# C0 but for tab, line feed and carriage return, DEL, and C1, as UTF-8.
-_CONTROL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]")
+# C0 but for tab, line feed and carriage return, and DEL; C1 as UTF-8. One pattern for both would be much slower.
+_CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"), re.compile(rb"\xc2[\x80-\x9f]")
 _REPLACEMENT = b"\xef\xbf\xbd"
 # UTF-8 read as Windows-1252 and written as UTF-8 again: A with tilde or a with circumflex before what follows there.
-_MOJIBAKE = re.compile(rb"\xc3\x83\xc2[\x80-\xbf]|\xc3\xa2\xe2\x82\xac|\xc3\x82\xc2[\xa0-\xbf]")
+_MOJIBAKE = re.compile(rb"\xc3(?:\x83\xc2[\x80-\xbf]|\xa2\xe2\x82\xac|\x82\xc2[\xa0-\xbf])")
 # What all of these but the controls of C0 begin with in UTF-8, and the bytes that may follow.
 _FOLLOWERS = {
     0x7F: bytes(range(256)),
@@ -212,7 +212,7 @@ def problems_of_order(roles: Sequence[str]) -> tuple[str, ...]:
 def problems_of_characters(text: bytes) -> list[tuple[str, str]]:
     """What is wrong with the characters of a text in UTF-8."""
     problems = []
-    if found := _CONTROL.search(text):
+    if found := next(filter(None, (pattern.search(text) for pattern in _CONTROLS)), None):
         problems.append((CONTROL_CHARACTERS, f"U+{ord(found[0].decode()):04X}"))
     if _REPLACEMENT in text:
         problems.append((REPLACEMENT_CHARACTERS, "U+FFFD"))

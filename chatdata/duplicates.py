@@ -38,7 +38,9 @@ MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 # What stands between words: beyond ASCII, and in it.
 SYMBOLS = re.compile(r"[^\w\x00-\x7f]")
 NOT_WORDS = {code for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")}
-BLANKS = bytes(ord(" ") if code in NOT_WORDS else code for code in range(256))
+ASCII = bytes(range(128))
+# ASCII in one case, with a space for each of these.
+FOLDED = bytes(ord(" ") if code in NOT_WORDS else code for code in ASCII.lower()) + bytes(range(128, 256))
 
 
 class SeenKeys:
@@ -264,10 +266,13 @@ def alike(one: list[dict[str, object]], other: list[dict[str, object]]) -> bool:
 
 def words_of(messages: list[dict[str, object]]) -> list[bytes]:
     """The words of all turns, in one case and in UTF-8: runs of letters, digits and underscores."""
-    text = " ".join(str(message["content"]) for message in messages).casefold()
-    if not text.isascii():
-        text = SYMBOLS.sub(" ", text)
-    return text.encode().translate(BLANKS).split()
+    text = " ".join([message["content"] for message in messages]).encode()
+    # Of characters beyond ASCII a text has few different ones.
+    for character in set(text.translate(None, ASCII).decode()):
+        folded = SYMBOLS.sub(" ", character.casefold())
+        if folded != character:
+            text = text.replace(character.encode(), folded.encode())
+    return text.translate(FOLDED).split()
 
 
 def shingles(words: list[bytes]) -> tuple[np.ndarray, np.ndarray]:

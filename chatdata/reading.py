@@ -19,9 +19,6 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from aiohttp import ClientError
-from azure.core.exceptions import AzureError
-from huggingface_hub.errors import HTTPError
 
 from chatdata import checks
 from chatdata.sources import SourceFile, unreachable
@@ -169,10 +166,20 @@ def guarded(file: SourceFile) -> Iterator[None]:
         yield
     except RetuneError:
         raise
-    except (AzureError, ClientError, ConnectionError, HTTPError, TimeoutError) as error:
+    except network_errors() as error:
         raise unreachable(file.name, error) from error
     except (pa.ArrowException, OSError, EOFError, csv.Error, ValueError) as error:
         raise BadFile(f"{file.name}: not readable as {file.kind}: {' '.join(str(error).split())[:200]}.") from error
+
+
+def network_errors() -> tuple[type[Exception], ...]:
+    """What the file systems raise when a store does not answer; imported when something was raised, because it takes
+    a tenth of a second."""
+    from aiohttp import ClientError
+    from azure.core.exceptions import AzureError
+    from huggingface_hub.errors import HTTPError
+
+    return AzureError, ClientError, ConnectionError, HTTPError, TimeoutError
 
 
 def read_ahead(batches: Iterator[T]) -> Iterator[T]:
