@@ -164,7 +164,7 @@ def guarded(file: SourceFile) -> Iterator[None]:
     """Turns what libraries raise for an unreadable file into BadFile, and for an absent store into a CloudError."""
     try:
         yield
-    except RetuneError:
+    except (RetuneError, GeneratorExit):
         raise
     except network_errors() as error:
         raise unreachable(file.name, error) from error

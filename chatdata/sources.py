@@ -1,8 +1,8 @@
 """What `data.source` names, fixed so that it cannot change any more, and the files of each split.
 
 A hub data set id, a folder in the hub's layout, files below a folder or an fsspec URL, or an Azure ML data asset.
-`datasets` says which files a split of a hub data set or folder has; a split that is itself a file name or a pattern
-(`train.jsonl`, `2026/*.parquet`) is looked up below the source. Nothing is downloaded here.
+Which files a split of a hub data set or folder has, its card says or `datasets` finds out; a split that is itself a file
+name or a pattern (`train.jsonl`, `2026/*.parquet`) is looked up below the source. Nothing is downloaded here.
 """
 
 import hashlib
@@ -19,6 +19,8 @@ from retune.request import Data, Workspace
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+    from chatdata.hub import CountingHub
 
 Kind = Literal["parquet", "json", "csv"]
 
@@ -122,7 +124,7 @@ def open_source(pinned: PinnedData) -> Source:
     if len(splits) < len(names):
         if "://" in data.source:
             raise BadRequest([_name_the_files(data, name) for name in names if name not in splits])
-        splits |= _layout(pinned, [name for name in names if name not in splits])
+        splits |= _layout(pinned, system, [name for name in names if name not in splits])
     return Source(system, splits)
 
 
@@ -273,8 +275,33 @@ def _digest_of_urls(data: Data) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def _layout(pinned: PinnedData, names: list[str]) -> dict[str, list[SourceFile]]:
-    """The files of splits in the hub's layout, as `datasets` finds them."""
+def _layout(pinned: PinnedData, system: "AbstractFileSystem", names: list[str]) -> dict[str, list[SourceFile]]:
+    """The files of splits in the hub's layout."""
+    data = pinned.data
+    found = {} if pinned.place else _named_by_card(pinned, system)
+    found = found or files_found_by_datasets(pinned)
+    if missing := [name for name in names if name not in found]:
+        known = ", ".join(sorted(found)) or "none"
+        raise BadRequest(
+            [f"data.source '{data.source}' has no split '{name}'. Its splits: {known}." for name in missing]
+        )
+    return {name: list(_described(data, pinned.place, found[name])) for name in names}
+
+
+def _named_by_card(pinned: PinnedData, system: "CountingHub") -> dict[str, list[str]]:
+    """The files that the data set's card names for each split; none where the hub refuses: `datasets` says why."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    from chatdata.hub import files_named_by_card
+
+    try:
+        return files_named_by_card(system, pinned.data.source, pinned.revision, pinned.data.subset)
+    except (HfHubHTTPError, HTTPError, OSError):
+        return {}
+
+
+def files_found_by_datasets(pinned: PinnedData) -> dict[str, list[str]]:
+    """The files of each split, as `datasets` finds them."""
     import datasets
 
     data = pinned.data
@@ -291,13 +318,7 @@ def _layout(pinned: PinnedData, names: list[str]) -> dict[str, list[SourceFile]]
         raise BadRequest([f"{problem} {CHECK_NAME}" if missing else problem]) from error
     except ConnectionError as error:
         raise unreachable(data.source, error) from error
-    found = {str(split): list(map(str, files)) for split, files in (builder.config.data_files or {}).items()}
-    if missing := [name for name in names if name not in found]:
-        known = ", ".join(sorted(found)) or "none"
-        raise BadRequest(
-            [f"data.source '{data.source}' has no split '{name}'. Its splits: {known}." for name in missing]
-        )
-    return {name: list(_described(data, pinned.place, found[name])) for name in names}
+    return {str(split): list(map(str, files)) for split, files in (builder.config.data_files or {}).items()}
 
 
 def _described(data: Data, place: str | None, paths: list[str]) -> Iterator[SourceFile]:

@@ -3,8 +3,8 @@
 A thread that works on columns leaves the interpreter to others for most of the time.
 """
 
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterable, Sequence
+from itertools import accumulate, chain
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 
 ROLES = ("system", "user", "assistant", "tool")
 SYSTEM, USER, ASSISTANT, _ = range(len(ROLES))
-
 # The beginning and the end of each of the two longest turns.
 ENDS = 2 * 2
 # Letters and digits of an end.
@@ -52,11 +51,29 @@ def turns_of_column(conversations: pa.ListArray) -> Turns:
     """The turns of a column of lists of role and content without a null; the texts are not copied."""
     turns = conversations.flatten()
     columns = dict(zip([field.name for field in turns.type], turns.flatten(), strict=True))
-    roles = pc.index_in(columns["role"], pa.array(ROLES)).fill_null(-1).to_numpy(zero_copy_only=False)
+    roles = numbers_of(pc.index_in(columns["role"], ROLE_NAMES).fill_null(NO_ROLE))
     texts = columns["content"]
     _, starts, text = texts.buffers()
     starts = np.frombuffer(starts, np.int32)[texts.offset :][: len(texts) + 1].astype(np.int64)
-    return Turns(conversations.value_lengths().to_numpy(), roles, starts, np.frombuffer(text or NUL, np.uint8))
+    counts = numbers_of(conversations.value_lengths())
+    return Turns(counts, roles, starts, np.frombuffer(text or NUL, np.uint8))
+
+
+# Columns are made and read as buffers: `pa.array`, `pa.scalar` and `to_numpy` import pandas, which takes as long as two
+# batches, to ask whether they are given something of that.
+def buffer_of(numbers: Iterable[int]) -> pa.Buffer:
+    return pa.py_buffer(np.array([*numbers], np.int32))
+
+
+def numbers_of(column: pa.Int32Array) -> np.ndarray:
+    """The numbers of a column without a null, not copied."""
+    return np.frombuffer(column.buffers()[1], np.int32)[column.offset :][: len(column)]
+
+
+NO_ROLE = pa.Int32Array.from_buffers(pa.int32(), 1, [None, buffer_of([-1])])[0]
+ROLE_NAMES = pa.StringArray.from_buffers(
+    len(ROLES), buffer_of(accumulate(map(len, ROLES), initial=0)), pa.py_buffer("".join(ROLES).encode())
+)
 
 
 def turns_of_rows(rows: Sequence[list[dict[str, object]]]) -> Turns:
