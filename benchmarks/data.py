@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 STEP_SECONDS = 1800
 SHARE = 0.05
 SHARES = (0.1, 0.5, 1.0)
-REPEATS = 3
+REPEATS = 5
 # What may be fetched, to the row groups that hold the wanted rows.
 MOST_BYTES = 1.25
 # Of the guide's time, for a share and for the whole.

@@ -1,8 +1,8 @@
 """What `data.source` names, fixed so that it cannot change any more, and the files of each split.
 
 A hub data set id, a folder in the hub's layout, files below a folder or an fsspec URL, or an Azure ML data asset.
-Which files a split of a hub data set or folder has, its card says or `datasets` finds out; a split that is itself a file
-name or a pattern (`train.jsonl`, `2026/*.parquet`) is looked up below the source. Nothing is downloaded here.
+Which files a split of a hub data set or folder has, its card says or `datasets` finds out; a split that is itself the
+name of a file or a pattern (`train.jsonl`, `2026/*.parquet`) is looked up below the source. Nothing is downloaded here.
 """
 
 import hashlib

@@ -31,7 +31,8 @@ from chatdata.sources import PinnedData, files_found_by_datasets
 from retune.request import Data
 commit = HfApi().dataset_info(name).sha
 pinned = PinnedData(data=Data(source=name, subset=subset), revision=commit)
-found = {split: [file.removeprefix("hf://") for file in files] for split, files in files_found_by_datasets(pinned).items()}
+found = files_found_by_datasets(pinned)
+found = {split: [file.removeprefix("hf://") for file in files] for split, files in found.items()}
 result = [files_named_by_card(hub_system(), name, commit, subset), found]
 """
 
