@@ -164,6 +164,7 @@ def guarded(file: SourceFile) -> Iterator[None]:
     """Turns what libraries raise for an unreadable file into BadFile, and for an absent store into a CloudError."""
     try:
         yield
+    # The second is how a reader ends that has enough rows.
     except (RetuneError, GeneratorExit):
         raise
     except network_errors() as error:

@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 
 ROLES = ("system", "user", "assistant", "tool")
 SYSTEM, USER, ASSISTANT, _ = range(len(ROLES))
+
 # The beginning and the end of each of the two longest turns.
 ENDS = 2 * 2
 # Letters and digits of an end.
