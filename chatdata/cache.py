@@ -19,7 +19,6 @@ from pydantic import Field, ValidationError
 from chatdata.sources import file_digest
 from retune.errors import CloudError, WaitExpired
 from retune.folders import home
-from retune.printing import screen
 from retune.report import Part, PreparedData
 from retune.waiting import pause
 
@@ -215,6 +214,8 @@ def render_entries(entries: list[Entry]) -> None:
     """Print entries for a person, on stdout."""
     from rich.filesize import decimal
     from rich.table import Table
+
+    from retune.printing import screen
 
     console = screen()
     if not entries:

@@ -11,17 +11,18 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
 
 import fsspec
 import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from chatdata import checks
 from chatdata.sources import SourceFile, unreachable
+from chatdata.turns import columns_of, elements, lengths
 from retune.errors import RetuneError
 
 if TYPE_CHECKING:
@@ -30,8 +31,13 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 BATCH_ROWS = 1000
 COLUMNS = ("messages", "tools")
-# Row groups are fetched together up to this size, because a request costs as much time as a few megabytes.
-FETCH_BYTES = 16 << 20
+# Row groups are fetched together, because a request costs as much time as a few megabytes; the first ones of a file
+# up to the first size, so that work begins soon, then twice as much each time, up to the second.
+FIRST_FETCH_BYTES, FETCH_BYTES = 2 << 20, 16 << 20
+# For the same reason what lies between two wanted columns is fetched with them up to this size.
+GAP_BYTES = 1 << 19
+# Of a column that an early parquet-cpp wrote, so many bytes more are read than it says it has.
+PADDING_BYTES = 100
 FOOTERS_AT_ONCE = 8
 CELL_CHARACTERS = 1 << 30
 BOM = b"\xef\xbb\xbf"
@@ -107,17 +113,32 @@ class Reader:
             yield from self._parquet(file, rows) if file.kind == "parquet" else self._text(file)
 
     def _parquet(self, file: SourceFile, rows: int | None) -> Iterator[Batch]:
-        with self._open(file) as stream:
-            opened = pq.ParquetFile(stream, metadata=self._footer(file), pre_buffer=True)
-            names = opened.schema_arrow.names
-            if "messages" not in names:
-                raise BadFile(f"{file.name}: no column 'messages'; its columns: {', '.join(names) or 'none'}.")
-            columns = [name for name in COLUMNS if name in names]
-            number = 1
-            for groups in groups_to_fetch(opened.metadata, rows):
+        footer = self._footer(file)
+        names = footer.schema.to_arrow_schema().names
+        if "messages" not in names:
+            raise BadFile(f"{file.name}: no column 'messages'; its columns: {', '.join(names) or 'none'}.")
+        columns = [name for name in COLUMNS if name in names]
+        number = 1
+        for groups, stream in read_ahead(map(partial(self._fetch_groups, file), groups_to_fetch(footer, rows))):
+            with stream:
+                opened = pq.ParquetFile(stream, metadata=footer, pre_buffer=True)
                 for batch in opened.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns):
                     yield from_arrow(file.name, number, batch)
                     number += len(batch)
+
+    def _fetch_groups(self, file: SourceFile, groups: list[int]) -> tuple[list[int], IO[bytes]]:
+        """Row groups, and the file with their columns fetched."""
+        if self._local:
+            return groups, self._open(file)
+        with self._open(file) as stream:
+            parts = {}
+            for start, end in ranges_to_fetch(self._footer(file), groups):
+                stream.seek(start)
+                # Near the end of a file there may be less.
+                parts[start, min(end, stream.size)] = stream.read(end - start)
+        # What lies elsewhere must not be taken for zeros.
+        known = {"data": parts, "strict": True}
+        return groups, self._system.open(file.path, "rb", cache_type="parts", cache_options=known)
 
     def _footer(self, file: SourceFile) -> pq.FileMetaData:
         """Fetched once, though counting and reading both need it."""
@@ -193,23 +214,43 @@ def read_ahead(batches: Iterator[T]) -> Iterator[T]:
 
 
 def groups_to_fetch(metadata: pq.FileMetaData, rows: int | None) -> Iterator[list[int]]:
-    """Numbers of the row groups that hold the leading rows, as many together as one request should fetch."""
+    """Numbers of the row groups that hold the leading rows, as many together as should be fetched at once."""
     together, size, left = [], 0, metadata.num_rows if rows is None else rows
+    most = FIRST_FETCH_BYTES
     for number in range(metadata.num_row_groups):
         if left <= 0:
             break
-        group = metadata.row_group(number)
-        bytes_ = sum(
-            group.column(column).total_compressed_size
-            for column in range(group.num_columns)
-            if group.column(column).path_in_schema.partition(".")[0] in COLUMNS
-        )
-        if together and size + bytes_ > FETCH_BYTES:
+        bytes_ = sum(end - start for start, end in column_ranges(metadata, number))
+        if together and size + bytes_ > most:
             yield together
-            together, size = [], 0
-        together, size, left = [*together, number], size + bytes_, left - group.num_rows
+            together, size, most = [], 0, min(2 * most, FETCH_BYTES)
+        together, size, left = [*together, number], size + bytes_, left - metadata.row_group(number).num_rows
     if together:
         yield together
+
+
+def ranges_to_fetch(metadata: pq.FileMetaData, groups: list[int]) -> list[tuple[int, int]]:
+    """First byte and end of what holds the wanted columns of row groups, in as few ranges as is worth it."""
+    ranges: list[tuple[int, int]] = []
+    for start, end in sorted(itertools.chain.from_iterable(column_ranges(metadata, number) for number in groups)):
+        if ranges and start - ranges[-1][1] <= GAP_BYTES:
+            start, before = ranges.pop()
+            end = max(before, end)
+        ranges.append((start, end))
+    return ranges
+
+
+def column_ranges(metadata: pq.FileMetaData, group: int) -> Iterator[tuple[int, int]]:
+    """First byte and end of each wanted column of a row group."""
+    about = metadata.row_group(group)
+    for number in range(about.num_columns):
+        column = about.column(number)
+        if column.path_in_schema.partition(".")[0] in COLUMNS:
+            start = column.data_page_offset
+            # A dictionary comes before the pages that refer to it.
+            if column.has_dictionary_page and 0 < column.dictionary_page_offset < start:
+                start = column.dictionary_page_offset
+            yield start, start + column.total_compressed_size + PADDING_BYTES
 
 
 def from_arrow(file: str, number: int, batch: pa.RecordBatch) -> Batch:
@@ -230,11 +271,10 @@ def plain_conversations(column: pa.Array) -> list[object] | None:
     """The usual rows, lists of role and content without a null, at once; None for any other column."""
     if not pa.types.is_list(column.type) or not pa.types.is_struct(column.type.value_type) or column.null_count:
         return None
-    messages = column.flatten()
-    names = [field.name for field in messages.type]
-    if sorted(names) != ["content", "role"] or messages.null_count:
+    messages = elements(column)
+    texts = columns_of(messages)
+    if sorted(texts) != ["content", "role"] or messages.null_count:
         return None
-    texts = dict(zip(names, messages.flatten(), strict=True))
     if any(text.null_count or not pa.types.is_string(text.type) for text in texts.values()):
         return None
     try:
@@ -242,7 +282,7 @@ def plain_conversations(column: pa.Array) -> list[object] | None:
     except UnicodeDecodeError:
         return None
     flat = ({"role": role, "content": content} for role, content in turns)
-    return [list(itertools.islice(flat, length)) for length in pc.list_value_length(column).to_pylist()]
+    return [list(itertools.islice(flat, length)) for length in lengths(column).tolist()]
 
 
 def values_of(column: pa.Array, broken: dict[int, tuple[str, str]]) -> list[object]:

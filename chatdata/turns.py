@@ -3,14 +3,13 @@
 A thread that works on columns leaves the interpreter to others for most of the time.
 """
 
-from collections.abc import Iterable, Sequence
-from itertools import accumulate, chain
+from collections.abc import Sequence
+from itertools import chain
 from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 ROLES = ("system", "user", "assistant", "tool")
 SYSTEM, USER, ASSISTANT, _ = range(len(ROLES))
@@ -50,20 +49,27 @@ class Turns(NamedTuple):
 
 def turns_of_column(conversations: pa.ListArray) -> Turns:
     """The turns of a column of lists of role and content without a null; the texts are not copied."""
-    turns = conversations.flatten()
-    columns = dict(zip([field.name for field in turns.type], turns.flatten(), strict=True))
-    roles = numbers_of(pc.index_in(columns["role"], ROLE_NAMES).fill_null(NO_ROLE))
-    texts = columns["content"]
-    _, starts, text = texts.buffers()
-    starts = np.frombuffer(starts, np.int32)[texts.offset :][: len(texts) + 1].astype(np.int64)
-    counts = numbers_of(conversations.value_lengths())
-    return Turns(counts, roles, starts, np.frombuffer(text or NUL, np.uint8))
+    columns = columns_of(elements(conversations))
+    roles = numbers_of_roles(*starts_and_text(columns["role"]))
+    return Turns(lengths(conversations), roles, *starts_and_text(columns["content"]))
 
 
-# Columns are made and read as buffers: `pa.array`, `pa.scalar` and `to_numpy` import pandas, which takes as long as two
-# batches, to ask whether they are given something of that.
-def buffer_of(numbers: Iterable[int]) -> pa.Buffer:
-    return pa.py_buffer(np.array([*numbers], np.int32))
+# Columns are read as buffers: pyarrow.compute and pandas, which pyarrow's own methods import for some of this, take as
+# long as two batches.
+def lengths(lists: pa.ListArray) -> np.ndarray:
+    """Elements of each list of a column without a null; (lists,) of int."""
+    return np.diff(numbers_of(lists.offsets))
+
+
+def elements(lists: pa.ListArray) -> pa.Array:
+    """Those of all lists of a column without a null, one after the other."""
+    offsets = numbers_of(lists.offsets)
+    return lists.values[int(offsets[0]) : int(offsets[-1])]
+
+
+def columns_of(structs: pa.StructArray) -> dict[str, pa.Array]:
+    """The fields of a column of structs, by name."""
+    return dict(zip([field.name for field in structs.type], structs.flatten(), strict=True))
 
 
 def numbers_of(column: pa.Int32Array) -> np.ndarray:
@@ -71,10 +77,21 @@ def numbers_of(column: pa.Int32Array) -> np.ndarray:
     return np.frombuffer(column.buffers()[1], np.int32)[column.offset :][: len(column)]
 
 
-NO_ROLE = pa.Int32Array.from_buffers(pa.int32(), 1, [None, buffer_of([-1])])[0]
-ROLE_NAMES = pa.StringArray.from_buffers(
-    len(ROLES), buffer_of(accumulate(map(len, ROLES), initial=0)), pa.py_buffer("".join(ROLES).encode())
-)
+def starts_and_text(texts: pa.StringArray) -> tuple[np.ndarray, np.ndarray]:
+    """Where each text of a column without a null begins, and where the last one ends; and all of them, not copied."""
+    _, starts, text = texts.buffers()
+    starts = np.frombuffer(starts, np.int32)[texts.offset :][: len(texts) + 1]
+    return starts.astype(np.int64), np.frombuffer(text or NUL, np.uint8)
+
+
+def numbers_of_roles(starts: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """The place of each text in ROLES, -1 for one that is not there."""
+    numbers = np.full(len(starts) - 1, -1)
+    for number, name in enumerate(ROLES):
+        fits = np.flatnonzero(np.diff(starts) == len(name))
+        letters = text[starts[fits, None] + np.arange(len(name))]
+        numbers[fits[(letters == np.frombuffer(name.encode(), np.uint8)).all(axis=1)]] = number
+    return numbers
 
 
 def turns_of_rows(rows: Sequence[list[dict[str, object]]]) -> Turns:

@@ -1,6 +1,7 @@
 """Chat data: sources, the choice of rows, the cache that is verified, and files that appear whole."""
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -116,6 +117,20 @@ def test_only_the_wanted_row_groups_are_read(tmp_path: Path) -> None:
 
     assert list(groups_to_fetch(pq.ParquetFile(path).metadata, 100)) == [[0]]
     assert list(groups_to_fetch(pq.ParquetFile(path).metadata, 101)) == [[0, 1]]
+
+
+@pytest.mark.parametrize(("beside_bytes", "ranges"), [(1000, 1), (1_000_000, 3)], ids=["slim", "wide"])
+def test_a_wide_column_between_the_wanted_ones_is_not_fetched(beside_bytes: int, ranges: int, tmp_path: Path) -> None:
+    """Row groups are fetched in one range, but for what is worth a request of its own to leave out."""
+    from chatdata.reading import ranges_to_fetch
+
+    frame = pd.DataFrame({"messages": chats("train", 30)})
+    frame["picture"] = [random.Random(row).randbytes(beside_bytes // 10) for row in range(30)]
+    frame.to_parquet(tmp_path / "chats.parquet", row_group_size=10)
+    found = ranges_to_fetch(pq.read_metadata(tmp_path / "chats.parquet"), [0, 1, 2])
+
+    assert len(found) == ranges
+    assert sum(end - start for start, end in found) < 10_000
 
 
 def test_too_few_training_rows_are_refused(tmp_path: Path) -> None:
