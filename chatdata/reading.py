@@ -134,8 +134,9 @@ class Reader:
             parts = {}
             for start, end in ranges_to_fetch(self._footer(file), groups):
                 stream.seek(start)
+                content = stream.read(end - start)
                 # Near the end of a file there may be less.
-                parts[start, min(end, stream.size)] = stream.read(end - start)
+                parts[start, start + len(content)] = content
         # What lies elsewhere must not be taken for zeros.
         known = {"data": parts, "strict": True}
         return groups, self._system.open(file.path, "rb", cache_type="parts", cache_options=known)

@@ -75,8 +75,10 @@ def started(folder: Path) -> Iterator[Local]:
     begun = local("start", "--port", str(free_port()))
     assert begun.returncode == 0, begun.stderr
     assert local.stack.page in begun.stdout
-    yield local
-    local("stop", seconds=STOP_SECONDS)
+    try:
+        yield local
+    finally:
+        local("stop", seconds=STOP_SECONDS)
 
 
 def states_of(client: "SyncPrefectClient", deployment: UUID) -> "list[State]":
