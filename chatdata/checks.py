@@ -145,11 +145,17 @@ def suspicious_places(text: np.ndarray) -> np.ndarray:
     if text.min() < _TAB:
         found.append(np.flatnonzero(np.less(text, _TAB, out=marked)))
     # The leads 0xC2 and 0xC3 differ in the last bit alone.
-    for values, lead in ((np.bitwise_or(text, 1, out=shifted), 0xC3), (text, 0x7F), (text, 0xEF)):
-        if np.equal(values, lead, out=marked).any():
-            leads = np.flatnonzero(marked)
-            followers = text[np.minimum(leads + 1, len(text) - 1)]
-            found.append(leads[_BAD_PAIRS[text[leads], followers]])
+    wanted = [(np.bitwise_or(text, 1, out=shifted), 0xC3)]
+    # As a signed number it is the greatest of all.
+    if text.view(np.int8).max() == 0x7F:
+        wanted.append((text, 0x7F))
+    # Few characters have a greater lead.
+    if text.max() >= 0xEF:
+        wanted.append((text, 0xEF))
+    for values, lead in wanted:
+        leads = np.flatnonzero(np.equal(values, lead, out=marked))
+        followers = text[np.minimum(leads + 1, len(text) - 1)]
+        found.append(leads[_BAD_PAIRS[text[leads], followers]])
     return np.concatenate(found)
 
 

@@ -335,7 +335,12 @@ def _hub_commit(data: Data) -> str:
     """The commit that the request's revision stands for; a commit stands for itself."""
     if data.revision and COMMIT.fullmatch(data.revision):
         return data.revision
-    from huggingface_hub import HfApi
+    from huggingface_hub.utils import get_session
+
+    with ThreadPoolExecutor(1) as pool:
+        # It reads the certificates, which takes as long as the import, and leaves the interpreter to that.
+        pool.submit(get_session)
+        from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
 
     try:

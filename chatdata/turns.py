@@ -117,9 +117,15 @@ def two_longest(turns: Turns) -> tuple[np.ndarray, np.ndarray]:
     """The longest turn of each conversation and the second, as places among all turns; (conversations,) each."""
     # A system message is the first, and often that of all conversations.
     sizes = np.where(turns.roles == SYSTEM, 0, np.diff(turns.starts) + 1)
-    order = np.lexsort((sizes, np.repeat(np.arange(len(turns.counts)), turns.counts)))
-    last = np.cumsum(turns.counts)
-    return order[np.maximum(last - 1, 0)], order[np.maximum(last - 2, 0)]
+    # Of turns of one size the last counts as the longest.
+    ranks = sizes * len(sizes) + np.arange(len(sizes))
+    longest, second = np.zeros((2, len(turns.counts)), np.int64)
+    some = turns.counts > 0
+    first = (np.cumsum(turns.counts) - turns.counts)[some]
+    longest[some] = np.maximum.reduceat(ranks, first) % len(sizes)
+    ranks[longest[some]] -= ranks.max() + 1
+    second[some] = np.maximum.reduceat(ranks, first) % len(sizes)
+    return longest, second
 
 
 def digests_of_ends(text: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

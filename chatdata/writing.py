@@ -14,7 +14,7 @@ import orjson
 import xxhash
 
 from chatdata import checks
-from chatdata.duplicates import Conversation, Lookup, Place, WrittenRows, keys_of, worth_comparing
+from chatdata.duplicates import Conversation, Keys, Lookup, Place, WrittenRows, worth_comparing
 from chatdata.reading import Batch, read_ahead
 from chatdata.statistics import Collected
 from chatdata.tokens import CHARACTERS_PER_TOKEN, count_tokens
@@ -97,9 +97,9 @@ class SplitWriting:
         ):
             for batch, told in read_ahead(map(partial(self._look_at, looker), chosen.batches)):
                 pause(0)
-                content = self._check_batch(batch, told, chosen)
+                lines = self._check_batch(batch, told, chosen)
                 self._await_file()
-                self._writing = writer.submit(self._append, file, content)
+                self._writing = writer.submit(self._append, file, lines)
                 looked_at += len(batch.messages)
                 progress(looked_at)
             self._await_file()
@@ -128,8 +128,9 @@ class SplitWriting:
             looker.submit(checks.suspicious, turns),
         )
 
-    def _append(self, file: IO[bytes], content: bytes) -> None:
-        """Write a batch; beside the work on the next one, because neither holds the interpreter up."""
+    def _append(self, file: IO[bytes], lines: list[bytes]) -> None:
+        """Write a batch; beside the work on the next one, because nothing here holds the interpreter up."""
+        content = b"".join(lines)
         file.write(content)
         # Near duplicates are compared with what is in the file.
         file.flush()
@@ -141,10 +142,9 @@ class SplitWriting:
             self._writing.result()
             self._writing = None
 
-    def _check_batch(self, batch: Batch, told: Told | None, chosen: Chosen) -> bytes:
-        """What is to be written of a batch."""
+    def _check_batch(self, batch: Batch, told: Told | None, chosen: Chosen) -> list[bytes]:
+        """The lines that are to be written of a batch."""
         candidates = list(self._candidates(batch, told, chosen))
-        content = b"".join([one.line for one in candidates])
         if self._checks.on:
             formed = [one for one in candidates if not one.problems]
             ends, suspicious = ends_and_suspects(formed, told)
@@ -160,14 +160,12 @@ class SplitWriting:
                 self._dropped[kind] += 1
             else:
                 kept.append(one)
-        if len(kept) < len(candidates):
-            content = b"".join([one.line for one in kept])
-        rows, characters = [one.messages for one in kept], [one.characters for one in kept]
-        self._collected.add(rows, characters, [one.line for one in kept])
+        lines = [one.line for one in kept]
+        self._collected.add([one.messages for one in kept], [one.characters for one in kept], lines)
         self._selected += len(candidates)
         self._written += len(kept)
-        self._bytes += len(content)
-        return content
+        self._bytes += sum(map(len, lines))
+        return lines
 
     def _candidates(self, batch: Batch, told: Told | None, chosen: Chosen) -> Iterator["Candidate"]:
         """The chosen rows of a batch, with what is wrong with their form."""
@@ -185,7 +183,8 @@ class SplitWriting:
             if self._checks.scanner and not problems:
                 messages, written, problems = self._scan(messages, written)
             characters = 0 if problems else sum(map(len, map(CONTENT, messages)))
-            yield Candidate(place, where, messages, characters, written, line_of(written, tools), problems)
+            digest = xxhash.xxh3_64_intdigest(written) if self._checks.on else 0
+            yield Candidate(place, where, messages, characters, digest, line_of(written, tools), problems)
 
     def _problems_of_form(
         self, messages: object, tools: object, broken: tuple[str, str] | None
@@ -222,7 +221,7 @@ class SplitWriting:
 
     def _check_repetitions(self, candidates: list["Candidate"], ends: np.ndarray) -> None:
         """Adds to each row whether it, or one nearly like it, was there before; takes those that were not."""
-        keys = keys_of([one.written for one in candidates], ends)
+        keys = Keys(np.array([one.digest for one in candidates], np.uint64), ends)
         known = [(kind, rows, rows.lookup(keys)) for kind, rows in self._others()]
         fresh = np.ones(len(candidates), bool)
         own, *others = (lookup for _, _, lookup in known)
@@ -290,8 +289,8 @@ class Candidate(NamedTuple):
     messages: list[dict[str, object]]
     # In its texts; 0 if something is wrong with its form.
     characters: int
-    # The messages as JSON.
-    written: bytes
+    # Of the messages as JSON.
+    digest: int
     # The whole row as JSON, with its line feed.
     line: bytes
     # Kinds and details; what is found later is added.

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatdata.checks import is_well_formed, problems_of_characters, surely_well_formed, suspicious
-from chatdata.duplicates import words_of
+from chatdata.duplicates import count_words, spaced_words
 from chatdata.turns import END_BYTES, FOLDED, NOT_LETTERS, WINDOW_BYTES, end_keys, turns_of_column, turns_of_rows
 
 COLUMN = pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())]))
@@ -123,7 +123,9 @@ def ends_of(text: bytes) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
 @settings(deadline=None)
 @given(st.text(max_size=40))
 def test_words_are_what_the_pattern_says(text: str) -> None:
-    """Also beyond ASCII."""
+    """Also beyond ASCII; and they are counted without being taken apart."""
     words = [word.encode() for word in re.findall(r"\w+", text.casefold())]
+    spaced = spaced_words([{"role": "user", "content": text}])
 
-    assert words_of([{"role": "user", "content": text}]) == words
+    assert spaced.split() == words
+    assert count_words(spaced) == len(words)
