@@ -121,7 +121,7 @@ class Reader:
         number = 1
         for groups, stream in read_ahead(map(partial(self._fetch_groups, file), groups_to_fetch(footer, rows))):
             with stream:
-                opened = pq.ParquetFile(stream, metadata=footer, pre_buffer=True)
+                opened = pq.ParquetFile(stream, metadata=footer)
                 for batch in opened.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns):
                     yield from_arrow(file.name, number, batch)
                     number += len(batch)
