@@ -9,7 +9,7 @@ import csv
 import io
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -203,18 +203,6 @@ def network_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.errors import HTTPError
 
     return AzureError, ClientError, ConnectionError, HTTPError, TimeoutError
-
-
-def begin(pool: Executor, batches: Iterator[T]) -> Iterator[T]:
-    """The same batches, of which the first is being fetched and decoded from now on."""
-    first = pool.submit(next, batches, None)
-
-    def begun() -> Iterator[T]:
-        if (batch := first.result()) is not None:
-            yield batch
-            yield from batches
-
-    return begun()
 
 
 def read_ahead(batches: Iterator[T]) -> Iterator[T]:
