@@ -6,14 +6,13 @@ Source: the preprocessing step of `chat_completion_pipeline`, and the chat templ
 """
 
 import re
-import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
 
-from chatdata.turns import ASSISTANT, CONTENT, ROLE, ROLES, SYSTEM, USER, Turns
+from chatdata.turns import ASSISTANT, CONTENT, ROLE, ROLES, SYSTEM, USER, Marks, Turns, rows_at
 
 # Kinds of what a reader finds before there is a row.
 NOT_JSON = "not valid JSON"
@@ -59,19 +58,19 @@ _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"), re.compile(rb"\xc2
 _REPLACEMENT = b"\xef\xbf\xbd"
 # UTF-8 read as Windows-1252 and written as UTF-8 again: A with tilde or a with circumflex before what follows there.
 _MOJIBAKE = re.compile(rb"\xc3(?:\x83\xc2[\x80-\xbf]|\xa2\xe2\x82\xac|\x82\xc2[\xa0-\xbf])")
-# What all of these but the controls of C0 begin with in UTF-8, and the bytes that may follow.
+# White space beyond ASCII; of a character with two bytes the third is a zero.
+_SPACES = [*"\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000", *map(chr, range(0x2000, 0x200B))]
+_SPACES = [int.from_bytes(space.encode().ljust(3, b"\0")) for space in _SPACES]
+# What those beyond ASCII begin with in UTF-8, and the bytes that may follow as the second and the third.
 _FOLLOWERS = {
-    0x7F: bytes(range(256)),
-    0xC2: bytes(range(0x80, 0xA0)),
-    0xC3: b"\x82\x83\xa2",
-    0xEF: b"\xbf",
+    0xC2: (range(0x80, 0xA0), range(256)),
+    0xC3: (b"\x82\x83\xa2", b"\xc2\xe2"),
+    0xEF: (b"\xbf", b"\xbd"),
 }
-_BAD_PAIRS = np.zeros((256, 256), bool)
-for _lead, _followers in _FOLLOWERS.items():
-    _BAD_PAIRS[_lead, list(_followers)] = True
-_TAB, _RETURN = b"\t\r"
-_NOWHERE = np.zeros(0, np.int64)
-_KEPT = threading.local()
+_SECONDS, _THIRDS = np.zeros((2, 256, 256), bool)
+for _lead, (_second, _third) in _FOLLOWERS.items():
+    _SECONDS[_lead, list(_second)] = True
+    _THIRDS[_lead, list(_third)] = True
 
 
 def problems_of_form(messages: object) -> list[tuple[str, str]]:
@@ -100,17 +99,18 @@ def _are_fit(roles: tuple[object, ...]) -> bool:
 
 
 def surely_well_formed(turns: Turns) -> np.ndarray:
-    """Which of many conversations without a null are well-formed, as far as their roles and the first byte of each text
-    tell; (conversations,) of bool. The others may be so too."""
+    """Which of many conversations without a null are well-formed, as far as their roles and the first character of
+    each text tell; (conversations,) of bool. The others may be so too."""
     counts, roles, starts, text = turns
     system, user, assistant = (roles == role for role in (SYSTEM, USER, ASSISTANT))
     first = np.zeros(len(roles), bool)
     first[(np.cumsum(counts) - counts)[counts > 0]] = True
     follows = np.zeros(len(roles), bool)
     follows[1:] = (user[1:] & (assistant | system)[:-1]) | (assistant[1:] & user[:-1])
-    # That of an empty text is another's, if there is one.
-    leads = text[np.minimum(starts[:-1], len(text) - 1)]
-    visible = (starts[1:] > starts[:-1]) & (leads > ord(" ")) & (leads < 0x7F)
+    # Those of an empty text are another's.
+    lead, second, third = (byte_at(text, starts[:-1] + further).astype(np.int32) for further in range(3))
+    spaces = np.isin(lead << 16 | second << 8 | np.where(lead == 0xC2, 0, third), _SPACES)
+    visible = (starts[1:] > starts[:-1]) & (lead > ord(" ")) & ~spaces
     fine = visible & np.where(first, user | system, follows)
     rows = np.repeat(np.arange(len(counts)), counts)
     sure = counts - np.bincount(rows, system, len(counts)) >= 2
@@ -118,54 +118,31 @@ def surely_well_formed(turns: Turns) -> np.ndarray:
     return sure
 
 
-def suspicious(turns: Turns) -> np.ndarray:
+def suspicious(turns: Turns, marks: Marks) -> np.ndarray:
     """Which of many conversations may hold what `problems_of_characters` finds; (conversations,) of bool. The others
     surely do not."""
-    begin, end = turns.starts[0], turns.starts[-1]
-    places = begin + suspicious_places(turns.text[begin:end])
-    bad_turns = np.searchsorted(turns.starts, places, side="right") - 1
-    rows = np.searchsorted(np.cumsum(turns.counts), bad_turns, side="right")
     found = np.zeros(len(turns.counts), bool)
-    found[rows] = True
+    for places in suspicious_places(turns, marks):
+        found[rows_at(turns, places)] = True
     return found
 
 
-def suspicious_places(text: np.ndarray) -> np.ndarray:
-    """Places of bytes that may begin a bad character in a text in UTF-8.
-
-    Few passes over all of it, each of which leaves the interpreter to others; what they find is looked at one by one.
-    """
-    if not len(text):
-        return _NOWHERE
-    shifted, marked = scratch(len(text))
-    # 0x0B to 0x1F become 0 to 20, and tab and line feed the greatest.
-    np.subtract(text, np.uint8(0x0B), out=shifted)
-    low = np.flatnonzero(np.less_equal(shifted, 20, out=marked)) if shifted.min() <= 20 else _NOWHERE
-    found = [low[text[low] != _RETURN]]
-    if text.min() < _TAB:
-        found.append(np.flatnonzero(np.less(text, _TAB, out=marked)))
-    # The leads 0xC2 and 0xC3 differ in the last bit alone.
-    wanted = [(np.bitwise_or(text, 1, out=shifted), 0xC3)]
-    # As a signed number it is the greatest of all.
-    if text.view(np.int8).max() == 0x7F:
-        wanted.append((text, 0x7F))
-    # Few characters have a greater lead.
-    if text.max() >= 0xEF:
-        wanted.append((text, 0xEF))
-    for values, lead in wanted:
-        leads = np.flatnonzero(np.equal(values, lead, out=marked))
-        followers = text[np.minimum(leads + 1, len(text) - 1)]
-        found.append(leads[_BAD_PAIRS[text[leads], followers]])
-    return np.concatenate(found)
+def suspicious_places(turns: Turns, marks: Marks) -> Iterator[np.ndarray]:
+    """Places of bytes that may begin a bad character."""
+    yield marks.controls
+    begin, end = turns.starts[0], turns.starts[-1]
+    # As a signed number DEL is the greatest of all.
+    if end > begin and (text := turns.text[begin:end].view(np.int8)).max() == 0x7F:
+        yield begin + np.flatnonzero(text == 0x7F)
+    found = marks.beyond
+    for further, followers in enumerate((_SECONDS, _THIRDS), start=1):
+        found = found[followers[turns.text[found], byte_at(turns.text, found + further)]]
+    yield found
 
 
-def scratch(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Room for that many bytes and truth values, which this thread keeps: to get it anew each time costs more than to
-    search a batch."""
-    kept = getattr(_KEPT, "room", None)
-    if kept is None or kept.shape[1] < size:
-        kept = _KEPT.room = np.empty((2, size), np.uint8)
-    return kept[0, :size], kept[1, :size].view(bool)
+def byte_at(text: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """The bytes at places, of which some may be beyond the end; there it is any."""
+    return text[np.minimum(places, len(text) - 1)]
 
 
 def _problems_of_form(messages: object) -> list[tuple[str, str]]:

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from chatdata import checks
 from chatdata.sources import SourceFile, unreachable
-from chatdata.turns import columns_of, elements, lengths
+from chatdata.turns import Conversations, columns_of, elements
 from retune.errors import RetuneError
 
 if TYPE_CHECKING:
@@ -52,20 +52,19 @@ class Batch(NamedTuple):
     file: str
     # Row numbers in parquet, line numbers in text, from 1.
     numbers: Sequence[int]
-    messages: list[object]
+    messages: Sequence[object]
     # None where the file has no such column.
     tools: list[object] | None
     # Kind and detail of what could not be read, by position in the batch.
     broken: dict[int, tuple[str, str]]
-    # The messages as parquet has them, where they are lists of role and content without a null.
-    column: pa.ListArray | None = None
 
     def first(self, rows: int) -> "Batch":
         """The leading rows."""
+        if rows >= len(self.messages):
+            return self
         broken = {place: problem for place, problem in self.broken.items() if place < rows}
         tools = None if self.tools is None else self.tools[:rows]
-        column = None if self.column is None else self.column[:rows]
-        return Batch(self.file, self.numbers[:rows], self.messages[:rows], tools, broken, column)
+        return Batch(self.file, self.numbers[:rows], self.messages[:rows], tools, broken)
 
 
 class BadFile(Exception):
@@ -258,32 +257,31 @@ def from_arrow(file: str, number: int, batch: pa.RecordBatch) -> Batch:
     """A batch of parquet rows."""
     broken: dict[int, tuple[str, str]] = {}
     column = batch.column("messages")
-    messages = plain_conversations(column)
-    if messages is None:
-        column = None
-        messages = [tidy(parse_text(value)) for value in values_of(batch.column("messages"), broken)]
+    if is_plain(column):
+        messages = Conversations(column)
+    else:
+        messages = [tidy(parse_text(value)) for value in values_of(column, broken)]
     tools = None
     if "tools" in batch.schema.names:
         tools = [parse_text(value) for value in values_of(batch.column("tools"), broken)]
-    return Batch(file, range(number, number + len(messages)), messages, tools, broken, column)
+    return Batch(file, range(number, number + len(messages)), messages, tools, broken)
 
 
-def plain_conversations(column: pa.Array) -> list[object] | None:
-    """The usual rows, lists of role and content without a null, at once; None for any other column."""
+def is_plain(column: pa.Array) -> bool:
+    """Whether a column has the usual rows only: lists of role and content without a null, in UTF-8."""
     if not pa.types.is_list(column.type) or not pa.types.is_struct(column.type.value_type) or column.null_count:
-        return None
+        return False
     messages = elements(column)
     texts = columns_of(messages)
     if sorted(texts) != ["content", "role"] or messages.null_count:
-        return None
+        return False
     if any(text.null_count or not pa.types.is_string(text.type) for text in texts.values()):
-        return None
+        return False
     try:
-        turns = zip(texts["role"].to_pylist(), texts["content"].to_pylist(), strict=True)
-    except UnicodeDecodeError:
-        return None
-    flat = ({"role": role, "content": content} for role, content in turns)
-    return [list(itertools.islice(flat, length)) for length in lengths(column).tolist()]
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def values_of(column: pa.Array, broken: dict[int, tuple[str, str]]) -> list[object]:

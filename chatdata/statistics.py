@@ -1,13 +1,11 @@
 """What the rows of a split look like, collected while they are written: 6 bytes a row."""
 
 from array import array
-from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
 
 import numpy as np
 
-from chatdata.turns import ROLE
+from chatdata.turns import ROLES, Turns
 from retune.report import SplitStatistics, Spread
 
 PREVIEW_ROWS = 3
@@ -20,14 +18,17 @@ class Collected:
 
     def __init__(self) -> None:
         self._turns, self._characters, self._tokens = array("H"), array("I"), array("I")
-        self._roles: Counter[str] = Counter()
+        self._roles = np.zeros(len(ROLES), np.int64)
         self._preview: list[str] = []
 
-    def add(self, rows: list[list[dict[str, object]]], characters: list[int], lines: list[bytes]) -> None:
-        """Takes rows that are written, with the characters in their texts and the lines that they are written as."""
-        self._turns.extend([min(len(messages), 65_535) for messages in rows])
-        self._characters.extend(characters)
-        self._roles.update(map(ROLE, chain.from_iterable(rows)))
+    def add(self, turns: Turns, rows: np.ndarray, characters: np.ndarray, lines: list[bytes]) -> None:
+        """Takes the rows that are written, their numbers among all conversations of `turns`; with the characters in
+        their texts and the lines that they are written as."""
+        self._turns.frombytes(np.minimum(turns.counts[rows], 65_535).astype(np.uint16).tobytes())
+        self._characters.frombytes(characters.astype(np.uint32).tobytes())
+        written = np.zeros(len(turns.counts), bool)
+        written[rows] = True
+        self._roles += np.bincount(turns.roles[np.repeat(written, turns.counts)], minlength=len(ROLES))
         for line in lines[: PREVIEW_ROWS - len(self._preview)]:
             text = line.decode()
             self._preview.append(text if len(text) <= PREVIEW_CHARACTERS else f"{text[:PREVIEW_CHARACTERS]} ...")
@@ -43,13 +44,14 @@ class Collected:
         characters = np.frombuffer(self._characters, np.uint32)
         # Long conversations are few; the last bin holds them, so that the others can be told apart.
         edges = np.linspace(0, max(float(np.percentile(characters, 99)), 1), BINS + 1)
+        order = np.argsort(-self._roles, kind="stable").tolist()
         rows, _ = np.histogram(np.minimum(characters, edges[-1]), edges)
         return SplitStatistics(
             turns=spread(np.frombuffer(self._turns, np.uint16)),
             characters=spread(characters),
             tokens=spread(np.frombuffer(self._tokens, np.uint32)) if self._tokens else None,
             token_rows=len(self._tokens),
-            roles=dict(self._roles.most_common()),
+            roles={ROLES[role]: int(self._roles[role]) for role in order if self._roles[role]},
             histogram_edges=[round(float(edge), 1) for edge in edges],
             histogram_rows=rows.tolist(),
             preview=self._preview,

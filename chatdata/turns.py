@@ -3,8 +3,9 @@
 A thread that works on columns leaves the interpreter to others for most of the time.
 """
 
+import threading
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, pairwise
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -32,6 +33,9 @@ MULTIPLIERS = np.array(
 SHIFT = np.uint64(29)
 
 ROLE, CONTENT = itemgetter("role"), itemgetter("content")
+TAB, RETURN = b"\t\r"
+NOWHERE = np.zeros(0, np.int64)
+KEPT = threading.local()
 
 
 class Turns(NamedTuple):
@@ -45,6 +49,43 @@ class Turns(NamedTuple):
     starts: np.ndarray
     # All texts in UTF-8; (bytes,) of uint8, not empty.
     text: np.ndarray
+
+
+class Marks(NamedTuple):
+    """Places in a text in UTF-8 of what is not a printable character of ASCII."""
+
+    # Of C0, but for tab, line feed and carriage return.
+    controls: np.ndarray
+    # Bytes of characters beyond ASCII.
+    beyond: np.ndarray
+
+
+class Conversations(Sequence[list[dict[str, str]]]):
+    """The conversations of a column of lists of role and content without a null, each made when it is asked for."""
+
+    def __init__(self, column: pa.ListArray) -> None:
+        self.turns = turns_of_column(column)
+        self._column = column
+        self._firsts = np.cumsum([0, *self.turns.counts]).tolist()
+        self._roles = starts_and_text(columns_of(elements(column))["role"])
+
+    def __len__(self) -> int:
+        return len(self._column)
+
+    def __getitem__(self, row: int | slice) -> "list[dict[str, str]] | Conversations":
+        if isinstance(row, slice):
+            return Conversations(self._column[row])
+        row = range(len(self))[row]
+        first, last = self._firsts[row : row + 2]
+        contents = texts_between(first, last, self.turns.starts, self.turns.text)
+        roles = texts_between(first, last, *self._roles)
+        return [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+
+
+def texts_between(first: int, last: int, starts: np.ndarray, text: np.ndarray) -> list[str]:
+    """Some of the texts of a column."""
+    view = memoryview(text)
+    return [str(view[start:end], "utf-8") for start, end in pairwise(starts[first : last + 1].tolist())]
 
 
 def turns_of_column(conversations: pa.ListArray) -> Turns:
@@ -101,6 +142,48 @@ def turns_of_rows(rows: Sequence[list[dict[str, object]]]) -> Turns:
     starts = np.cumsum([0, *map(len, texts)], dtype=np.int64)
     counts = np.fromiter(map(len, rows), np.int64, len(rows))
     return Turns(counts, roles, starts, np.frombuffer(b"".join(texts) or NUL, np.uint8))
+
+
+def bounds(turns: Turns) -> np.ndarray:
+    """Where each conversation begins in the text, and where the last one ends; (conversations + 1,) of int64."""
+    return turns.starts[np.concatenate([[0], np.cumsum(turns.counts)])]
+
+
+def rows_at(turns: Turns, places: np.ndarray) -> np.ndarray:
+    """The conversations that these places of the text are in."""
+    return np.searchsorted(bounds(turns)[1:], places, side="right")
+
+
+def marks_of(turns: Turns) -> Marks:
+    """The marks of all texts; few passes over them, each of which leaves the interpreter to others."""
+    begin, end = turns.starts[0], turns.starts[-1]
+    text = turns.text[begin:end]
+    if not len(text):
+        return Marks(NOWHERE, NOWHERE)
+    shifted, marked = scratch(len(text))
+    # 0x0B to 0x1F become 0 to 20, and tab and line feed the greatest.
+    np.subtract(text, np.uint8(0x0B), out=shifted)
+    low = np.flatnonzero(np.less_equal(shifted, 20, out=marked)) if shifted.min() <= 20 else NOWHERE
+    lower = np.flatnonzero(np.less(text, TAB, out=marked)) if text.min() < TAB else NOWHERE
+    beyond = np.flatnonzero(np.less(text.view(np.int8), 0, out=marked))
+    return Marks(begin + np.concatenate([low[text[low] != RETURN], lower]), begin + beyond)
+
+
+def scratch(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Room for that many bytes and truth values, which this thread keeps: to get it anew each time costs more than to
+    search a batch."""
+    kept = getattr(KEPT, "room", None)
+    if kept is None or kept.shape[1] < size:
+        kept = KEPT.room = np.empty((2, size), np.uint8)
+    return kept[0, :size], kept[1, :size].view(bool)
+
+
+def characters_of(turns: Turns, marks: Marks) -> np.ndarray:
+    """Characters in the texts of each conversation; (conversations,) of int64."""
+    ends = bounds(turns)
+    # Of each character beyond ASCII, all bytes but the first.
+    further = marks.beyond[turns.text[marks.beyond] < 0xC0]
+    return np.diff(ends) - np.diff(np.searchsorted(further, ends))
 
 
 def end_keys(turns: Turns) -> np.ndarray:

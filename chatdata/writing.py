@@ -3,9 +3,8 @@
 import hashlib
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -15,10 +14,11 @@ import xxhash
 
 from chatdata import checks
 from chatdata.duplicates import Conversation, Keys, Lookup, Place, WrittenRows, worth_comparing
+from chatdata.lines import can_be_written, json_of
 from chatdata.reading import Batch, read_ahead
 from chatdata.statistics import Collected
 from chatdata.tokens import CHARACTERS_PER_TOKEN, count_tokens
-from chatdata.turns import CONTENT, Turns, end_keys, turns_of_column, turns_of_rows
+from chatdata.turns import Conversations, Turns, characters_of, end_keys, marks_of, rows_at, turns_of_rows
 from retune.report import BadRows, Split
 from retune.waiting import pause
 
@@ -53,13 +53,19 @@ class Chosen(NamedTuple):
     below: float
 
 
-class Told(NamedTuple):
-    """What the column of a batch tells of its rows, when it is known: which are surely well-formed, the keys of their
-    ends, and which may have bad characters."""
+class Look(NamedTuple):
+    """What the columns of conversations tell of each; (conversations,) of each but `turns`."""
 
-    well_formed: Future[list[bool]]
-    ends: Future[np.ndarray]
-    suspicious: Future[np.ndarray]
+    turns: Turns
+    characters: np.ndarray
+    # Which can be written from the bytes of their column.
+    writable: np.ndarray
+    # Which are surely well-formed, or need not be.
+    well_formed: np.ndarray
+    # Which may have bad characters; empty where nothing is checked.
+    suspicious: np.ndarray
+    # Keys of the ends; (conversations, ENDS); empty where nothing is checked.
+    ends: np.ndarray
 
 
 class Found:
@@ -93,11 +99,11 @@ class SplitWriting:
         with (
             self._path.open("wb") as file,
             ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
-            ThreadPoolExecutor(1, thread_name_prefix="look") as looker,
         ):
-            for batch, told in read_ahead(map(partial(self._look_at, looker), chosen.batches)):
+            # One batch is read, the one before it looked at, and the one before that checked.
+            for batch, look in read_ahead(map(self._look_at, read_ahead(chosen.batches))):
                 pause(0)
-                lines = self._check_batch(batch, told, chosen)
+                lines = self._check_batch(batch, look, chosen)
                 self._await_file()
                 self._writing = writer.submit(self._append, file, lines)
                 looked_at += len(batch.messages)
@@ -116,17 +122,14 @@ class SplitWriting:
             statistics=self._collected.summary(),
         )
 
-    def _look_at(self, looker: Executor, batch: Batch) -> tuple[Batch, Told | None]:
-        """A batch and, where it has a column, what that tells; the look at it has begun then."""
-        # What a scanner replaced is not what the column has.
-        if not self._checks.on or batch.column is None or self._checks.scanner:
+    def _look_at(self, batch: Batch) -> "tuple[Batch, Look | None]":
+        """A batch and, where it is a column, what that tells."""
+        if not isinstance(batch.messages, Conversations):
             return batch, None
-        turns = turns_of_column(batch.column)
-        return batch, Told(
-            looker.submit(well_formed, batch, turns),
-            looker.submit(end_keys, turns),
-            looker.submit(checks.suspicious, turns),
-        )
+        # What a scanner replaces is not what the column has.
+        if self._checks.scanner:
+            return batch._replace(messages=list(batch.messages)), None
+        return batch, look_at(batch.messages.turns, self._checks.on)
 
     def _append(self, file: IO[bytes], lines: list[bytes]) -> None:
         """Write a batch; beside the work on the next one, because nothing here holds the interpreter up."""
@@ -142,56 +145,61 @@ class SplitWriting:
             self._writing.result()
             self._writing = None
 
-    def _check_batch(self, batch: Batch, told: Told | None, chosen: Chosen) -> list[bytes]:
+    def _check_batch(self, batch: Batch, look: Look | None, chosen: Chosen) -> list[bytes]:
         """The lines that are to be written of a batch."""
-        candidates = list(self._candidates(batch, told, chosen))
+        candidates = list(self._candidates(batch, look, chosen))
+        formed = [one for one in candidates if not one.problems]
+        if look:
+            numbers = np.array([one.number for one in formed], np.int64)
+        else:
+            look = look_at(turns_of_rows([one.messages for one in formed]), self._checks.on)
+            numbers = np.arange(len(formed))
         if self._checks.on:
-            formed = [one for one in candidates if not one.problems]
-            ends, suspicious = ends_and_suspects(formed, told)
-            self._check_characters([formed[row] for row in np.flatnonzero(suspicious).tolist()])
-            fit = [row for row, one in enumerate(formed) if not one.problems]
-            self._check_lengths([formed[row] for row in fit])
-            self._check_repetitions([formed[row] for row in fit], ends[fit])
-        kept = []
+            self._check_characters(list(itertools.compress(formed, look.suspicious[numbers])))
+            fit = np.array([not one.problems for one in formed], bool)
+            rest = list(itertools.compress(formed, fit))
+            self._check_lengths(rest, look.characters[numbers[fit]])
+            self._check_repetitions(rest, look.ends[numbers[fit]])
         for one in candidates:
             for kind, detail in one.problems:
                 self._note(kind, one.place, detail)
             if one.problems and (kind := dropped_for(one.problems)):
                 self._dropped[kind] += 1
-            else:
-                kept.append(one)
-        lines = [one.line for one in kept]
-        self._collected.add([one.messages for one in kept], [one.characters for one in kept], lines)
+        kept = np.array([dropped_for(one.problems) is None for one in formed], bool)
+        lines = [one.line for one in itertools.compress(formed, kept)]
+        self._collected.add(look.turns, numbers[kept], look.characters[numbers[kept]], lines)
         self._selected += len(candidates)
-        self._written += len(kept)
+        self._written += len(lines)
         self._bytes += sum(map(len, lines))
         return lines
 
-    def _candidates(self, batch: Batch, told: Told | None, chosen: Chosen) -> Iterator["Candidate"]:
+    def _candidates(self, batch: Batch, look: Look | None, chosen: Chosen) -> Iterator["Candidate"]:
         """The chosen rows of a batch, with what is wrong with their form."""
-        sure = told.well_formed.result() if told else [False] * len(batch.messages)
-        for place, messages in enumerate(batch.messages):
-            where = Place(batch.file, batch.numbers[place])
-            tools = batch.tools[place] if batch.tools else None
-            problems = [] if sure[place] else self._problems_of_form(messages, tools, batch.broken.get(place))
-            try:
-                written = orjson.dumps(messages, default=str)
-            except TypeError:
-                written, problems = str(where).encode(), problems or [(checks.LONE_SURROGATES, "")]
+        none = [False] * len(batch.messages)
+        # Of tools a look at the messages tells nothing.
+        sure = look.well_formed.tolist() if look and batch.tools is None else none
+        written_rows = json_of(look.turns, look.writable.tolist()) if look else itertools.repeat(None, len(none))
+        for number, written in enumerate(written_rows):
+            where = Place(batch.file, batch.numbers[number])
+            tools = batch.tools[number] if batch.tools else None
+            problems = [] if sure[number] else self._problems_of_form(batch, number, tools)
+            if written is None:
+                try:
+                    written = orjson.dumps(batch.messages[number], default=str)
+                except TypeError:
+                    written, problems = str(where).encode(), problems or [(checks.LONE_SURROGATES, "")]
             if chosen.seed is not None and xxhash.xxh3_64_intdigest(written, chosen.seed) >= chosen.below:
                 continue
             if self._checks.scanner and not problems:
-                messages, written, problems = self._scan(messages, written)
-            characters = 0 if problems else sum(map(len, map(CONTENT, messages)))
+                batch.messages[number], written, problems = self._scan(batch.messages[number], written)
             digest = xxhash.xxh3_64_intdigest(written) if self._checks.on else 0
-            yield Candidate(place, where, messages, characters, digest, line_of(written, tools), problems)
+            yield Candidate(number, where, batch.messages, digest, line_of(written, tools), problems)
 
-    def _problems_of_form(
-        self, messages: object, tools: object, broken: tuple[str, str] | None
-    ) -> list[tuple[str, str]]:
+    def _problems_of_form(self, batch: Batch, number: int, tools: object) -> list[tuple[str, str]]:
+        broken = batch.broken.get(number)
         if broken or not self._checks.on:
             return [broken] if broken else []
-        problems = checks.problems_of_form(messages)
+        problems = checks.problems_of_form(batch.messages[number])
         if tools is not None and not isinstance(tools, list):
             problems.append((checks.TOOLS_NOT_A_LIST, f"it is {checks.kind_of(tools)}"))
         return problems
@@ -257,13 +265,13 @@ class SplitWriting:
                 return near, f"nearly {rows.place(row)}"
         return None
 
-    def _check_lengths(self, candidates: list["Candidate"]) -> None:
+    def _check_lengths(self, candidates: list["Candidate"], characters: np.ndarray) -> None:
         """Notes rows that are too long, and the tokens of a sample of all."""
         limit, tokenizer = self._checks.max_seq_length, self._checks.tokenizer
         if tokenizer is None:
-            for one in candidates if limit else []:
-                if (tokens := one.characters // CHARACTERS_PER_TOKEN) > limit:
-                    one.problems.append((checks.TOO_LONG, f"about {tokens} tokens"))
+            tokens = characters // CHARACTERS_PER_TOKEN
+            for number in np.flatnonzero(tokens > limit).tolist() if limit else []:
+                candidates[number].problems.append((checks.TOO_LONG, f"about {tokens[number]} tokens"))
             return
         sample = count_tokens(tokenizer, [one.messages for one in candidates[::TOKEN_SAMPLE]])
         self._collected.add_tokens(sample)
@@ -283,12 +291,10 @@ class SplitWriting:
 class Candidate(NamedTuple):
     """A chosen row."""
 
-    # Its position in the batch.
+    # Its position in the batch, which has these conversations.
     number: int
     place: Place
-    messages: list[dict[str, object]]
-    # In its texts; 0 if something is wrong with its form.
-    characters: int
+    batch: Sequence[list[dict[str, object]]]
     # Of the messages as JSON.
     digest: int
     # The whole row as JSON, with its line feed.
@@ -296,19 +302,20 @@ class Candidate(NamedTuple):
     # Kinds and details; what is found later is added.
     problems: list[tuple[str, str]]
 
+    @property
+    def messages(self) -> list[dict[str, object]]:
+        """Its conversation; of a column, it is made each time."""
+        return self.batch[self.number]
 
-def well_formed(batch: Batch, turns: Turns) -> list[bool]:
-    """Which rows are surely well-formed, as far as their column tells; of tools it tells nothing."""
-    return [False] * len(batch.messages) if batch.tools else checks.surely_well_formed(turns).tolist()
 
-
-def ends_and_suspects(candidates: list[Candidate], told: Told | None) -> tuple[np.ndarray, np.ndarray]:
-    """The keys of the ends of well-formed rows, and which may have bad characters."""
-    if told:
-        numbers = [one.number for one in candidates]
-        return told.ends.result()[numbers], told.suspicious.result()[numbers]
-    turns = turns_of_rows([one.messages for one in candidates])
-    return end_keys(turns), checks.suspicious(turns)
+def look_at(turns: Turns, check: bool) -> Look:
+    """What the turns of conversations tell; with `check`, also whether they are fit."""
+    marks = marks_of(turns)
+    characters, writable = characters_of(turns, marks), can_be_written(turns, rows_at(turns, marks.controls))
+    if not check:
+        return Look(turns, characters, writable, np.ones(len(turns.counts), bool), np.zeros(0), np.zeros(0))
+    fit = checks.surely_well_formed(turns), checks.suspicious(turns, marks), end_keys(turns)
+    return Look(turns, characters, writable, *fit)
 
 
 def dropped_for(problems: list[tuple[str, str]]) -> str | None:

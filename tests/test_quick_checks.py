@@ -2,6 +2,7 @@
 
 import re
 
+import orjson
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,20 @@ from hypothesis import strategies as st
 
 from chatdata.checks import is_well_formed, problems_of_characters, surely_well_formed, suspicious
 from chatdata.duplicates import count_words, spaced_words
-from chatdata.turns import END_BYTES, FOLDED, NOT_LETTERS, WINDOW_BYTES, end_keys, turns_of_column, turns_of_rows
+from chatdata.lines import can_be_written, json_of
+from chatdata.turns import (
+    END_BYTES,
+    FOLDED,
+    NOT_LETTERS,
+    WINDOW_BYTES,
+    Conversations,
+    characters_of,
+    end_keys,
+    marks_of,
+    rows_at,
+    turns_of_column,
+    turns_of_rows,
+)
 
 COLUMN = pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())]))
 texts = st.sampled_from(["a", "", " ", "\n", "\u00a0", "\u2003x", "\u00e9", " a", "\x7f", "{"])
@@ -53,14 +67,42 @@ def test_bad_characters_are_suspected_in_many_rows_at_once(rows: list[list[str]]
     """No row that is bad goes unnoticed, and none in plain ASCII is suspected for nothing."""
     column = pa.array([[{"content": text, "role": "user"} for text in row] for row in rows], COLUMN)[first:]
 
-    suspected = suspicious(turns_of_column(column)).tolist()
+    turns = turns_of_column(column)
+    suspected = suspicious(turns, marks_of(turns)).tolist()
 
     for row, found in zip(rows[first:], suspected, strict=True):
         text = "\n".join(row)
         assert found or not problems_of_characters(text.encode())
         assert not (found and text.isascii()) or problems_of_characters(text.encode())
     whole = [[{"content": text, "role": "user"} for text in row] for row in rows[first:]]
-    assert suspicious(turns_of_rows(whole)).tolist() == suspected
+    turns = turns_of_rows(whole)
+    assert suspicious(turns, marks_of(turns)).tolist() == suspected
+
+
+roles = st.sampled_from(["system", "user", "assistant", "tool", "x", "\x07"])
+messages = st.builds(lambda role, content: {"role": role, "content": content}, roles, edges)
+conversations = st.lists(messages, max_size=4)
+
+
+@settings(deadline=None)
+@given(st.lists(conversations, max_size=8), st.integers(0, 3))
+def test_a_columns_rows_are_written_as_orjson_writes_them(rows: list[list[dict[str, str]]], first: int) -> None:
+    """All but those without turns, with other roles or with other control characters than those of usual text; each
+    can also be made, and its characters are counted."""
+    conversations = Conversations(pa.array(rows, COLUMN))[first:]
+    marks = marks_of(conversations.turns)
+    writable = can_be_written(conversations.turns, rows_at(conversations.turns, marks.controls)).tolist()
+
+    written = list(json_of(conversations.turns, writable))
+
+    assert list(conversations) == rows[first:]
+    for row, is_written, line in zip(rows[first:], writable, written, strict=True):
+        assert line == (orjson.dumps(row) if is_written else None)
+        texts = "".join(turn["content"] for turn in row)
+        known = {turn["role"] for turn in row} <= {"system", "user", "assistant", "tool"}
+        assert is_written == (bool(row) and known and not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", texts))
+    counted = characters_of(conversations.turns, marks).tolist()
+    assert counted == [sum(len(turn["content"]) for turn in row) for row in rows[first:]]
 
 
 @pytest.mark.parametrize(
