@@ -6,7 +6,7 @@ Source: the preprocessing step of `chat_completion_pipeline`, and the chat templ
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 
@@ -67,6 +67,8 @@ _FOLLOWERS = {
     0xC3: (b"\x82\x83\xa2", b"\xc2\xe2"),
     0xEF: (b"\xbf", b"\xbd"),
 }
+_LEADS = np.zeros(256, bool)
+_LEADS[list(_FOLLOWERS)] = True
 _SECONDS, _THIRDS = np.zeros((2, 256, 256), bool)
 for _lead, (_second, _third) in _FOLLOWERS.items():
     _SECONDS[_lead, list(_second)] = True
@@ -121,23 +123,12 @@ def surely_well_formed(turns: Turns) -> np.ndarray:
 def suspicious(turns: Turns, marks: Marks) -> np.ndarray:
     """Which of many conversations may hold what `problems_of_characters` finds; (conversations,) of bool. The others
     surely do not."""
-    found = np.zeros(len(turns.counts), bool)
-    for places in suspicious_places(turns, marks):
-        found[rows_at(turns, places)] = True
-    return found
-
-
-def suspicious_places(turns: Turns, marks: Marks) -> Iterator[np.ndarray]:
-    """Places of bytes that may begin a bad character."""
-    yield marks.controls
-    begin, end = turns.starts[0], turns.starts[-1]
-    # As a signed number DEL is the greatest of all.
-    if end > begin and (text := turns.text[begin:end].view(np.int8)).max() == 0x7F:
-        yield begin + np.flatnonzero(text == 0x7F)
-    found = marks.beyond
+    places = marks.beyond[_LEADS[marks.values]]
     for further, followers in enumerate((_SECONDS, _THIRDS), start=1):
-        found = found[followers[turns.text[found], byte_at(turns.text, found + further)]]
-    yield found
+        places = places[followers[turns.text[places], byte_at(turns.text, places + further)]]
+    found = np.zeros(len(turns.counts), bool)
+    found[rows_at(turns, np.concatenate([marks.controls, places]))] = True
+    return found
 
 
 def byte_at(text: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -101,7 +101,9 @@ class Conversation(NamedTuple):
     """A row as it is compared."""
 
     place: Place
-    messages: list[dict[str, object]]
+    # Those of its batch, and its number among them.
+    rows: Sequence[list[dict[str, object]]]
+    number: int
     exact: int
     ends: tuple[int, ...]
 
@@ -110,10 +112,10 @@ class WrittenRows:
     """The rows that one file holds so far, and what is needed to find a row again among them.
 
     Rows are numbered as they are written. Those of the batch that is being looked at are held as they are, until the
-    batch is added. `await_file` returns when the file holds the rows of all batches before.
+    batch is added. `await_file` returns when the file holds the batch of the row that begins at an offset.
     """
 
-    def __init__(self, path: Path, await_file: Callable[[], None]) -> None:
+    def __init__(self, path: Path, await_file: Callable[[int], None]) -> None:
         self._path, self._await_file = path, await_file
         self._file: IO[bytes] | None = None
         self._exact, self._ends = SeenKeys(), SeenKeys()
@@ -149,17 +151,18 @@ class WrittenRows:
         for key in conversation.ends:
             self._held_ends.setdefault(key, row)
 
-    def add(self, keys: "Keys", places: Sequence[Place], sizes: Sequence[int], offset: int) -> None:
-        """Takes the rows of the present batch, which are of one file, as they are written from the offset on."""
+    def add(self, keys: "Keys", file: str, numbers: Sequence[int], sizes: Sequence[int], offset: int) -> None:
+        """Takes rows of the present batch, which stand in a file at these numbers, as they are written from the offset
+        on."""
         self._held, self._held_exact, self._held_ends = {}, {}, {}
-        if not places:
+        if not numbers:
             return
-        rows = np.arange(len(self), len(self) + len(places))
-        if not self._names or self._names[-1] != places[0].file:
-            self._names.append(places[0].file)
+        rows = np.arange(len(self), len(self) + len(numbers))
+        if not self._names or self._names[-1] != file:
+            self._names.append(file)
         self._offsets.extend(itertools.accumulate(sizes[:-1], initial=offset))
-        self._numbers.extend([place.number for place in places])
-        self._files.extend([len(self._names) - 1] * len(places))
+        self._numbers.extend(numbers)
+        self._files.extend([len(self._names) - 1] * len(numbers))
         self._exact.add(keys.exact, rows)
         ends, rows = keys.ends.ravel(), rows.repeat(ENDS)
         common = [key for key, count in self._different.items() if count > DIFFERENT_ROWS]
@@ -184,15 +187,15 @@ class WrittenRows:
             keys = [key for key, holder in zip(conversation.ends, rows, strict=True) if holder == row]
             if any(self._different[key] > DIFFERENT_ROWS for key in keys):
                 continue
-            if alike(conversation.messages, self._messages(row)):
+            if alike(conversation.rows[conversation.number], self._messages(row)):
                 return row
             self._different.update(keys)
         return None
 
     def _messages(self, row: int) -> list[dict[str, object]]:
-        if row in self._held:
-            return self._held[row].messages
-        self._await_file()
+        if held := self._held.get(row):
+            return held.rows[held.number]
+        self._await_file(self._offsets[row])
         if self._file is None:
             self._file = self._path.open("rb")
         self._file.seek(self._offsets[row])

@@ -3,7 +3,6 @@
 A thread that works on columns leaves the interpreter to others for most of the time.
 """
 
-import threading
 from collections.abc import Sequence
 from itertools import chain, pairwise
 from operator import itemgetter
@@ -33,9 +32,9 @@ MULTIPLIERS = np.array(
 SHIFT = np.uint64(29)
 
 ROLE, CONTENT = itemgetter("role"), itemgetter("content")
-TAB, RETURN = b"\t\r"
+TAB, RETURN, DEL = b"\t\r\x7f"
 NOWHERE = np.zeros(0, np.int64)
-KEPT = threading.local()
+PART_BYTES = 1 << 18
 
 
 class Turns(NamedTuple):
@@ -54,10 +53,11 @@ class Turns(NamedTuple):
 class Marks(NamedTuple):
     """Places in a text in UTF-8 of what is not a printable character of ASCII."""
 
-    # Of C0, but for tab, line feed and carriage return.
+    # Of C0, but for tab, line feed and carriage return; and DEL.
     controls: np.ndarray
-    # Bytes of characters beyond ASCII.
+    # Bytes of characters beyond ASCII, and what they are.
     beyond: np.ndarray
+    values: np.ndarray
 
 
 class Conversations(Sequence[list[dict[str, str]]]):
@@ -155,34 +155,32 @@ def rows_at(turns: Turns, places: np.ndarray) -> np.ndarray:
 
 
 def marks_of(turns: Turns) -> Marks:
-    """The marks of all texts; few passes over them, each of which leaves the interpreter to others."""
-    begin, end = turns.starts[0], turns.starts[-1]
-    text = turns.text[begin:end]
-    if not len(text):
-        return Marks(NOWHERE, NOWHERE)
-    shifted, marked = scratch(len(text))
-    # 0x0B to 0x1F become 0 to 20, and tab and line feed the greatest.
-    np.subtract(text, np.uint8(0x0B), out=shifted)
-    low = np.flatnonzero(np.less_equal(shifted, 20, out=marked)) if shifted.min() <= 20 else NOWHERE
-    lower = np.flatnonzero(np.less(text, TAB, out=marked)) if text.min() < TAB else NOWHERE
-    beyond = np.flatnonzero(np.less(text.view(np.int8), 0, out=marked))
-    return Marks(begin + np.concatenate([low[text[low] != RETURN], lower]), begin + beyond)
-
-
-def scratch(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Room for that many bytes and truth values, which this thread keeps: to get it anew each time costs more than to
-    search a batch."""
-    kept = getattr(KEPT, "room", None)
-    if kept is None or kept.shape[1] < size:
-        kept = KEPT.room = np.empty((2, size), np.uint8)
-    return kept[0, :size], kept[1, :size].view(bool)
+    """The marks of all texts, found in a few passes, each of which leaves the interpreter to others; over parts of the
+    text that stay in the processor's cache meanwhile."""
+    begin, end = int(turns.starts[0]), int(turns.starts[-1])
+    room, marked = np.empty(PART_BYTES, np.uint8), np.empty(PART_BYTES, bool)
+    controls, beyond = [NOWHERE], [NOWHERE]
+    for start in range(begin, end, PART_BYTES):
+        text = turns.text[start : min(start + PART_BYTES, end)]
+        signed, part, shifted = text.view(np.int8), marked[: len(text)], room[: len(text)]
+        # 0x0B to 0x1F become 0 to 20, and tab and line feed the greatest.
+        if np.subtract(text, np.uint8(0x0B), out=shifted).min() <= 20:
+            low = np.flatnonzero(np.less_equal(shifted, 20, out=part))
+            controls.append(start + low[text[low] != RETURN])
+        if text.min() < TAB:
+            controls.append(start + np.flatnonzero(np.less(text, TAB, out=part)))
+        if signed.max() == DEL:
+            controls.append(start + np.flatnonzero(np.equal(text, DEL, out=part)))
+        beyond.append(start + np.flatnonzero(np.less(signed, 0, out=part)))
+    places = np.concatenate(beyond)
+    return Marks(np.concatenate(controls), places, turns.text[places])
 
 
 def characters_of(turns: Turns, marks: Marks) -> np.ndarray:
     """Characters in the texts of each conversation; (conversations,) of int64."""
     ends = bounds(turns)
     # Of each character beyond ASCII, all bytes but the first.
-    further = marks.beyond[turns.text[marks.beyond] < 0xC0]
+    further = marks.beyond[marks.values < 0xC0]
     return np.diff(ends) - np.diff(np.searchsorted(further, ends))
 
 

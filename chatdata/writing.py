@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
@@ -79,14 +79,14 @@ class SplitWriting:
     """The writing of one file."""
 
     def __init__(self, looked_for: Checks, path: Path, judges: dict[str, WrittenRows]) -> None:
-        self.rows = WrittenRows(path, self._await_file)
+        self.rows = WrittenRows(path, self._await_offset)
         self._writing: Future[None] | None = None
         self._checks, self._path, self._judges = looked_for, path, judges
         self._collected = Collected()
         self._found: defaultdict[str, Found] = defaultdict(Found)
         self._redacted: Counter[str] = Counter()
         self._dropped: Counter[str] = Counter()
-        self._selected = self._written = self._bytes = 0
+        self._selected = self._written = self._bytes = self._flushed = 0
         self._digest = hashlib.sha256()
 
     def write(self, chosen: Chosen, progress: Callable[[int], None]) -> Split:
@@ -137,7 +137,13 @@ class SplitWriting:
         file.write(content)
         # Near duplicates are compared with what is in the file.
         file.flush()
+        self._flushed += len(content)
         self._digest.update(content)
+
+    def _await_offset(self, offset: int) -> None:
+        """Return when the file holds the batch in which a row begins at this offset."""
+        if offset >= self._flushed:
+            self._await_file()
 
     def _await_file(self) -> None:
         """Return when the file holds all batches but the one that is worked on."""
@@ -180,20 +186,20 @@ class SplitWriting:
         sure = look.well_formed.tolist() if look and batch.tools is None else none
         written_rows = json_of(look.turns, look.writable.tolist()) if look else itertools.repeat(None, len(none))
         for number, written in enumerate(written_rows):
-            where = Place(batch.file, batch.numbers[number])
             tools = batch.tools[number] if batch.tools else None
             problems = [] if sure[number] else self._problems_of_form(batch, number, tools)
             if written is None:
                 try:
                     written = orjson.dumps(batch.messages[number], default=str)
                 except TypeError:
-                    written, problems = str(where).encode(), problems or [(checks.LONE_SURROGATES, "")]
+                    written = str(Place(batch.file, batch.numbers[number])).encode()
+                    problems = problems or [(checks.LONE_SURROGATES, "")]
             if chosen.seed is not None and xxhash.xxh3_64_intdigest(written, chosen.seed) >= chosen.below:
                 continue
             if self._checks.scanner and not problems:
                 batch.messages[number], written, problems = self._scan(batch.messages[number], written)
             digest = xxhash.xxh3_64_intdigest(written) if self._checks.on else 0
-            yield Candidate(number, where, batch.messages, digest, line_of(written, tools), problems)
+            yield Candidate(batch, number, digest, line_of(written, tools), problems)
 
     def _problems_of_form(self, batch: Batch, number: int, tools: object) -> list[tuple[str, str]]:
         broken = batch.broken.get(number)
@@ -238,7 +244,7 @@ class SplitWriting:
         for number in np.flatnonzero(compared | held).tolist():
             one = candidates[number]
             exact, ends = int(keys.exact[number]), tuple(keys.ends[number].tolist())
-            conversation = Conversation(one.place, one.messages, exact, ends)
+            conversation = Conversation(one.place, one.batch.messages, one.number, exact, ends)
             if compared[number] and (problem := self._seen_before(number, conversation, known)):
                 one.problems.append(problem)
                 fresh[number] = False
@@ -247,7 +253,8 @@ class SplitWriting:
                 self.rows.hold(len(self.rows) + number - left_out, conversation)
         kept = candidates if fresh.all() else list(itertools.compress(candidates, fresh))
         sizes = [len(one.line) for one in kept]
-        self.rows.add(keys.only(fresh), [one.place for one in kept], sizes, self._bytes)
+        numbers = [one.batch.numbers[one.number] for one in kept]
+        self.rows.add(keys.only(fresh), kept[0].batch.file if kept else "", numbers, sizes, self._bytes)
 
     def _others(self) -> Iterator[tuple[str, WrittenRows]]:
         yield checks.DUPLICATE, self.rows
@@ -289,12 +296,10 @@ class SplitWriting:
 
 
 class Candidate(NamedTuple):
-    """A chosen row."""
+    """A chosen row: a number in a batch."""
 
-    # Its position in the batch, which has these conversations.
+    batch: Batch
     number: int
-    place: Place
-    batch: Sequence[list[dict[str, object]]]
     # Of the messages as JSON.
     digest: int
     # The whole row as JSON, with its line feed.
@@ -303,9 +308,14 @@ class Candidate(NamedTuple):
     problems: list[tuple[str, str]]
 
     @property
+    def place(self) -> Place:
+        """Where it stands in the source."""
+        return Place(self.batch.file, self.batch.numbers[self.number])
+
+    @property
     def messages(self) -> list[dict[str, object]]:
         """Its conversation; of a column, it is made each time."""
-        return self.batch[self.number]
+        return self.batch.messages[self.number]
 
 
 def look_at(turns: Turns, check: bool) -> Look:
