@@ -9,7 +9,6 @@ Memory: about 100 bytes a row.
 """
 
 import itertools
-import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -20,26 +19,16 @@ import numpy as np
 import orjson
 
 from chatdata.turns import ENDS
+from chatdata.words import alike
 
 # One alone is often a common opening.
 COMMON_ENDS = 2
-COMPARED_WORDS = 50
-SIMILARITY = 0.9
-SHINGLE_WORDS = 3
 # What so many different rows share (a common system text, a template's first words) says nothing.
 DIFFERENT_ROWS = 4
-# Of a key; a table of them has 4 MB.
-LEADING_BITS = 22
+# Of a key, for its byte and its bit in a table of 4 MB.
+BYTE_BITS, BIT_BITS = 22, 3
 # More rows than a file has.
 NUMBERS = 1 << 40
-# Odd and irregular, so that runs of words differ in their digests as the words do.
-MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
-# What stands between words: beyond ASCII, and in it.
-SYMBOLS = re.compile(r"[^\w\x00-\x7f]")
-NOT_WORDS = {code for code in range(128) if not (chr(code).isalnum() or chr(code) == "_")}
-ASCII = bytes(range(128))
-# ASCII in one case, with a space for each of these.
-FOLDED = bytes(ord(" ") if code in NOT_WORDS else code for code in ASCII.lower()) + bytes(range(128, 256))
 
 
 class SeenKeys:
@@ -48,12 +37,13 @@ class SeenKeys:
     def __init__(self) -> None:
         self._runs: list[tuple[np.ndarray, np.ndarray]] = []
         # Most keys are new; a table of their leading bits tells that sooner than a search.
-        self._there = np.zeros(1 << LEADING_BITS, bool)
+        self._there = np.zeros(1 << BYTE_BITS, np.uint8)
 
     def find(self, keys: np.ndarray) -> np.ndarray:
         """The row of each key, -1 where it is new."""
         rows = np.full(len(keys), -1, dtype=np.int64)
-        perhaps = np.flatnonzero(self._there[leading(keys)])
+        places, bits = table_bits(keys)
+        perhaps = np.flatnonzero(self._there[places] & bits)
         # In order, so that the search stays in the processor's cache.
         perhaps = perhaps[np.argsort(keys[perhaps])]
         sought = keys[perhaps]
@@ -68,7 +58,8 @@ class SeenKeys:
         """Takes keys with their rows; of equal ones the first."""
         if not len(keys):
             return
-        self._there[leading(keys)] = True
+        places, bits = table_bits(keys)
+        np.bitwise_or.at(self._there, places, bits)
         keys, first = np.unique(keys, return_index=True)
         run = keys, rows[first].astype(np.uint32)
         while self._runs and len(self._runs[-1][0]) <= len(run[0]):
@@ -77,9 +68,11 @@ class SeenKeys:
         self._runs.append(run)
 
 
-def leading(keys: np.ndarray) -> np.ndarray:
-    """The leading bits of each key, as a number."""
-    return (keys >> np.uint64(64 - LEADING_BITS)).astype(np.int64)
+def table_bits(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The byte of each key in a table, and its bit in that byte."""
+    places = (keys >> np.uint64(64 - BYTE_BITS)).astype(np.int64)
+    bits = (keys >> np.uint64(64 - BYTE_BITS - BIT_BITS)).astype(np.uint8) & ((1 << BIT_BITS) - 1)
+    return places, np.left_shift(np.uint8(1), bits)
 
 
 def sorted_run(keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -122,6 +115,8 @@ class WrittenRows:
         self._offsets, self._numbers, self._files = array("Q"), array("I"), array("H")
         self._names: list[str] = []
         self._different: Counter[int] = Counter()
+        # Those of these keys that too many rows share.
+        self._common: set[int] = set()
         self._held: dict[int, Conversation] = {}
         self._held_exact: dict[int, int] = {}
         self._held_ends: dict[int, int] = {}
@@ -165,9 +160,8 @@ class WrittenRows:
         self._files.extend([len(self._names) - 1] * len(numbers))
         self._exact.add(keys.exact, rows)
         ends, rows = keys.ends.ravel(), rows.repeat(ENDS)
-        common = [key for key, count in self._different.items() if count > DIFFERENT_ROWS]
-        if common:
-            telling = np.isin(ends, np.array(common, np.uint64), invert=True)
+        if self._common:
+            telling = np.isin(ends, np.array(list(self._common), np.uint64), invert=True)
             ends, rows = ends[telling], rows[telling]
         self._ends.add(ends, rows)
 
@@ -185,11 +179,12 @@ class WrittenRows:
             if row < 0 or rows.count(row) < COMMON_ENDS:
                 continue
             keys = [key for key, holder in zip(conversation.ends, rows, strict=True) if holder == row]
-            if any(self._different[key] > DIFFERENT_ROWS for key in keys):
+            if self._common.intersection(keys):
                 continue
             if alike(conversation.rows[conversation.number], self._messages(row)):
                 return row
             self._different.update(keys)
+            self._common.update(key for key in keys if self._different[key] > DIFFERENT_ROWS)
         return None
 
     def _messages(self, row: int) -> list[dict[str, object]]:
@@ -242,50 +237,12 @@ def worth_comparing(batch: Keys, own: Lookup, others: list[Lookup]) -> tuple[np.
 
 def firsts(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first place that holds the same key, for each place, and whether there are several."""
-    _, first, places, counts = np.unique(keys, return_index=True, return_inverse=True, return_counts=True)
-    return first[places], counts[places] > 1
-
-
-def alike(one: list[dict[str, object]], other: list[dict[str, object]]) -> bool:
-    """Whether two conversations are nearly the same."""
-    first, second = spaced_words(one), spaced_words(other)
-    # Most differ here already, and to count is a quarter of the work.
-    few, many = sorted((count_words(first), count_words(second)))
-    if few < SIMILARITY * many:
-        return False
-    first, second = first.split(), second.split()
-    if first == second:
-        return True
-    if few < COMPARED_WORDS:
-        return False
-    runs, others = shingles(first), shingles(second)
-    common, here, there = np.intersect1d(runs[0], others[0], assume_unique=True, return_indices=True)
-    shared = int(np.minimum(runs[1][here], others[1][there]).sum()) if len(common) else 0
-    return shared >= SIMILARITY * (runs[1].sum() + others[1].sum() - shared)
-
-
-def spaced_words(messages: list[dict[str, object]]) -> bytes:
-    """The words of all turns, in one case and in UTF-8: runs of letters, digits and underscores, with spaces before
-    and between them."""
-    text = " ".join(["", *(message["content"] for message in messages)]).encode()
-    # Of characters beyond ASCII a text has few different ones.
-    for character in set(text.translate(None, ASCII).decode()):
-        folded = SYMBOLS.sub(" ", character.casefold())
-        if folded != character:
-            text = text.replace(character.encode(), folded.encode())
-    return text.translate(FOLDED)
-
-
-def count_words(spaced: bytes) -> int:
-    """The words of a text that begins with a space."""
-    spaces = np.frombuffer(spaced, np.uint8) == ord(" ")
-    return np.count_nonzero(spaces[:-1] > spaces[1:])
-
-
-def shingles(words: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Digests of the runs of words, sorted, and how often each occurs."""
-    digests = np.fromiter(map(hash, words), np.int64, len(words)).astype(np.uint64)
-    runs = np.zeros(len(words) - SHINGLE_WORDS + 1, np.uint64)
-    for start in range(SHINGLE_WORDS):
-        runs = runs * MULTIPLIER + digests[start : start + len(runs)]
-    return np.unique(runs, return_counts=True)
+    first, several = np.arange(len(keys)), np.zeros(len(keys), bool)
+    ordered = np.sort(keys)
+    # Most occur once.
+    repeated = ordered[1:][ordered[1:] == ordered[:-1]]
+    if len(repeated):
+        places = np.flatnonzero(np.isin(keys, repeated))
+        _, leaders, groups = np.unique(keys[places], return_index=True, return_inverse=True)
+        first[places], several[places] = places[leaders[groups]], True
+    return first, several

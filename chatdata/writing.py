@@ -167,11 +167,9 @@ class SplitWriting:
             self._check_lengths(rest, look.characters[numbers[fit]])
             self._check_repetitions(rest, look.ends[numbers[fit]])
         for one in candidates:
-            for kind, detail in one.problems:
-                self._note(kind, one.place, detail)
-            if one.problems and (kind := dropped_for(one.problems)):
-                self._dropped[kind] += 1
-        kept = np.array([dropped_for(one.problems) is None for one in formed], bool)
+            if one.problems:
+                self._note(one)
+        kept = np.array([not one.problems or dropped_for(one.problems) is None for one in formed], bool)
         lines = [one.line for one in itertools.compress(formed, kept)]
         self._collected.add(look.turns, numbers[kept], look.characters[numbers[kept]], lines)
         self._selected += len(candidates)
@@ -276,9 +274,9 @@ class SplitWriting:
         """Notes rows that are too long, and the tokens of a sample of all."""
         limit, tokenizer = self._checks.max_seq_length, self._checks.tokenizer
         if tokenizer is None:
-            tokens = characters // CHARACTERS_PER_TOKEN
-            for number in np.flatnonzero(tokens > limit).tolist() if limit else []:
-                candidates[number].problems.append((checks.TOO_LONG, f"about {tokens[number]} tokens"))
+            for one, tokens in zip(candidates, (characters // CHARACTERS_PER_TOKEN).tolist(), strict=True):
+                if limit and tokens > limit:
+                    one.problems.append((checks.TOO_LONG, f"about {tokens} tokens"))
             return
         sample = count_tokens(tokenizer, [one.messages for one in candidates[::TOKEN_SAMPLE]])
         self._collected.add_tokens(sample)
@@ -288,11 +286,15 @@ class SplitWriting:
             if tokens > limit:
                 one.problems.append((checks.TOO_LONG, f"{tokens} tokens"))
 
-    def _note(self, kind: str, place: Place, detail: str) -> None:
-        bad = self._found[kind]
-        bad.rows += 1
-        if len(bad.examples) < EXAMPLES:
-            bad.examples.append(f"{place} ({detail})"[:EXAMPLE_CHARACTERS] if detail else str(place))
+    def _note(self, one: "Candidate") -> None:
+        """Counts what was found about a row."""
+        for kind, detail in one.problems:
+            bad = self._found[kind]
+            bad.rows += 1
+            if len(bad.examples) < EXAMPLES:
+                bad.examples.append(f"{one.place} ({detail})"[:EXAMPLE_CHARACTERS] if detail else str(one.place))
+        if kind := dropped_for(one.problems):
+            self._dropped[kind] += 1
 
 
 class Candidate(NamedTuple):

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatdata.checks import is_well_formed, problems_of_characters, surely_well_formed, suspicious
-from chatdata.duplicates import count_words, spaced_words
 from chatdata.lines import can_be_written, json_of
 from chatdata.turns import (
     END_BYTES,
@@ -24,6 +23,7 @@ from chatdata.turns import (
     turns_of_column,
     turns_of_rows,
 )
+from chatdata.words import count_words, digests_of_words, folded
 
 COLUMN = pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())]))
 texts = st.sampled_from(["a", "", " ", "\n", "\u00a0", "\u2003x", "\u00e9", " a", "\x7f", "{"])
@@ -100,7 +100,7 @@ def test_a_columns_rows_are_written_as_orjson_writes_them(rows: list[list[dict[s
         assert line == (orjson.dumps(row) if is_written else None)
         texts = "".join(turn["content"] for turn in row)
         known = {turn["role"] for turn in row} <= {"system", "user", "assistant", "tool"}
-        assert is_written == (bool(row) and known and not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", texts))
+        assert is_written == (bool(row) and known and not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", texts))
     counted = characters_of(conversations.turns, marks).tolist()
     assert counted == [sum(len(turn["content"]) for turn in row) for row in rows[first:]]
 
@@ -166,8 +166,11 @@ def ends_of(text: bytes) -> tuple[tuple[str, bytes], tuple[str, bytes]]:
 @given(st.text(max_size=40))
 def test_words_are_what_the_pattern_says(text: str) -> None:
     """Also beyond ASCII; and they are counted without being taken apart."""
-    words = [word.encode() for word in re.findall(r"\w+", text.casefold())]
-    spaced = spaced_words([{"role": "user", "content": text}])
+    words = re.findall(r"\w+", text.casefold())
+    letters = folded(f" {text} ")
 
-    assert spaced.split() == words
-    assert count_words(spaced) == len(words)
+    assert "".join(map(chr, letters)).split() == words
+    assert count_words(letters) == len(words)
+    digests = digests_of_words(letters).tolist()
+    assert dict(zip(words, digests, strict=True)) == dict(zip(reversed(words), reversed(digests), strict=True))
+    assert len(set(digests)) == len(set(words))
