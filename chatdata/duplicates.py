@@ -25,59 +25,65 @@ from chatdata.words import alike
 COMMON_ENDS = 2
 # What so many different rows share (a common system text, a template's first words) says nothing.
 DIFFERENT_ROWS = 4
-# Of a key, for its byte and its bit in a table of 4 MB.
-BYTE_BITS, BIT_BITS = 22, 3
+# A table of keys grows by a factor when it has fewer slots than this for a key.
+SLOTS, SLOTS_PER_KEY, GROWTH = 1 << 18, 4, 4
 # More rows than a file has.
 NUMBERS = 1 << 40
 
 
 class SeenKeys:
-    """64-bit keys with the number of the row that first had each; sorted runs of doubling size, 12 bytes a key."""
+    """64-bit keys with the number of the row that first had each: a hash table in arrays, 30 to 80 bytes a key."""
 
     def __init__(self) -> None:
-        self._runs: list[tuple[np.ndarray, np.ndarray]] = []
-        # Most keys are new; a table of their leading bits tells that sooner than a search.
-        self._there = np.zeros(1 << BYTE_BITS, np.uint8)
+        self._count, self._keys, self._rows = 0, np.zeros(0, np.uint64), np.zeros(0, np.uint32)
+        # One more than the place of a key among all; 0 in a free slot.
+        self._slots = np.zeros(SLOTS, np.int32)
 
     def find(self, keys: np.ndarray) -> np.ndarray:
         """The row of each key, -1 where it is new."""
-        rows = np.full(len(keys), -1, dtype=np.int64)
-        places, bits = table_bits(keys)
-        perhaps = np.flatnonzero(self._there[places] & bits)
-        # In order, so that the search stays in the processor's cache.
-        perhaps = perhaps[np.argsort(keys[perhaps])]
-        sought = keys[perhaps]
-        for known, holders in self._runs:
-            places = np.searchsorted(known, sought)
-            places[places == len(known)] = 0
-            hit = known[places] == sought
-            rows[perhaps[hit]] = holders[places[hit]]
+        rows = np.full(len(keys), -1, np.int64)
+        numbers, slots = np.arange(len(keys)), self._first_slots(keys)
+        while len(numbers):
+            places = self._slots[slots]
+            taken = np.flatnonzero(places)
+            numbers, slots, places = numbers[taken], slots[taken], places[taken] - 1
+            same = self._keys[places] == keys[numbers]
+            rows[numbers[same]] = self._rows[places[same]]
+            numbers, slots = self._next_slots(keys, numbers, slots, ~same)
         return rows
 
     def add(self, keys: np.ndarray, rows: np.ndarray) -> None:
         """Takes keys with their rows; of equal ones the first."""
-        if not len(keys):
-            return
-        places, bits = table_bits(keys)
-        np.bitwise_or.at(self._there, places, bits)
-        keys, first = np.unique(keys, return_index=True)
-        run = keys, rows[first].astype(np.uint32)
-        while self._runs and len(self._runs[-1][0]) <= len(run[0]):
-            before = self._runs.pop()
-            run = sorted_run(np.concatenate([before[0], run[0]]), np.concatenate([before[1], run[1]]))
-        self._runs.append(run)
+        begin, end = self._count, self._count + len(keys)
+        if end > len(self._keys):
+            self._keys, self._rows = np.resize(self._keys, 2 * end), np.resize(self._rows, 2 * end)
+        self._keys[begin:end], self._rows[begin:end], self._count = keys, rows, end
+        if end * SLOTS_PER_KEY > len(self._slots):
+            self._slots = np.zeros(GROWTH * len(self._slots), np.int32)
+            begin = 0
+        self._enter(begin, end)
 
+    def _enter(self, begin: int, end: int) -> None:
+        """Give each of these keys that is new a slot."""
+        keys = self._keys[begin:end]
+        numbers, slots = np.arange(len(keys)), self._first_slots(keys)
+        while len(numbers):
+            free = np.flatnonzero(self._slots[slots] == 0)[::-1]
+            # Of several that want one slot the last that is written gets it, which is the first of them.
+            self._slots[slots[free]] = begin + 1 + numbers[free]
+            others = self._keys[self._slots[slots] - 1] != keys[numbers]
+            numbers, slots = self._next_slots(keys, numbers, slots, others)
 
-def table_bits(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The byte of each key in a table, and its bit in that byte."""
-    places = (keys >> np.uint64(64 - BYTE_BITS)).astype(np.int64)
-    bits = (keys >> np.uint64(64 - BYTE_BITS - BIT_BITS)).astype(np.uint8) & ((1 << BIT_BITS) - 1)
-    return places, np.left_shift(np.uint8(1), bits)
+    def _first_slots(self, keys: np.ndarray) -> np.ndarray:
+        """The slot where the search for each key begins."""
+        return (keys >> np.uint64(65 - len(self._slots).bit_length())).astype(np.int64)
 
-
-def sorted_run(keys: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argsort(keys, kind="stable")
-    return keys[order], rows[order]
+    def _next_slots(
+        self, keys: np.ndarray, numbers: np.ndarray, slots: np.ndarray, wanted: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of those keys whose search goes on, and its next slot: the trailing bits say how far away."""
+        numbers = numbers[wanted]
+        return numbers, slots[wanted] + (keys[numbers] | 1).astype(np.int64) & len(self._slots) - 1
 
 
 class Place(NamedTuple):

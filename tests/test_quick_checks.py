@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chatdata.checks import is_well_formed, problems_of_characters, surely_well_formed, suspicious
+from chatdata.duplicates import SeenKeys
 from chatdata.lines import can_be_written, json_of
 from chatdata.turns import (
     END_BYTES,
@@ -174,3 +176,21 @@ def test_words_are_what_the_pattern_says(text: str) -> None:
     digests = digests_of_words(letters).tolist()
     assert dict(zip(words, digests, strict=True)) == dict(zip(reversed(words), reversed(digests), strict=True))
     assert len(set(digests)) == len(set(words))
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 3), max_size=30), max_size=6), st.integers(0, 4))
+def test_keys_have_the_row_that_had_them_first(batches: list[list[int]], repeats: int) -> None:
+    """In one batch and in several, however many keys there are."""
+    seen, first = SeenKeys(), {}
+    many = np.arange(repeats * 20_000, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    seen.add(many, np.arange(len(many)) + 1000)
+    first.update(zip(many.tolist(), range(1000, 1000 + len(many)), strict=True))
+    for number, batch in enumerate(batches):
+        keys = np.array(batch, np.uint64)
+
+        assert seen.find(keys).tolist() == [first.get(key, -1) for key in batch]
+        seen.add(keys, np.full(len(keys), number))
+        for key in batch:
+            first.setdefault(key, number)
+    assert seen.find(many).tolist() == [first[key] for key in many.tolist()]
