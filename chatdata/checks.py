@@ -58,19 +58,10 @@ _CONTROLS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"), re.compile(rb"\xc2
 _REPLACEMENT = b"\xef\xbf\xbd"
 # UTF-8 read as Windows-1252 and written as UTF-8 again: A with tilde or a with circumflex before what follows there.
 _MOJIBAKE = re.compile(rb"\xc3(?:\x83\xc2[\x80-\xbf]|\xa2\xe2\x82\xac|\x82\xc2[\xa0-\xbf])")
-# White space beyond ASCII; of a character with two bytes the third is a zero.
+# White space beyond ASCII, and its first bytes.
 _SPACES = [*"\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000", *map(chr, range(0x2000, 0x200B))]
-_SPACES = [int.from_bytes(space.encode().ljust(3, b"\0")) for space in _SPACES]
-# What those beyond ASCII begin with in UTF-8, and the bytes that may follow as the second and the third.
-_FOLLOWERS = {
-    0xC2: (range(0x80, 0xA0), range(256)),
-    0xC3: (b"\x82\x83\xa2", b"\xc2\xe2"),
-    0xEF: (b"\xbf", b"\xbd"),
-}
-_SECONDS, _THIRDS = np.zeros((2, 256, 256), bool)
-for _lead, (_second, _third) in _FOLLOWERS.items():
-    _SECONDS[_lead, list(_second)] = True
-    _THIRDS[_lead, list(_third)] = True
+_SPACES = tuple(space.encode() for space in _SPACES)
+_SPACE_LEADS = np.isin(np.arange(256), [space[0] for space in _SPACES])
 
 
 def problems_of_form(messages: object) -> list[tuple[str, str]]:
@@ -107,10 +98,12 @@ def surely_well_formed(turns: Turns) -> np.ndarray:
     first[(np.cumsum(counts) - counts)[counts > 0]] = True
     follows = np.zeros(len(roles), bool)
     follows[1:] = (user[1:] & (assistant | system)[:-1]) | (assistant[1:] & user[:-1])
-    # Those of an empty text are another's.
-    lead, second, third = (byte_at(text, starts[:-1] + further).astype(np.int32) for further in range(3))
-    spaces = np.isin(lead << 16 | second << 8 | np.where(lead == 0xC2, 0, third), _SPACES)
-    visible = (starts[1:] > starts[:-1]) & (lead > ord(" ")) & ~spaces
+    # That of an empty text is another's, and of an empty column there is none.
+    lead = text[np.minimum(starts[:-1], len(text) - 1)]
+    visible = (starts[1:] > starts[:-1]) & (lead > ord(" "))
+    for number in np.flatnonzero(visible & _SPACE_LEADS[lead]).tolist():
+        start = int(starts[number])
+        visible[number] = not text[start : start + 3].tobytes().startswith(_SPACES)
     fine = visible & np.where(first, user | system, follows)
     rows = np.repeat(np.arange(len(counts)), counts)
     sure = counts - np.bincount(rows, system, len(counts)) >= 2
@@ -121,18 +114,18 @@ def surely_well_formed(turns: Turns) -> np.ndarray:
 def suspicious(turns: Turns, marks: Marks) -> np.ndarray:
     """Which of many conversations may hold what `problems_of_characters` finds; (conversations,) of bool. The others
     surely do not."""
-    # Two of the three leads differ in the last bit alone.
-    places = marks.beyond[(marks.values | 1 == 0xC3) | (marks.values == 0xEF)]
-    for further, followers in enumerate((_SECONDS, _THIRDS), start=1):
-        places = places[followers[turns.text[places], byte_at(turns.text, places + further)]]
+    values, following = marks.values[:-1], marks.values[1:]
+    # The two bytes of a control of C1, of what mojibake begins with, and of U+FFFD and its neighbours.
+    bad = (values == 0xC2) & (following < 0xA0)
+    bad |= (values == 0xC3) & ((following | 1 == 0x83) | (following == 0xA2))
+    bad |= (values == 0xEF) & (following == 0xBF)
+    places = marks.beyond[:-1][bad]
+    # What follows those of the second kind is the same in all mojibake, and of the third the last byte.
+    leads, third = turns.text[places], turns.text[np.minimum(places + 2, len(turns.text) - 1)]
+    telling = (leads == 0xC2) | ((leads == 0xC3) & ((third == 0xC2) | (third == 0xE2))) | (third == 0xBD)
     found = np.zeros(len(turns.counts), bool)
-    found[rows_at(turns, np.concatenate([marks.controls, places]))] = True
+    found[rows_at(turns, np.concatenate([marks.controls, places[telling]]))] = True
     return found
-
-
-def byte_at(text: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """The bytes at places, of which some may be beyond the end; there it is any."""
-    return text[np.minimum(places, len(text) - 1)]
 
 
 def _problems_of_form(messages: object) -> list[tuple[str, str]]:

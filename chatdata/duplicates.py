@@ -156,8 +156,6 @@ class WrittenRows:
         """Takes rows of the present batch, which stand in a file at these numbers, as they are written from the offset
         on."""
         self._held, self._held_exact, self._held_ends = {}, {}, {}
-        if not numbers:
-            return
         rows = np.arange(len(self), len(self) + len(numbers))
         if not self._names or self._names[-1] != file:
             self._names.append(file)

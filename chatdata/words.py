@@ -43,10 +43,10 @@ def alike(one: list[dict[str, object]], other: list[dict[str, object]]) -> bool:
 def folded(text: str) -> np.ndarray:
     """The code points of a text in one case, with spaces for what is in no word; (characters,) of uint32."""
     codes = np.frombuffer(text.encode("utf-32-le"), np.uint32)
-    letters = FOLDED[codes]
+    letters = FOLDED.take(codes)
     if letters.min() == UNKNOWN:
         learn(np.unique(codes[letters == UNKNOWN]))
-        letters = FOLDED[codes]
+        letters = FOLDED.take(codes)
     # After this no character stands for several.
     return folded(text.casefold()) if letters.min() == SEVERAL else letters
 

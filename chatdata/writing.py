@@ -162,16 +162,15 @@ class SplitWriting:
             numbers = np.arange(len(formed))
         if self._checks.on:
             self._check_characters(list(itertools.compress(formed, look.suspicious[numbers])))
-            fit = np.array([not one.problems for one in formed], bool)
-            rest = list(itertools.compress(formed, fit))
-            self._check_lengths(rest, look.characters[numbers[fit]])
-            self._check_repetitions(rest, look.ends[numbers[fit]])
+            formed, numbers = without_problems(formed, numbers)
+            self._check_repetitions(formed, look.ends[numbers])
+            formed, numbers = without_problems(formed, numbers)
+            self._check_lengths(formed, look.characters[numbers])
         for one in candidates:
             if one.problems:
-                self._note(one)
-        kept = np.array([not one.problems or dropped_for(one.problems) is None for one in formed], bool)
-        lines = [one.line for one in itertools.compress(formed, kept)]
-        self._collected.add(look.turns, numbers[kept], look.characters[numbers[kept]], lines)
+                self._leave_out(one)
+        lines = [one.line for one in formed]
+        self._collected.add(look.turns, numbers, look.characters[numbers], lines)
         self._selected += len(candidates)
         self._written += len(lines)
         self._bytes += sum(map(len, lines))
@@ -250,9 +249,10 @@ class SplitWriting:
             else:
                 self.rows.hold(len(self.rows) + number - left_out, conversation)
         kept = candidates if fresh.all() else list(itertools.compress(candidates, fresh))
-        sizes = [len(one.line) for one in kept]
-        numbers = [one.batch.numbers[one.number] for one in kept]
-        self.rows.add(keys.only(fresh), kept[0].batch.file if kept else "", numbers, sizes, self._bytes)
+        if kept:
+            batch, sizes = kept[0].batch, [len(one.line) for one in kept]
+            numbers = [batch.numbers[one.number] for one in kept]
+            self.rows.add(keys.only(fresh), batch.file, numbers, sizes, self._bytes)
 
     def _others(self) -> Iterator[tuple[str, WrittenRows]]:
         yield checks.DUPLICATE, self.rows
@@ -274,27 +274,27 @@ class SplitWriting:
         """Notes rows that are too long, and the tokens of a sample of all."""
         limit, tokenizer = self._checks.max_seq_length, self._checks.tokenizer
         if tokenizer is None:
-            for one, tokens in zip(candidates, (characters // CHARACTERS_PER_TOKEN).tolist(), strict=True):
-                if limit and tokens > limit:
-                    one.problems.append((checks.TOO_LONG, f"about {tokens} tokens"))
-            return
-        sample = count_tokens(tokenizer, [one.messages for one in candidates[::TOKEN_SAMPLE]])
-        self._collected.add_tokens(sample)
-        # No token is shorter than a byte, so a row that has no more bytes than the limit needs no count.
-        long = [one for one in candidates if limit and len(one.line) > limit]
-        for one, tokens in zip(long, count_tokens(tokenizer, [one.messages for one in long]), strict=True):
-            if tokens > limit:
-                one.problems.append((checks.TOO_LONG, f"{tokens} tokens"))
+            long, tokens, about = candidates, (characters // CHARACTERS_PER_TOKEN).tolist(), "about "
+        else:
+            self._collected.add_tokens(count_tokens(tokenizer, [one.messages for one in candidates[::TOKEN_SAMPLE]]))
+            # No token is shorter than a byte, so a row that has no more bytes than the limit needs no count.
+            long = [one for one in candidates if limit and len(one.line) > limit]
+            tokens, about = count_tokens(tokenizer, [one.messages for one in long]), ""
+        for one, count in zip(long, tokens, strict=True) if limit else ():
+            if count > limit:
+                self._note(checks.TOO_LONG, one, f"{about}{count} tokens")
 
-    def _note(self, one: "Candidate") -> None:
-        """Counts what was found about a row."""
+    def _leave_out(self, one: "Candidate") -> None:
+        """Counts a row for each thing that is wrong with it, and as left out for the first."""
         for kind, detail in one.problems:
-            bad = self._found[kind]
-            bad.rows += 1
-            if len(bad.examples) < EXAMPLES:
-                bad.examples.append(f"{one.place} ({detail})"[:EXAMPLE_CHARACTERS] if detail else str(one.place))
-        if kind := dropped_for(one.problems):
-            self._dropped[kind] += 1
+            self._note(kind, one, detail)
+        self._dropped[one.problems[0][0]] += 1
+
+    def _note(self, kind: str, one: "Candidate", detail: str) -> None:
+        bad = self._found[kind]
+        bad.rows += 1
+        if len(bad.examples) < EXAMPLES:
+            bad.examples.append(f"{one.place} ({detail})"[:EXAMPLE_CHARACTERS] if detail else str(one.place))
 
 
 class Candidate(NamedTuple):
@@ -330,9 +330,10 @@ def look_at(turns: Turns, check: bool) -> Look:
     return Look(turns, characters, writable, *fit)
 
 
-def dropped_for(problems: list[tuple[str, str]]) -> str | None:
-    """The kind for which a row is left out."""
-    return next((kind for kind, _ in problems if kind not in checks.ONLY_COUNTED), None)
+def without_problems(rows: list[Candidate], numbers: np.ndarray) -> tuple[list[Candidate], np.ndarray]:
+    """Those rows that nothing is wrong with, and their numbers."""
+    fine = np.array([not one.problems for one in rows], bool)
+    return (rows, numbers) if fine.all() else (list(itertools.compress(rows, fine)), numbers[fine])
 
 
 def line_of(messages: bytes, tools: object) -> bytes:
