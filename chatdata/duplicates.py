@@ -5,7 +5,7 @@ Jaccard similarity of at least 0.9 over the runs of three words. A candidate sha
 longest turns with an earlier row; it is then compared in full with that row, which is read back from the file that it
 was written to. Nothing is called a near duplicate by chance; one that was changed at three of the four ends is missed.
 
-Memory: about 100 bytes a row.
+Memory: 120 to 190 bytes a row.
 """
 
 import itertools
@@ -26,13 +26,13 @@ COMMON_ENDS = 2
 # What so many different rows share (a common system text, a template's first words) says nothing.
 DIFFERENT_ROWS = 4
 # A table of keys grows by a factor when it has fewer slots than this for a key.
-SLOTS, SLOTS_PER_KEY, GROWTH = 1 << 18, 4, 4
+SLOTS, SLOTS_PER_KEY, GROWTH = 1 << 18, 2, 2
 # More rows than a file has.
 NUMBERS = 1 << 40
 
 
 class SeenKeys:
-    """64-bit keys with the number of the row that first had each: a hash table in arrays, 30 to 80 bytes a key."""
+    """64-bit keys with the number of the row that first had each: a hash table in arrays, 20 to 34 bytes a key."""
 
     def __init__(self) -> None:
         self._count, self._keys, self._rows = 0, np.zeros(0, np.uint64), np.zeros(0, np.uint32)
@@ -56,7 +56,7 @@ class SeenKeys:
         """Takes keys with their rows; of equal ones the first."""
         begin, end = self._count, self._count + len(keys)
         if end > len(self._keys):
-            self._keys, self._rows = np.resize(self._keys, 2 * end), np.resize(self._rows, 2 * end)
+            self._keys, self._rows = (np.resize(kept, end + end // 2) for kept in (self._keys, self._rows))
         self._keys[begin:end], self._rows[begin:end], self._count = keys, rows, end
         if end * SLOTS_PER_KEY > len(self._slots):
             self._slots = np.zeros(GROWTH * len(self._slots), np.int32)

@@ -96,10 +96,7 @@ class SplitWriting:
             BadFile: a source file cannot be read.
         """
         looked_at = 0
-        with (
-            self._path.open("wb") as file,
-            ThreadPoolExecutor(1, thread_name_prefix="write") as writer,
-        ):
+        with self._path.open("wb") as file, ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
             # One batch is read, the one before it looked at, and the one before that checked.
             for batch, look in read_ahead(map(self._look_at, read_ahead(chosen.batches))):
                 pause(0)
@@ -321,7 +318,7 @@ class Candidate(NamedTuple):
 
 
 def look_at(turns: Turns, check: bool) -> Look:
-    """What the turns of conversations tell; with `check`, also whether they are fit."""
+    """What the turns of conversations tell; of whether they are fit only with `check`."""
     marks = marks_of(turns)
     characters, writable = characters_of(turns, marks), can_be_written(turns, rows_at(turns, marks.controls))
     if not check:
