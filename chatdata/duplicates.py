@@ -27,6 +27,8 @@ COMMON_ENDS = 2
 DIFFERENT_ROWS = 4
 # A table of keys grows by a factor when it has fewer slots than this for a key.
 SLOTS, SLOTS_PER_KEY, GROWTH = 1 << 18, 2, 2
+# Keys that are entered at a time: what that takes in memory does not grow with the table.
+ENTERED = 1 << 14
 # More rows than a file has.
 NUMBERS = 1 << 40
 
@@ -56,12 +58,13 @@ class SeenKeys:
         """Takes keys with their rows; of equal ones the first."""
         begin, end = self._count, self._count + len(keys)
         if end > len(self._keys):
-            self._keys, self._rows = (np.resize(kept, end + end // 2) for kept in (self._keys, self._rows))
+            self._keys, self._rows = (with_room(kept, end + end // 2) for kept in (self._keys, self._rows))
         self._keys[begin:end], self._rows[begin:end], self._count = keys, rows, end
         if end * SLOTS_PER_KEY > len(self._slots):
             self._slots = np.zeros(GROWTH * len(self._slots), np.int32)
             begin = 0
-        self._enter(begin, end)
+        for start in range(begin, end, ENTERED):
+            self._enter(start, min(start + ENTERED, end))
 
     def _enter(self, begin: int, end: int) -> None:
         """Give each of these keys that is new a slot."""
@@ -84,6 +87,13 @@ class SeenKeys:
         """The numbers of those keys whose search goes on, and its next slot: the trailing bits say how far away."""
         numbers = numbers[wanted]
         return numbers, slots[wanted] + (keys[numbers] | 1).astype(np.int64) & len(self._slots) - 1
+
+
+def with_room(kept: np.ndarray, size: int) -> np.ndarray:
+    """An array of that size that begins with another one; the rest takes no memory until it is written."""
+    roomy = np.empty(size, kept.dtype)
+    roomy[: len(kept)] = kept
+    return roomy
 
 
 class Place(NamedTuple):

@@ -33,7 +33,7 @@ BATCH_ROWS = 1000
 COLUMNS = ("messages", "tools")
 # Row groups are fetched together, because a request costs as much time as a few megabytes; the first ones of a file
 # up to the first size, so that work begins soon, then twice as much each time, up to the second.
-FIRST_FETCH_BYTES, FETCH_BYTES = 2 << 20, 16 << 20
+FIRST_FETCH_BYTES, FETCH_BYTES = 2 << 20, 8 << 20
 # For the same reason what lies between two wanted columns is fetched with them up to this size.
 GAP_BYTES = 1 << 19
 # Of a column that an early parquet-cpp wrote, so many bytes more are read than it says it has.
