@@ -59,9 +59,9 @@ _REPLACEMENT = b"\xef\xbf\xbd"
 # UTF-8 read as Windows-1252 and written as UTF-8 again: A with tilde or a with circumflex before what follows there.
 _MOJIBAKE = re.compile(rb"\xc3(?:\x83\xc2[\x80-\xbf]|\xa2\xe2\x82\xac|\x82\xc2[\xa0-\xbf])")
 # White space beyond ASCII, and its first bytes.
-_SPACES = [*"\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000", *map(chr, range(0x2000, 0x200B))]
-_SPACES = tuple(space.encode() for space in _SPACES)
-_SPACE_LEADS = np.isin(np.arange(256), [space[0] for space in _SPACES])
+_SPACES = (*"\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000", *map(chr, range(0x2000, 0x200B)))
+_SPACES_UTF8 = tuple(map(str.encode, _SPACES))
+_SPACE_LEADS = np.isin(np.arange(256), [space[0] for space in _SPACES_UTF8])
 
 
 def problems_of_form(messages: object) -> list[tuple[str, str]]:
@@ -103,7 +103,7 @@ def surely_well_formed(turns: Turns) -> np.ndarray:
     visible = (starts[1:] > starts[:-1]) & (lead > ord(" "))
     for number in np.flatnonzero(visible & _SPACE_LEADS[lead]).tolist():
         start = int(starts[number])
-        visible[number] = not text[start : start + 3].tobytes().startswith(_SPACES)
+        visible[number] = not text[start : start + 3].tobytes().startswith(_SPACES_UTF8)
     fine = visible & np.where(first, user | system, follows)
     rows = np.repeat(np.arange(len(counts)), counts)
     sure = counts - np.bincount(rows, system, len(counts)) >= 2
@@ -120,7 +120,7 @@ def suspicious(turns: Turns, marks: Marks) -> np.ndarray:
     bad |= (values == 0xC3) & ((following | 1 == 0x83) | (following == 0xA2))
     bad |= (values == 0xEF) & (following == 0xBF)
     places = marks.beyond[:-1][bad]
-    # What follows those of the second kind is the same in all mojibake, and of the third the last byte.
+    # Mojibake goes on with one of two bytes, and U+FFFD ends with its own.
     leads, third = turns.text[places], turns.text[np.minimum(places + 2, len(turns.text) - 1)]
     telling = (leads == 0xC2) | ((leads == 0xC3) & ((third == 0xC2) | (third == 0xE2))) | (third == 0xBD)
     found = np.zeros(len(turns.counts), bool)

@@ -1,9 +1,9 @@
 """Conversations that were there before: the same, or nearly the same.
 
-The same: the same roles and texts. Nearly the same: equal but for case, spaces and punctuation, or, from 50 words on, a
-Jaccard similarity of at least 0.9 over the runs of three words. A candidate shares two of the four ends of its two
-longest turns with an earlier row; it is then compared in full with that row, which is read back from the file that it
-was written to. Nothing is called a near duplicate by chance; one that was changed at three of the four ends is missed.
+The same: the same roles and texts. Nearly the same: what chatdata.words calls alike. A candidate shares two of the
+four ends of its two longest turns with an earlier row; it is then compared in full with that row, which is read back
+from the file that it was written to. Nothing is called a near duplicate by chance; one that was changed at three of the
+four ends is missed.
 
 Memory: 120 to 190 bytes a row.
 """
@@ -25,7 +25,7 @@ from chatdata.words import alike
 COMMON_ENDS = 2
 # What so many different rows share (a common system text, a template's first words) says nothing.
 DIFFERENT_ROWS = 4
-# A table of keys grows by a factor when it has fewer slots than this for a key.
+# Of a new table of keys, and how it grows when it has fewer slots than this for a key.
 SLOTS, SLOTS_PER_KEY, GROWTH = 1 << 18, 2, 2
 # Keys that are entered at a time: what that takes in memory does not grow with the table.
 ENTERED = 1 << 14
@@ -116,6 +116,11 @@ class Conversation(NamedTuple):
     exact: int
     ends: tuple[int, ...]
 
+    @property
+    def messages(self) -> list[dict[str, object]]:
+        """Of a column they are made each time."""
+        return self.rows[self.number]
+
 
 class WrittenRows:
     """The rows that one file holds so far, and what is needed to find a row again among them.
@@ -195,7 +200,7 @@ class WrittenRows:
             keys = [key for key, holder in zip(conversation.ends, rows, strict=True) if holder == row]
             if self._common.intersection(keys):
                 continue
-            if alike(conversation.rows[conversation.number], self._messages(row)):
+            if alike(conversation.messages, self._messages(row)):
                 return row
             self._different.update(keys)
             self._common.update(key for key in keys if self._different[key] > DIFFERENT_ROWS)
@@ -203,7 +208,7 @@ class WrittenRows:
 
     def _messages(self, row: int) -> list[dict[str, object]]:
         if held := self._held.get(row):
-            return held.rows[held.number]
+            return held.messages
         self._await_file(self._offsets[row])
         if self._file is None:
             self._file = self._path.open("rb")

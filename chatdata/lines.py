@@ -12,8 +12,8 @@ ESCAPES = ((b"\\", rb"\\"), (b'"', rb"\""), (b"\n", rb"\n"), (b"\t", rb"\t"), (b
 # While the texts are escaped, each turn begins with a byte of its role that no text in UTF-8 has.
 LEADS = [bytes([0xF8 + number]) for number in range(len(ROLES))]
 BEGINNINGS = [b'"},{"role":"%b","content":"' % name.encode() for name in ROLES]
-# The end of a turn before the first.
-ENDS_NOTHING = len(b'"},')
+# Each ends the turn before it; before the first there is none.
+SURPLUS_BYTES = len(b'"},')
 
 
 def can_be_written(turns: Turns, controls: np.ndarray) -> np.ndarray:
@@ -26,19 +26,20 @@ def can_be_written(turns: Turns, controls: np.ndarray) -> np.ndarray:
 
 
 def json_of(turns: Turns, wanted: Sequence[bool]) -> Iterator[bytes | None]:
-    """A list of messages for each conversation, None for those that are not wanted."""
+    """The list of messages of each conversation as JSON, None for those that are not wanted."""
     text = memoryview(turns.text)
     pieces = [b""] * (2 * len(turns.roles))
     pieces[::2] = [LEADS[role] for role in turns.roles.tolist()]
     pieces[1::2] = [text[start:end] for start, end in pairwise(turns.starts.tolist())]
     ends = np.cumsum([0, *(2 * turns.counts)]).tolist()
     for (start, end), is_wanted in zip(pairwise(ends), wanted, strict=True):
-        yield escaped(b"".join(pieces[start:end])) if is_wanted else None
+        yield list_of_messages(b"".join(pieces[start:end])) if is_wanted else None
 
 
-def escaped(turns: bytes) -> bytes:
+def list_of_messages(turns: bytes) -> bytes:
+    """Turns that follow each other, each after its lead, as JSON."""
     for character, written in ESCAPES:
         turns = turns.replace(character, written)
     for lead, beginning in zip(LEADS, BEGINNINGS, strict=True):
         turns = turns.replace(lead, beginning)
-    return b'[%b"}]' % turns[ENDS_NOTHING:]
+    return b'[%b"}]' % turns[SURPLUS_BYTES:]

@@ -175,10 +175,10 @@ class SplitWriting:
 
     def _candidates(self, batch: Batch, look: Look | None, chosen: Chosen) -> Iterator["Candidate"]:
         """The chosen rows of a batch, with what is wrong with their form."""
-        none = [False] * len(batch.messages)
+        rows = len(batch.messages)
         # Of tools a look at the messages tells nothing.
-        sure = look.well_formed.tolist() if look and batch.tools is None else none
-        written_rows = json_of(look.turns, look.writable.tolist()) if look else itertools.repeat(None, len(none))
+        sure = look.well_formed.tolist() if look and batch.tools is None else [False] * rows
+        written_rows = json_of(look.turns, look.writable.tolist()) if look else itertools.repeat(None, rows)
         for number, written in enumerate(written_rows):
             tools = batch.tools[number] if batch.tools else None
             problems = [] if sure[number] else self._problems_of_form(batch, number, tools)
