@@ -53,7 +53,8 @@ def bind(home: Path, port: int | None) -> socket.socket:
     memory = home / "port"
     last = int(memory.read_text()) if memory.exists() else 0
     for candidate in [port] if port else [last, 0]:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        # The protocol is named: asyncio turns off the delay of small packets (40 ms a request) only where it is.
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", candidate))
