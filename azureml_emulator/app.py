@@ -1,7 +1,7 @@
 """The whole route table, and the one adapter between the web server and the rooms.
 
-Order of a request: route, token, api-version, workspace, fault, handler. An unknown route answers 501 and an unknown
-api-version 400, both naming what was asked; nothing is guessed.
+Order of a request: origin, route, token, api-version, workspace, names, fault, handler. An unknown route answers 501
+and an unknown api-version 400, both naming what was asked; nothing is guessed.
 """
 
 import json
@@ -41,6 +41,7 @@ from azureml_emulator.tracking import Tracking
 from azureml_emulator.wire import NULL, Answer, Call, Json, Route, ServiceError, now
 from azureml_emulator.workspace import Workspace
 from azureml_emulator.world import Room, World
+from trainer.same_origin import SameOrigin
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,13 @@ class Application:
         self._limiter = anyio.CapacityLimiter(THREADS)
         self._drafts = world.settings.home / "uploads"
         self._drafts.mkdir(exist_ok=True)
-        self.web = with_abort(Starlette(routes=[WebRoute("/{path:path}", self._serve, methods=METHODS)]))
+        site = Starlette(routes=[WebRoute("/{path:path}", self._serve, methods=METHODS)])
+        self.web = with_abort(SameOrigin(site, scheme="https", port=world.settings.port))
+
+    @property
+    def routes(self) -> list[Route]:
+        """Every route, the most literal first."""
+        return [entry.route for entry in self._entries]
 
     def recover(self) -> None:
         """Takes up what the last process left: called once, when the address is already bound."""

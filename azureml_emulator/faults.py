@@ -244,7 +244,7 @@ class Faults:
             )
 
     def _put(self, call: Call) -> Answer:
-        self.replace(json.loads(call.body or b"null"))
+        self.replace(call.document())
         return self._show(call)
 
     def _clear(self, call: Call) -> Answer:

@@ -1,7 +1,8 @@
 """MLflow's tracking server on one SQLite file, with one addition: runs whose id is given, for the runs of jobs.
 
 Run by tracking.py: `python -m azureml_emulator.mlflow_server FILE`, with a secret in MLFLOW_SERVER_SECRET. Prints
-`{"port": N}` when it serves on 127.0.0.1. Every request must carry the secret in the header `x-secret`. The API is
+`{"port": N}` when it serves on 127.0.0.1. Every request must carry the secret in the header `x-secret`, and no page of
+another address may send one. The API is
 MLflow's own, and `PUT /job-runs/<id>` makes a run or brings it up to date. A process of its own, because loading
 MLflow would hold up the emulator for seconds.
 """
@@ -25,10 +26,13 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from werkzeug.serving import make_server
 
+from trainer.same_origin import refusal
+
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 SECRET_VARIABLE = "MLFLOW_SERVER_SECRET"
+ORIGIN_HEADERS = {"host": "HTTP_HOST", "origin": "HTTP_ORIGIN", "sec-fetch-site": "HTTP_SEC_FETCH_SITE"}
 
 
 class JobRunStore(SqlAlchemyStore):
@@ -86,14 +90,17 @@ class JobRunStore(SqlAlchemyStore):
 
 
 class Gate:
-    """The application behind the secret."""
+    """The application behind the secret, for programs of this machine."""
 
     def __init__(self, application: Flask, secret: str) -> None:
         self._application = application
         self._secret = secret
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-        if hmac.compare_digest(environ.get("HTTP_X_SECRET", ""), self._secret):
+        headers = {name: environ[variable] for name, variable in ORIGIN_HEADERS.items() if variable in environ}
+        if reason := refusal(headers, scheme="http", port=int(environ["SERVER_PORT"])):
+            return Response(f"{reason}\n", status=403)(environ, start_response)
+        if hmac.compare_digest(environ.get("HTTP_X_SECRET", "").encode(), self._secret.encode()):
             return self._application(environ, start_response)
         return Response("The header x-secret is missing or wrong.", status=401)(environ, start_response)
 
@@ -102,7 +109,9 @@ def main(file: Path) -> None:
     """Serves until it is ended."""
     for name in ("mlflow", "alembic", "werkzeug"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    address, artifacts = f"sqlite:///{file}", str(file.with_name("mlflow_artifacts"))
+    # MLflow pastes the one into SQL, and the other is an address: neither may hold the folder's name as it is.
+    os.chdir(file.parent)
+    address, artifacts = f"sqlite:///{file.name}", file.with_name("mlflow_artifacts").as_uri()
     os.environ[BACKEND_STORE_URI_ENV_VAR], os.environ[ARTIFACT_ROOT_ENV_VAR] = address, artifacts
     store = JobRunStore(address, artifacts)
 

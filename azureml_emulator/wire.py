@@ -4,12 +4,15 @@ Rooms (jobs, compute, ...) take a `Call` and give an `Answer`; only `app.py` kno
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, urlencode
+
+from trainer.same_origin import is_json
 
 JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
 Json = dict[str, JsonValue]
@@ -21,6 +24,10 @@ PREFIXES = {
     "{workspace}": ARM_GROUP + "/workspaces/{workspace}",
     "{registry}": "/mferp/managementfrontend" + ARM_GROUP + "/registries/{registry}",
 }
+
+
+# No file, variable or UTF-8 document takes them.
+UNWRITABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
 class Null:
@@ -45,12 +52,26 @@ class Call:
     upload: Path | None = None
     raw_path: str = ""
 
-    def json(self) -> Json:
-        """The body as a JSON object. Raises: ServiceError 400 when it is anything else."""
+    def document(self) -> JsonValue:
+        """The body as JSON, an empty one as {}.
+
+        Raises: ServiceError 415 for another Content-Type, 400 for what is not JSON or cannot be kept.
+        """
+        if self.body and not is_json(self.headers):
+            kind = self.headers.get("content-type", "")
+            text = f"The body's Content-Type is '{kind}'; it must be application/json."
+            raise ServiceError(415, "UnsupportedMediaType", text)
         try:
             document = json.loads(self.body or b"{}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ServiceError(400, "UserError", f"The request body is not JSON: {error}.") from error
+        if any(UNWRITABLE.search(text) for text in texts_of(document)):
+            raise ServiceError(400, "UserError", "A text in the request body holds a NUL or half a character.")
+        return document
+
+    def json(self) -> Json:
+        """The body as a JSON object. Raises: ServiceError as `document`, and 400 when it is no object."""
+        document = self.document()
         if not isinstance(document, dict):
             raise ServiceError(400, "UserError", f"The request body is a {type(document).__name__}, not an object.")
         return document
@@ -123,6 +144,19 @@ class Route:
             if self.template == name or self.template.startswith(name + "/"):
                 return prefix + self.template[len(name) :]
         return self.template
+
+
+def texts_of(document: JsonValue) -> Iterator[str]:
+    """Every text in a document, keys included."""
+    waiting = [document]
+    while waiting:
+        match waiting.pop():
+            case str(text):
+                yield text
+            case dict(members):
+                waiting += [*members.keys(), *members.values()]
+            case list(entries):
+                waiting += entries
 
 
 def versions(*names: str) -> frozenset[str]:

@@ -14,7 +14,7 @@ ALLOWED = {
     "tasks": {"tasks", "chatdata", "retune"},
     "chatdata": {"chatdata", "retune"},
     "retune": {"retune"},
-    "azureml_emulator": {"azureml_emulator"},
+    "azureml_emulator": {"azureml_emulator", "trainer"},
     "trainer": {"trainer"},
 }
 # The command line is the one place that reaches up to what it runs and shows.
@@ -34,7 +34,7 @@ def imported_packages(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_go_downward_only(package: str) -> None:
-    """flows -> tasks -> chatdata -> retune; the emulator and the trainer import nothing of ours."""
+    """flows -> tasks -> chatdata -> retune; azureml_emulator -> trainer."""
     wrong = {
         f"{path.relative_to(ROOT)} imports {name}"
         for path in (ROOT / package).rglob("*.py")

@@ -115,7 +115,7 @@ def test_malformed_requests_are_refused_with_the_fix(
 
 def test_a_body_that_is_no_json_is_refused(ready: str) -> None:
     """The parser's own words tell where it stopped."""
-    answer = requests.post(f"{ready}/score", data="nope", timeout=5)
+    answer = requests.post(f"{ready}/score", data="nope", headers={"Content-Type": "application/json"}, timeout=5)
 
     assert answer.status_code == 400
     assert "The body is no JSON" in answer.json()["error"]

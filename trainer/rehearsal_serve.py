@@ -10,13 +10,15 @@ import json
 import threading
 import time
 from dataclasses import dataclass
+from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from trainer import rehearsal, step
-from trainer.chat_request import BadRequest, parse_request
+from trainer.chat_request import NOT_JSON, BadRequest, parse_request
 from trainer.rehearsal import Bigram
+from trainer.same_origin import is_json, refusal
 from trainer.step import StepError
 
 
@@ -39,6 +41,8 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
+        if self.refused():
+            return
         if self.path != "/":
             self.refuse("/score")
         elif self.server.model is None:
@@ -47,15 +51,29 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, "Healthy")
 
     def do_POST(self) -> None:
+        if self.refused():
+            return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.path != "/score":
             self.refuse("/")
             return
         started = time.monotonic()
-        status, document, what = score(self.server.model, body)
+        if is_json(lower_case(self.headers)):
+            status, document, what = score(self.server.model, body)
+        else:
+            status, document, what = 415, {"error": NOT_JSON}, "not JSON"
         self.answer(status, document)
         milliseconds = (time.monotonic() - started) * 1000
         print(f"POST /score {status} {milliseconds:.0f} ms {what}", flush=True)
+
+    def refused(self) -> bool:
+        """Whether the request is a foreign page's, and was answered 403."""
+        reason = refusal(lower_case(self.headers), scheme="http", port=self.server.server_port)
+        if reason:
+            # Its body is not read.
+            self.close_connection = True
+            self.answer(403, f"{reason}\n")
+        return reason is not None
 
     def refuse(self, other: str) -> None:
         """405 for the path that knows only the other method, 404 for the rest."""
@@ -86,6 +104,10 @@ def main() -> None:
         server.model = rehearsal.load(folder / "data")
         print(f"model {folder.name!r} ready after {time.monotonic() - started:.1f} s", flush=True)
         serving.join()
+
+
+def lower_case(headers: Message) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def find_model(path: Path) -> Path:

@@ -2,7 +2,7 @@
 
 Prints {"port": N} once it listens. `GET /` is 503 until the model is loaded, then 200. `POST /score` takes the two
 payloads of Azure's chat models: a list of conversations, answered with a list of texts, or one conversation, answered
-with {"output": text}. It asks for no key: the endpoint in front of it does.
+with {"output": text}. It asks for no key: the endpoint in front of it does. Web pages are refused (same_origin.py).
 
     python -m trainer.serve --model mlflow_model_folder
 """
@@ -23,7 +23,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from trainer import step
-from trainer.chat_request import BadRequest, ChatRequest, parse_request
+from trainer.chat_request import NOT_JSON, BadRequest, ChatRequest, parse_request
+from trainer.same_origin import SameOrigin, is_json
 from trainer.step import StepError
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ def main() -> None:
         loading = loader.submit(load_model, folder)
         app = Starlette(routes=[Route("/", health), Route("/score", score, methods=["POST"])])
         app.state.loading = loading
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+        guarded = SameOrigin(app, scheme="http", port=listener.getsockname()[1])
+        server = uvicorn.Server(uvicorn.Config(guarded, log_level="warning", access_log=False))
         loading.add_done_callback(lambda done: setattr(server, "should_exit", done.exception() is not None))
         server.run(sockets=[listener])
         loading.result()
@@ -114,6 +116,8 @@ async def score(request: Request) -> Response:
     started = time.monotonic()
     if not request.app.state.loading.done():
         return log_request(started, "loading", JSONResponse({"error": "The model is still loading. Try again."}, 503))
+    if not is_json(request.headers):
+        return log_request(started, "not JSON", JSONResponse({"error": NOT_JSON}, 415))
     try:
         chat = parse_request(await request.body())
         texts = await run_in_threadpool(request.app.state.loading.result().answer, chat)
