@@ -34,6 +34,7 @@ from azureml_emulator.gateway import Gateway
 from azureml_emulator.identity import Identity
 from azureml_emulator.jobs import Jobs
 from azureml_emulator.journal import Journal
+from azureml_emulator.names import check_names
 from azureml_emulator.operations import Operations
 from azureml_emulator.registry import Registry
 from azureml_emulator.runs import Runs
@@ -151,6 +152,7 @@ class Application:
             call = self._world.tokens.admit(call, entry.route)
             check_version(call, entry.route)
             self._world.room(Workspace).check(call)
+            check_names(call.path_params)
             return self._world.faults.around(call, entry.route)
         except ServiceError as error:
             return error_answer(error, self._world.settings.location)
@@ -173,7 +175,7 @@ def compile_routes(routes: list[Route]) -> list[Entry]:
         pattern = re.sub(r"\\\{(\w+):path\\\}", r"(?P<\1>.*)", re.escape(route.full_template))
         pattern = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", pattern)
         # Resource manager paths are case-insensitive, names of blobs are not.
-        flags = re.IGNORECASE if route.auth == "arm" else re.NOFLAG
+        flags = re.DOTALL | (re.IGNORECASE if route.auth == "arm" else re.NOFLAG)
         entries.append(Entry(route, re.compile(pattern, flags)))
     return sorted(entries, key=lambda entry: (":path}" in entry.route.template, entry.route.full_template.count("{")))
 

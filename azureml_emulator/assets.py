@@ -46,12 +46,12 @@ class Assets:
         base = f"{{workspace}}/{kind.plural}"
         table: list[tuple[str, str, Callable[[Kind, Call], Answer]]] = [
             ("GET", base, self._list_containers),
-            ("GET", base + "/{name}", self._get_container),
-            ("PUT", base + "/{name}", self._put_container),
-            ("GET", base + "/{name}/versions", self._list_versions),
-            ("GET", base + "/{name}/versions/{version}", self._get_version),
-            ("PUT", base + "/{name}/versions/{version}", self._put_version),
-            ("POST", base + "/{name}/versions/{version}/startPendingUpload", self._start_upload),
+            ("GET", base + "/{asset}", self._get_container),
+            ("PUT", base + "/{asset}", self._put_container),
+            ("GET", base + "/{asset}/versions", self._list_versions),
+            ("GET", base + "/{asset}/versions/{version}", self._get_version),
+            ("PUT", base + "/{asset}/versions/{version}", self._put_version),
+            ("POST", base + "/{asset}/versions/{version}/startPendingUpload", self._start_upload),
         ]
         return [Route(method, path, kind.api_versions, bound(handler, kind)) for method, path, handler in table]
 
@@ -148,13 +148,13 @@ class Assets:
         return sorted(named, key=lambda entry: (str(entry[1]["created"]), entry[0]), reverse=True)
 
     def _get_version(self, kind: Kind, call: Call) -> Answer:
-        name, version = call.path_params["name"], call.path_params["version"]
+        name, version = call.path_params["asset"], call.path_params["version"]
         if is_hidden(self._world.store.get(f"{kind.plural}_versions", f"{name}/{version}") or {}):
             raise self._missing(kind, name, version)
         return Answer(200, self._version(kind, name, version))
 
     def _put_version(self, kind: Kind, call: Call) -> Answer:
-        name, version = call.path_params["name"], call.path_params["version"]
+        name, version = call.path_params["asset"], call.path_params["version"]
         created = self._save(kind, name, version, call.json().get("properties") or {})
         location = f"{call.base_url}{call.raw_path}?api-version={call.api_version}"
         headers = {"Location": location} if created else {}
@@ -197,7 +197,7 @@ class Assets:
         return self._world.faults.until("asset", f"{kind.plural}/{name}", "not_found")
 
     def _list_versions(self, kind: Kind, call: Call) -> Answer:
-        name = call.path_params["name"]
+        name = call.path_params["asset"]
         if "hash" in call.query:
             return Answer(200, {"value": self._by_hash(kind, call)})
         documents = [
@@ -241,7 +241,7 @@ class Assets:
         return Answer(200, page(documents, call, 100))
 
     def _get_container(self, kind: Kind, call: Call) -> Answer:
-        name = call.path_params["name"]
+        name = call.path_params["asset"]
         record = self._world.store.get(kind.plural, name)
         if record is None or not self._is_shown(kind, name):
             text = (
@@ -256,7 +256,7 @@ class Assets:
         return not versions or any(not is_hidden(record) for _, record in versions)
 
     def _put_container(self, kind: Kind, call: Call) -> Answer:
-        name, sent = call.path_params["name"], call.json().get("properties") or {}
+        name, sent = call.path_params["asset"], call.json().get("properties") or {}
         present = self._world.store.get(kind.plural, name)
         record = present or new_container(sent, now())
         for key in ("description", "tags", "properties", "isArchived"):

@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from azureml_emulator.names import path_below
 from azureml_emulator.store import write_atomically
 from azureml_emulator.wire import Answer, Call, Route, ServiceError
 from azureml_emulator.world import World
@@ -65,12 +66,8 @@ class Blobs:
         return f"https://{authority}/{ACCOUNT}.blob.{authority}"
 
     def folder(self, container: str, path: str) -> Path:
-        """The place on disk of a blob or a prefix; it need not exist. Raises: ServiceError 400 for `..` in the path."""
-        parts = [part for part in path.split("/") if part]
-        if any(part in (".", "..") for part in [container, *parts]):
-            text = f"The name '{container}/{path}' has a segment '.' or '..'."
-            raise ServiceError(400, "InvalidUri", text, shape="storage")
-        return self._root.joinpath(container, *parts)
+        """The place on disk of a blob or a prefix; it need not exist. Raises: ServiceError 400 as `path_below`."""
+        return path_below(self._root, container, *filter(None, path.split("/")))
 
     def locate(self, url: str) -> Path | None:
         """The place on disk of a blob's https URL (its query is ignored), or None for another server's URL."""
@@ -115,8 +112,8 @@ class Blobs:
         return file
 
     def _details_file(self, call: Call) -> Path:
-        name = "/".join((call.path_params["container"], call.path_params["blob"].strip("/")))
-        return self._details / f"{hashlib.sha256(name.encode()).hexdigest()}.json"
+        file = self.folder(call.path_params["container"], call.path_params["blob"]).relative_to(self._root)
+        return self._details / f"{hashlib.sha256(file.as_posix().encode()).hexdigest()}.json"
 
     def _metadata(self, call: Call) -> dict[str, str]:
         file = self._details_file(call)
@@ -214,13 +211,13 @@ class Blobs:
         folder = self._block_folder(call)
         folder.mkdir(exist_ok=True)
         assert call.upload is not None
-        call.upload.replace(folder / quote(call.query["blockid"], safe=""))
+        call.upload.replace(folder / block_file(call.query.get("blockid", "")))
         return Answer(201, None, {"x-ms-version": STORAGE_VERSION, "x-ms-request-server-encrypted": "true"})
 
     def _commit(self, call: Call) -> Answer:
         assert call.upload is not None
         names = [element.text or "" for element in ElementTree.fromstring(call.upload.read_bytes())]
-        files = [self._block_folder(call) / quote(name, safe="") for name in names]
+        files = [self._block_folder(call) / block_file(name) for name in names]
         missing = [name for name, file in zip(names, files, strict=True) if not file.exists()]
         if missing:
             raise ServiceError(400, "InvalidBlockList", f"The block '{missing[0]}' was not uploaded.", shape="storage")
@@ -288,7 +285,7 @@ class Blobs:
 
 def listing(folder: Path, prefix: str, delimiter: str) -> list[Listed]:
     """The blobs of a container that begin with `prefix`, in order of their names, folded at the delimiter."""
-    start = folder.joinpath(*prefix.split("/")[:-1])
+    start = path_below(folder, *filter(None, prefix.split("/")[:-1]))
     found: dict[str, Listed] = {}
     paths = [Path(parent, name) for parent, _, names in os.walk(start, followlinks=True) for name in names]
     for path in paths:
@@ -299,6 +296,11 @@ def listing(folder: Path, prefix: str, delimiter: str) -> list[Listed]:
         folded = prefix + head + separator
         found[folded if separator else name] = Listed(folded, None) if separator else Listed(name, path)
     return [found[name] for name in sorted(found)]
+
+
+def block_file(block_id: str) -> str:
+    """The file name of a block of an upload; its id is any text."""
+    return hashlib.sha256(block_id.encode()).hexdigest()
 
 
 def check_conditions(call: Call, file: Path) -> None:

@@ -37,9 +37,9 @@ class Compute:
     def routes(self) -> list[Route]:
         return [
             Route("GET", "{workspace}/computes", COMPUTE_VERSIONS, self._list),
-            Route("GET", "{workspace}/computes/{name}", COMPUTE_VERSIONS, self._get),
-            Route("PUT", "{workspace}/computes/{name}", COMPUTE_VERSIONS, self._put),
-            Route("DELETE", "{workspace}/computes/{name}", COMPUTE_VERSIONS, self._delete),
+            Route("GET", "{workspace}/computes/{compute}", COMPUTE_VERSIONS, self._get),
+            Route("PUT", "{workspace}/computes/{compute}", COMPUTE_VERSIONS, self._put),
+            Route("DELETE", "{workspace}/computes/{compute}", COMPUTE_VERSIONS, self._delete),
             Route("GET", LOCATIONS + "/vmSizes", COMPUTE_VERSIONS, self._sizes),
             Route("GET", "/admin/quota", None, self._get_quota, auth="admin"),
             Route("PUT", "/admin/quota", None, self._put_quota, auth="admin"),
@@ -75,13 +75,13 @@ class Compute:
         return Answer(200, page(documents, call))
 
     def _get(self, call: Call) -> Answer:
-        document = self.find(call.path_params["name"])
+        document = self.find(call.path_params["compute"])
         if document is None:
-            raise not_found("compute", call.path_params["name"])
+            raise not_found("compute", call.path_params["compute"])
         return Answer(200, document)
 
     def _put(self, call: Call) -> Answer:
-        name, wanted = call.path_params["name"], call.json()
+        name, wanted = call.path_params["compute"], call.json()
         properties = wanted.get("properties") or {}
         if properties.get("computeType") != "AmlCompute":
             text = f"azureml_emulator makes computes of type 'AmlCompute' only, not '{properties.get('computeType')}'."
@@ -139,7 +139,7 @@ class Compute:
         self._world.store.change("computes", name.lower(), succeed)
 
     def _delete(self, call: Call) -> Answer:
-        name = call.path_params["name"]
+        name = call.path_params["compute"]
 
         def begin(document: Json) -> None:
             document["properties"]["provisioningState"] = "Deleting"

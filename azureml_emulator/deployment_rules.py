@@ -11,7 +11,6 @@ from azureml_emulator.servers import Probe
 from azureml_emulator.wire import PROVIDER, Json, ServiceError, now
 from azureml_emulator.world import World
 
-NAME = re.compile(r"^[a-zA-Z][-a-zA-Z0-9]{1,30}[a-zA-Z0-9]$")
 DURATION = re.compile(r"^PT(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?$")
 # Limits and sizes: https://learn.microsoft.com/azure/machine-learning/how-to-manage-quotas
 LONGEST_REQUEST_SECONDS = 180.0
@@ -31,13 +30,6 @@ DEFAULT_REQUESTS: Json = {"maxQueueWait": "PT0S", "requestTimeout": "PT5S", "max
 def key_of(endpoint: str, deployment: str) -> str:
     """The key of a deployment's document."""
     return f"{endpoint}/{deployment}".lower()
-
-
-def check_name(kind: str, name: str) -> None:
-    """Raises: ServiceError 400 for a name of an endpoint or a deployment that the service refuses."""
-    if not NAME.match(name):
-        rule = "3 to 32 letters, digits and hyphens, beginning with a letter and not ending with a hyphen"
-        raise ServiceError(400, "BadArgument", f"{kind} name '{name}' is invalid; it must be {rule}.")
 
 
 def checked(body: Json, endpoint: str, name: str) -> Json:

@@ -17,7 +17,6 @@ from azureml_emulator.assets import Assets
 from azureml_emulator.compute import Compute
 from azureml_emulator.deployment_rules import (
     canceled,
-    check_name,
     checked,
     cores,
     endpoint_missing,
@@ -31,6 +30,7 @@ from azureml_emulator.deployment_rules import (
     resource,
 )
 from azureml_emulator.faults import Faults, is_hidden
+from azureml_emulator.names import path_below
 from azureml_emulator.servers import Plan, Server, ServingError, last_lines, mlflow_folder, serving_command
 from azureml_emulator.wire import NULL, Answer, Call, Json, Route, ServiceError, now, page, versions
 from azureml_emulator.world import World
@@ -104,7 +104,6 @@ class Deployments:
 
     def _put(self, call: Call) -> Answer:
         endpoint, name = self._endpoint(call), call.path_params["deployment"]
-        check_name("Deployment", name)
         if endpoint["state"] != "Succeeded":
             state = f"it is in {endpoint['state']} provisioning state."
             raise ServiceError(
@@ -304,7 +303,7 @@ class Deployments:
         return self._world.room(Assets).locate(str(document["properties"]["model"]))
 
     def _folder(self, key: str) -> Path:
-        return self._world.settings.home / "deployments" / key
+        return path_below(self._world.settings.home / "deployments", *key.split("/"))
 
     def _endpoint(self, call: Call) -> Json:
         name = call.path_params["endpoint"]

@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 
 from azureml_emulator.deployment_rules import (
     canceled,
-    check_name,
     endpoint_missing,
     find_endpoint,
     in_transition,
@@ -76,7 +75,6 @@ class Endpoints:
 
     def _put(self, call: Call) -> Answer:
         name = call.path_params["endpoint"]
-        check_name("Endpoint", name)
         present = self.find(name)
         if self._is_reserved(name.lower()) or (present and present["state"] == "Deleting"):
             text = "There is already an endpoint with this name, Endpoint name needs to be unique within a region."

@@ -14,7 +14,7 @@ from azureml_emulator.compute import Compute
 from azureml_emulator.engine import Engine
 from azureml_emulator.faults import is_hidden
 from azureml_emulator.plan import Plan, entries, make_plan
-from azureml_emulator.runs import TERMINAL, Runs
+from azureml_emulator.runs import TERMINAL, Runs, artifact_path
 from azureml_emulator.wire import (
     NULL,
     Answer,
@@ -49,7 +49,7 @@ class Jobs:
         self._creating = threading.Lock()
 
     def routes(self) -> list[Route]:
-        one = "{workspace}/jobs/{name}"
+        one = "{workspace}/jobs/{job}"
         return [
             Route("GET", "{workspace}/jobs", READ, self._list),
             Route("GET", one, READ, self._get),
@@ -86,7 +86,7 @@ class Jobs:
         engine.start()
 
     def _put(self, call: Call) -> Answer:
-        name, properties = call.path_params["name"], call.json().get("properties")
+        name, properties = call.path_params["job"], call.json().get("properties")
         if not isinstance(properties, dict) or str(properties.get("jobType")).lower() not in ("pipeline", "command"):
             kind = properties.get("jobType") if isinstance(properties, dict) else None
             text = f"Job '{name}' is of type '{kind}'. The emulator runs jobs of the types Pipeline and Command."
@@ -165,7 +165,7 @@ class Jobs:
         self._runs.change(name, edit)
 
     def _get(self, call: Call) -> Answer:
-        name = call.path_params["name"]
+        name = call.path_params["job"]
         if is_hidden(self._world.store.get("jobs", name) or {}):
             raise not_found("Job", name)
         return Answer(200, self._document(name))
@@ -186,7 +186,7 @@ class Jobs:
         return Answer(200, page(documents, call))
 
     def _cancel(self, call: Call) -> Answer:
-        name = call.path_params["name"]
+        name = call.path_params["job"]
         if self._world.store.get("jobs", name) is None:
             raise not_found("Job", name)
         run = self._runs.get(name)
@@ -245,7 +245,7 @@ class Jobs:
         if run["kind"] == "command":
             logs: Json = {
                 "description": None,
-                "uri": f"azureml://datastores/workspaceartifactstore/ExperimentRun/dcid.{name}",
+                "uri": f"azureml://datastores/workspaceartifactstore/{artifact_path(name)}",
             }
             properties["outputs"] = {"default": {**logs, **DEFAULT_OUTPUT}, **properties["outputs"]}
             properties.setdefault("parameters", {})

@@ -43,7 +43,7 @@ class Journal:
             count = self._count
         if self._exchanges and (route is None or route.auth == "arm"):
             text = json.dumps(exchange(call, answer), indent=1)
-            (self._exchanges / f"{call.headers.get('host', '').rpartition(':')[2]}-{count:06}.json").write_text(text)
+            (self._exchanges / f"{call.base_url.rpartition(':')[2]}-{count:06}.json").write_text(text)
 
 
 def read_log(file: Path) -> list[Json]:

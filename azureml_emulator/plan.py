@@ -11,10 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import NAMESPACE_URL, uuid5
 
+from azureml_emulator.names import PORT, check_name, shown
 from azureml_emulator.wire import Json, JsonValue, ServiceError
 
 EXPRESSION = re.compile(r"\$\{\{\s*([\w.\-]+)\s*\}\}")
+# What decides how a shell reads the text behind it: an expression of ours, a quote, an escaped character.
+SHELL = re.compile(rf"{EXPRESSION.pattern}|\\.|['\"]", re.DOTALL)
+SHELL_IN_SINGLE_QUOTES = re.compile(rf"{EXPRESSION.pattern}|'")
 OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)
+VARIABLE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,254}")
+# Linux takes 128 KiB for one variable of a process.
+LONGEST_VALUE_BYTES = 100_000
 
 
 @dataclass(frozen=True)
@@ -104,9 +111,8 @@ Components = Callable[[str], Json]
 def make_plan(job: str, body: Json, components: Components) -> Plan:
     """The plan of a job's `properties`. Raises: ServiceError 400 for what cannot run, naming the node."""
     plan = Plan(job)
-    inputs = {name: read_input(value) for name, value in entries(body, "inputs")}
-    bound = {name: value for name, value in inputs.items() if value is not None}
-    plan.output_types = {name: output_type(value) for name, value in entries(body, "outputs")}
+    bound = {name: value for name, value in read_inputs(body).items() if value is not None}
+    plan.output_types = {name: output_type(value) for name, value in outputs_of(body)}
     if str(body["jobType"]).lower() == "command":
         plan.steps[""] = command_step(body, bound, plan.output_types)
         return plan
@@ -131,7 +137,7 @@ def command_step(body: Json, inputs: dict[str, Value], outputs: dict[str, str]) 
         outputs={name: kind for name, kind in outputs.items() if name != "default"},
         compute=str(body.get("computeId") or "") or None,
         instance_type=str(size) if size else None,
-        environment={name: str(value) for name, value in entries(body, "environmentVariables")},
+        environment=variables_of(body, "environmentVariables"),
         code=str(body.get("codeId") or "") or None,
     )
 
@@ -150,12 +156,13 @@ def unfold(
     for name, node in entries(pipeline, "jobs"):
         if not isinstance(node, dict):
             raise ServiceError(400, "UserError", f"Node '{name}' of the pipeline is not an object.")
+        check_name("node", name, PORT)
         here = f"{path}/{name}".strip("/")
         component_id = component_reference(node, name, owner)
         component = components(component_id)
-        bound = {key: bind(read_input(value), path, inputs) for key, value in entries(node, "inputs")}
+        bound = {key: bind(value, path, inputs) for key, value in read_inputs(node).items()}
         given = {key: value for key, value in bound.items() if value is not None}
-        for key, value in entries(node, "outputs"):
+        for key, value in outputs_of(node):
             match = EXPRESSION.fullmatch(text_of(value).strip())
             if match and match[1].startswith("parent.outputs."):
                 plan.sources[Made(path, match[1].removeprefix("parent.outputs."))] = Made(here, key)
@@ -189,10 +196,10 @@ def component_step(
         path=here,
         component=component,
         inputs=with_defaults(component, given),
-        outputs={name: output_type(spec) for name, spec in entries(component, "outputs")},
+        outputs={name: output_type(spec) for name, spec in outputs_of(component)},
         compute=compute,
         instance_type=resolve_text(size, path, outer),
-        environment={name: str(value) for name, value in entries(node, "environment_variables")},
+        environment=variables_of(node, "environment_variables"),
         code=str(component.get("code") or "") or None,
     )
 
@@ -207,6 +214,43 @@ def component_reference(node: Json, name: str, owner: str) -> str:
     if short and registry:
         return f"{registry[0]}/components/{short[1]}/versions/{short[2]}"
     return reference
+
+
+def read_inputs(document: Json) -> dict[str, Value | None]:
+    """The inputs of a job or a node by name. Raises: ServiceError 400 for a name or a value that cannot be one."""
+    inputs = {name: read_input(value) for name, value in entries(document, "inputs")}
+    for name, value in inputs.items():
+        check_name("input", name, PORT)
+        if isinstance(value, Literal):
+            check_length(f"input '{name}'", value.text)
+    return inputs
+
+
+def outputs_of(document: Json) -> list[tuple[str, JsonValue]]:
+    """The outputs of a job, a node or a component. Raises: ServiceError 400 for a name that cannot be one."""
+    outputs = entries(document, "outputs")
+    for name, _ in outputs:
+        check_name("output", name, PORT)
+    return outputs
+
+
+def variables_of(document: Json, key: str) -> dict[str, str]:
+    """The environment variables of a job or a node. Raises: ServiceError 400 for one that a process cannot have."""
+    variables = {name: str(value) for name, value in entries(document, key)}
+    for name, value in variables.items():
+        if not VARIABLE.fullmatch(name):
+            text = f"The environment variable {shown(name)} is invalid; it must be letters, digits and underscores."
+            raise ServiceError(400, "UserError", text)
+        check_length(f"environment variable '{name}'", value)
+    return variables
+
+
+def check_length(what: str, value: str) -> None:
+    """Raises: ServiceError 400 for a value that a process cannot be given."""
+    size = len(value.encode())
+    if size > LONGEST_VALUE_BYTES:
+        text = f"The value of {what} has {size} bytes; it may have {LONGEST_VALUE_BYTES}. Pass it as data."
+        raise ServiceError(400, "UserError", text)
 
 
 def read_input(value: JsonValue) -> Value | None:
@@ -293,18 +337,35 @@ def check(plan: Plan) -> None:
             del waiting[path]
 
 
-def render(command: str, inputs: dict[str, str], outputs: dict[str, str]) -> str:
-    """A component's command line with values in place; a `$[[...]]` part with an unset input is left out."""
+def render(command: str, inputs: dict[str, str], outputs: dict[str, str]) -> tuple[str, dict[str, str]]:
+    """A component's command line for a POSIX shell, and the variables that hold the values which it uses.
 
-    def insert(match: re.Match[str]) -> str:
-        group, _, name = match[1].partition(".")
-        values = {"inputs": inputs, "outputs": outputs}.get(group, {})
-        if name not in values:
-            raise ServiceError(400, "UserError", f"The command uses '{match[0]}', which is not set. Command: {command}")
-        return values[name]
+    No value is part of the text: a shell never reads a variable's value as a command, whatever is in it. An expression
+    becomes its variable, quoted for where it stands, so that it is one word or part of one. A `$[[...]]` part with an
+    unset input is left out.
+
+    Raises: ServiceError 400 for an expression that is not set.
+    """
 
     def keep(match: re.Match[str]) -> str:
         names = [name.partition(".")[2] for name in EXPRESSION.findall(match[1]) if name.startswith("inputs.")]
         return match[1] if all(name in inputs for name in names) else ""
 
-    return EXPRESSION.sub(insert, OPTIONAL.sub(keep, command))
+    values = {f"inputs.{name}": value for name, value in inputs.items()}
+    values |= {f"outputs.{name}": value for name, value in outputs.items()}
+    variables = {name: f"AZUREML_VALUE_{number}" for number, name in enumerate(values)}
+    text, used, pieces, quote, position = OPTIONAL.sub(keep, command), {}, [], "", 0
+    while match := (SHELL_IN_SINGLE_QUOTES if quote == "'" else SHELL).search(text, position):
+        pieces.append(text[position : match.start()])
+        position = match.end()
+        if name := match[1]:
+            if name not in values:
+                problem = f"The command uses '{match[0]}', which is not set. Command: {command}"
+                raise ServiceError(400, "UserError", problem)
+            used[variables[name]] = values[name]
+            pieces.append({"": '"${%s}"', '"': "${%s}", "'": "'\"${%s}\"'"}[quote] % variables[name])
+            continue
+        if match[0] in "'\"" and quote in ("", match[0]):
+            quote = "" if quote else match[0]
+        pieces.append(match[0])
+    return "".join([*pieces, text[position:]]), used

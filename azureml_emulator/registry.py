@@ -48,12 +48,12 @@ class Registry:
                 for plural in ("models", "components")
                 for path, handler in [
                     ("", self._list_names),
-                    ("/{name}", self._get_container),
-                    ("/{name}/versions", self._list_versions),
-                    ("/{name}/versions/{version}", self._get_version),
+                    ("/{asset}", self._get_container),
+                    ("/{asset}/versions", self._list_versions),
+                    ("/{asset}/versions/{version}", self._get_version),
                 ]
             ),
-            Route("POST", "{registry}/datarefs/{name}/versions/{version}", REGISTRY_VERSIONS, self._data_reference),
+            Route("POST", "{registry}/datarefs/{asset}/versions/{version}", REGISTRY_VERSIONS, self._data_reference),
         ]
 
     def recover(self) -> None:
@@ -124,7 +124,7 @@ class Registry:
     def _versions(self, call: Call) -> list[tuple[str, Json]]:
         """(version, document) of the asset in the path, the newest first."""
         _, shelf = self._shelf(call)
-        found = shelf.get(call.path_params["name"], {})
+        found = shelf.get(call.path_params["asset"], {})
         return sorted(found.items(), key=lambda entry: version_key(entry[0]), reverse=True)
 
     def _list_names(self, call: Call) -> Answer:
@@ -133,9 +133,9 @@ class Registry:
 
     def _get_container(self, call: Call) -> Answer:
         plural, shelf = self._shelf(call)
-        if call.path_params["name"] not in shelf:
-            raise self._missing(plural, call.path_params["name"])
-        return Answer(200, self._container(call, plural, call.path_params["name"]))
+        if call.path_params["asset"] not in shelf:
+            raise self._missing(plural, call.path_params["asset"])
+        return Answer(200, self._container(call, plural, call.path_params["asset"]))
 
     def _container(self, call: Call, plural: str, name: str) -> Json:
         shelf = {"models": self._models, "components": self._components}[plural]
@@ -166,14 +166,14 @@ class Registry:
 
     def _get_version(self, call: Call) -> Answer:
         plural, shelf = self._shelf(call)
-        name, version = call.path_params["name"], call.path_params["version"]
+        name, version = call.path_params["asset"], call.path_params["version"]
         if version not in shelf.get(name, {}):
             raise self._missing(plural, name, version)
         return Answer(200, self._document(call, version, shelf[name][version]))
 
     def _document(self, call: Call, version: str, document: Json) -> Json:
         plural, _ = self._shelf(call)
-        name = call.path_params["name"]
+        name = call.path_params["asset"]
         own = self._model_properties(name, version) if plural == "models" else component_properties(document)
         return {
             "id": f"{self._world.registry_id}/{plural}/{name}/versions/{version}",
@@ -203,7 +203,7 @@ class Registry:
     def _data_reference(self, call: Call) -> Answer:
         """A signature to read a model's files."""
         blobs, settings = self._world.room(Blobs), self._world.settings
-        name, version = call.path_params["name"], call.path_params["version"]
+        name, version = call.path_params["asset"], call.path_params["version"]
         self.weights(name, version)
         group = f"/subscriptions/{settings.subscription_id}/resourceGroups/{settings.resource_group}"
         reference: Json = {

@@ -13,6 +13,7 @@ from pathlib import Path
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from azureml_emulator.blobs import Blobs
+from azureml_emulator.names import data_container
 from azureml_emulator.wire import ARM_GROUP, Answer, Call, Json, JsonValue, Route, ServiceError, now, page
 from azureml_emulator.world import World
 
@@ -159,7 +160,7 @@ class Runs:
     def artifacts(self, run_id: str) -> Path:
         """The folder of a run's logs and other artifacts."""
         blobs = self._world.room(Blobs)
-        return blobs.folder(blobs.artifact_container, f"ExperimentRun/dcid.{run_id}")
+        return blobs.folder(blobs.artifact_container, artifact_path(run_id))
 
     def log_file(self, run_id: str) -> Path:
         return self.artifacts(run_id) / STEP_LOG
@@ -265,7 +266,7 @@ class Runs:
             f"/workspaces/{settings.workspace_name}/datastores"
         )
         run = self.find(run_id) or {"outputs": {}}
-        places = {"default": (f"{base}/workspaceartifactstore/paths/ExperimentRun/dcid.{run_id}/", "UriFolder")}
+        places = {"default": (f"{base}/workspaceartifactstore/paths/{artifact_path(run_id)}/", "UriFolder")}
         for name, output in run["outputs"].items():
             slash = "" if output["type"] == "uri_file" else "/"
             kind = {**DATA_TYPES, **MODEL_TYPES}.get(str(output["type"]), "UriFolder")
@@ -305,7 +306,7 @@ class Runs:
         names = sorted(
             str(file.relative_to(folder)) for kind in ("logs", "user_logs") for file in (folder / kind).rglob("*.txt")
         )
-        return {name: blobs.sas_url(blobs.artifact_container, f"ExperimentRun/dcid.{run_id}/{name}") for name in names}
+        return {name: blobs.sas_url(blobs.artifact_container, f"{artifact_path(run_id)}/{name}") for name in names}
 
     def _document(self, run_id: str, run: Json) -> Json:
         """A run as run history shows it."""
@@ -340,7 +341,7 @@ class Runs:
             "endTimeUtc": run["ended"],
             "displayName": run["display_name"],
             "name": run.get("component"),
-            "dataContainerId": f"dcid.{run_id}",
+            "dataContainerId": data_container(run_id),
             "description": run.get("description"),
             "hidden": bool(run.get("hidden")),
             "runType": run_type,
@@ -372,6 +373,11 @@ class Runs:
             "time": run["ended"],
             "componentName": "PipelineRun" if run["kind"] == "pipeline" else "Execution",
         }
+
+
+def artifact_path(run_id: str) -> str:
+    """The folder of a run's logs in the container of the datastore workspaceartifactstore."""
+    return f"ExperimentRun/{data_container(run_id)}"
 
 
 def run_uuid(run_id: str) -> str:

@@ -14,6 +14,7 @@ from pathlib import Path
 from azureml_emulator.assets import Assets
 from azureml_emulator.blobs import Blobs
 from azureml_emulator.faults import Fault
+from azureml_emulator.names import path_below
 from azureml_emulator.operations import Interrupted
 from azureml_emulator.plan import Asset, Literal, Made, Plan, Step, Value, entries, output_type, render
 from azureml_emulator.processes import Child, start_child, wait_for_end
@@ -153,10 +154,10 @@ class StepRun:
             self._world.faults.hold(fault, self._control.cancelled.is_set)
         self._control.pause(timing.queue_seconds)
         self._runs.set_status(self._run_id, "Preparing")
-        command, folder, outputs = self._prepare(attempt)
+        command, values, folder, outputs = self._prepare(attempt)
         self._control.pause(timing.prepare_seconds)
         self._runs.set_status(self._run_id, "Running")
-        status = self._execute(command, folder, fault)
+        status = self._execute(command, values, folder, fault)
         if fault and fault.effect == "slow":
             self._world.faults.hold(fault, self._control.cancelled.is_set)
             self._control.check()
@@ -167,14 +168,17 @@ class StepRun:
         self._runs.set_outputs(self._run_id, outputs)
         self._runs.set_status(self._run_id, "Completed")
 
-    def _prepare(self, attempt: int) -> tuple[str, Path, dict[str, Json]]:
-        """The command line, the empty working folder with the step's code, and the places of its outputs, emptied."""
+    def _prepare(self, attempt: int) -> tuple[str, dict[str, str], Path, dict[str, Json]]:
+        """The command line, the variables with its values, the working folder with the step's code, the outputs.
+
+        The working folder and the places of the outputs are empty but for the code.
+        """
         log_file = self._runs.log_file(self._run_id)
         if not wait_for_end(log_file, LEFTOVER_SECONDS):
             raise StepFailed(
                 f"Processes of an earlier attempt of step '{self._name}' still run; their log is {log_file}."
             )
-        folder = self._world.settings.home / "jobs" / self._run_id
+        folder = path_below(self._world.settings.home / "jobs", self._run_id)
         shutil.rmtree(folder, ignore_errors=True)
         assets = self._world.room(Assets)
         if self._step.code:
@@ -190,7 +194,8 @@ class StepRun:
             with log_file.open("a", encoding="utf-8") as stream:
                 stream.write(f"-- attempt {attempt}: the step starts again, in empty output folders --\n")
         texts = {name: str(place) for name, place in places.items()}
-        return render(str(self._step.component["command"]), inputs, texts), folder, outputs
+        command, values = render(str(self._step.component["command"]), inputs, texts)
+        return command, values, folder, outputs
 
     def _input_text(self, value: Value) -> str:
         if isinstance(value, Literal):
@@ -210,12 +215,12 @@ class StepRun:
         blobs = self._world.room(Blobs)
         return blobs.folder(blobs.default_container, path)
 
-    def _execute(self, command: str, folder: Path, fault: Fault | None) -> int:
+    def _execute(self, command: str, values: dict[str, str], folder: Path, fault: Fault | None) -> int:
         """The exit status of the command. Raises: Cancelled, Preempted, StepFailed by a fault, Interrupted."""
         log_file = self._runs.log_file(self._run_id)
         position = log_file.stat().st_size
         shell = ["/bin/sh", "-c", command]
-        child = start_child(shell, folder=folder, env=self._environment(), log_file=log_file)
+        child = start_child(shell, folder=folder, env=self._environment() | values, log_file=log_file)
         try:
             self._hurt(child, fault)
             while (status := child.wait(POLL_SECONDS)) is None:

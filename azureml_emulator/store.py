@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+from azureml_emulator.names import path_below
 from azureml_emulator.wire import Json
 
 # Longer file names are refused by most file systems (255 bytes with the suffix).
@@ -63,7 +64,7 @@ class Store:
         name = quote(key, safe="")
         if len(name) > LONGEST_NAME:
             name = hashlib.sha256(key.encode()).hexdigest()
-        return self._folder / kind / f"{name}.json"
+        return path_below(self._folder, kind, f"{name}.json")
 
 
 def write_atomically(file: Path, text: str) -> None:

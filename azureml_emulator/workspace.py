@@ -22,8 +22,8 @@ class Workspace:
         return [
             Route("GET", "{workspace}", WORKSPACE_VERSIONS, self._get),
             Route("GET", "{workspace}/datastores", DATASTORE_VERSIONS, self._list_datastores),
-            Route("GET", "{workspace}/datastores/{name}", DATASTORE_VERSIONS, self._get_datastore),
-            Route("POST", "{workspace}/datastores/{name}/listSecrets", DATASTORE_VERSIONS, self._list_secrets),
+            Route("GET", "{workspace}/datastores/{datastore}", DATASTORE_VERSIONS, self._get_datastore),
+            Route("POST", "{workspace}/datastores/{datastore}/listSecrets", DATASTORE_VERSIONS, self._list_secrets),
             Route("GET", "/discovery", None, self._discovery, auth="none"),
         ]
 
@@ -130,10 +130,10 @@ class Workspace:
         return Answer(200, page(documents, call, int(call.query.get("count") or 30)))
 
     def _get_datastore(self, call: Call) -> Answer:
-        return Answer(200, self._datastore(call.path_params["name"]))
+        return Answer(200, self._datastore(call.path_params["datastore"]))
 
     def _list_secrets(self, call: Call) -> Answer:
-        container = self.container(call.path_params["name"])
+        container = self.container(call.path_params["datastore"])
         hours = int(str(call.json().get("expireAfterHours") or 1))
         token = self._world.tokens.sign(container, seconds=hours * 3600)
         return Answer(200, {"secretsType": "Sas", "sasToken": f"?{token}"})

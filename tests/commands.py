@@ -21,6 +21,12 @@ END_SECONDS = 120
 REHEARSAL = ("model.component=chat_completion_rehearsal", "score.rows=2", "limits.poll_seconds=0.5")
 
 
+def without_prefect() -> dict[str, str]:
+    """The environment of a shell that names no Prefect server."""
+    names = ("PREFECT_API_URL", "PREFECT_PROFILES_PATH", "PREFECT_PROFILE")
+    return {name: value for name, value in os.environ.items() if name not in names}
+
+
 class Ended(NamedTuple):
     """A command that has ended; `report` is what it printed on stdout as JSON."""
 

@@ -19,6 +19,7 @@ import pytest
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from hub_client import Client
+    from raw_requests import Raw
 
     from benchmarks.hub import Hub
 
@@ -203,6 +204,27 @@ def fresh_emulator(tmp_path: Path, exchanges: Path) -> Iterator[Emulator]:
     if emulator.process.poll() is None:
         emulator.stop()
     emulator.close()
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory, exchanges: Path) -> Iterator[Emulator]:
+    """An emulator of this module alone, with its variables set and a file beside its home."""
+    folder = tmp_path_factory.mktemp("attacked")
+    (folder / "canary").write_text("untouched")
+    emulator = Emulator(folder / "home", exchanges)
+    with Variables(emulator.env):
+        yield emulator
+    emulator.stop()
+
+
+@pytest.fixture(scope="module")
+def raw(attacked: Emulator) -> "Iterator[Raw]":
+    """Requests to that emulator, byte by byte."""
+    from raw_requests import Raw
+
+    raw = Raw(attacked)
+    yield raw
+    raw.close()
 
 
 @pytest.fixture

@@ -75,17 +75,17 @@ def test_traffic_update_answers_creating_with_less(service: Service) -> None:
 
 
 @pytest.mark.parametrize("name", ["ab", "a" * 33, "1abc", "abc-", "a_bc", "a.bc"])
-@pytest.mark.parametrize("kind", ["Endpoint", "Deployment"])
+@pytest.mark.parametrize("kind", ["endpoint", "deployment"])
 def test_wrong_names_are_refused(service: Service, kind: str, name: str) -> None:
     """A name that breaks the rule of 3 to 32 letters, digits and hyphens answers 400 with the rule."""
-    if kind == "Endpoint":
+    if kind == "endpoint":
         answer = service.arm("PUT", f"/onlineEndpoints/{name}", ENDPOINT_VERSION, endpoint_body())
     else:
         body = {"location": "eastus", "properties": {"endpointComputeType": "Managed"}}
         answer = service.arm("PUT", f"/onlineEndpoints/served/deployments/{name}", DEPLOYMENT_VERSION, body)
 
     assert answer.status_code == 400
-    assert f"{kind} name '{name}' is invalid; it must be 3 to 32" in answer.json()["error"]["message"]
+    assert f"The {kind} name '{name}' is invalid; it must be 3 to 32" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

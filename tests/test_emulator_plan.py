@@ -95,7 +95,11 @@ def test_what_cannot_run_is_refused(changes: Json, message: str) -> None:
 
 
 def test_command_is_rendered() -> None:
-    """Values stand in their places, and an optional part with an unset input is left out."""
-    command = "run --a ${{inputs.a}} $[[--b ${{inputs.b}}]] $[[--c '${{inputs.c}}']] --out ${{outputs.o}}"
+    """Variables stand in the places of values, and an optional part with an unset input is left out."""
+    command = "run --a ${{inputs.a}} $[[--b ${{inputs.b}}]] $[[--c 'x ${{inputs.c}}']] --out \"${{outputs.o}}\""
 
-    assert render(command, {"a": "1", "c": "x y"}, {"o": "/out"}) == "run --a 1  --c 'x y' --out /out"
+    text, values = render(command, {"a": "1", "c": "x y"}, {"o": "/out"})
+
+    wanted = """run --a "${AZUREML_VALUE_0}"  --c 'x '"${AZUREML_VALUE_1}"'' --out "${AZUREML_VALUE_2}\""""
+    assert text == wanted
+    assert values == {"AZUREML_VALUE_0": "1", "AZUREML_VALUE_1": "x y", "AZUREML_VALUE_2": "/out"}

@@ -1,0 +1,113 @@
+"""Which names resources may have, and the one way from a name to a path.
+
+`check_names` is asked before a handler runs, so nothing is stored under a name that it refuses. Sources: azure-ai-ml's
+validators, and the limits in https://learn.microsoft.com/azure/machine-learning/resource-limits-capacity
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from azureml_emulator.wire import ServiceError
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A pattern, and the pattern in words."""
+
+    pattern: re.Pattern[str]
+    words: str
+
+
+ASSET = Rule(
+    re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}"),
+    "1 to 255 letters, digits, hyphens, underscores and dots, beginning with a letter or a digit",
+)
+JOB = Rule(
+    re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_-]{0,254}"),
+    "1 to 255 letters, digits, hyphens and underscores, beginning with a letter or a digit",
+)
+ENDPOINT = Rule(
+    re.compile(r"[a-zA-Z][-a-zA-Z0-9]{1,30}[a-zA-Z0-9]"),
+    "3 to 32 letters, digits and hyphens, beginning with a letter and not ending with a hyphen",
+)
+COMPUTE = Rule(
+    re.compile(r"[a-zA-Z](?![a-zA-Z0-9-]*-\d+$)[a-zA-Z0-9-]{2,23}"),
+    "3 to 24 letters, digits and hyphens, beginning with a letter and not ending with a hyphen and digits",
+)
+# Nodes, inputs and outputs of a job.
+PORT = Rule(
+    re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,254}"),
+    "1 to 255 letters, digits, hyphens, underscores and dots, beginning with a letter, a digit or an underscore",
+)
+CONTAINER = Rule(
+    re.compile(r"[a-z0-9](?!.*--)[a-z0-9-]{1,61}[a-z0-9]"),
+    "3 to 63 lower-case letters, digits and single hyphens, beginning and ending with a letter or a digit",
+)
+# What a path parameter of a route holds; a route takes its name from this table, or holds no name of a resource.
+PARAMETERS = {
+    "job": JOB,
+    "run": JOB,
+    "asset": ASSET,
+    "version": ASSET,
+    "compute": COMPUTE,
+    "endpoint": ENDPOINT,
+    "deployment": ENDPOINT,
+    "datastore": ASSET,
+    "container": CONTAINER,
+}
+# Control characters, and halves of characters, which UTF-8 cannot hold.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+# Bytes of one part of a path, on every common file system.
+LONGEST_PART = 255
+
+
+def check_name(kind: str, name: str, rule: Rule) -> None:
+    """Raises: ServiceError 400 for a name that breaks the rule, saying what the rule is."""
+    if rule.pattern.fullmatch(name):
+        return
+    text = f"The {kind} name {shown(name)} is invalid; it must be {rule.words}."
+    if rule is CONTAINER:
+        raise ServiceError(400, "InvalidResourceName", text, shape="storage")
+    raise ServiceError(400, "UserError", text, inner_error="BadArgument")
+
+
+def check_names(parameters: Mapping[str, str]) -> None:
+    """Raises: ServiceError 400 for the first path parameter that breaks the rule of its kind."""
+    for kind, name in parameters.items():
+        if kind in PARAMETERS:
+            check_name(kind, name, PARAMETERS[kind])
+
+
+def path_below(root: Path, *parts: str) -> Path:
+    """The path of names below a folder. It need not exist.
+
+    Raises: ServiceError 400 for a part that is empty, `.` or `..`, holds a slash or a control character, or is longer
+    than a file name may be.
+    """
+    for part in parts:
+        if part in ("", ".", "..") or "/" in part or not is_text(part) or len(part.encode()) > LONGEST_PART:
+            text = (
+                f"The name {shown(part)} cannot be part of a path: it must be 1 to {LONGEST_PART} bytes long, "
+                "without control characters, and not '.' or '..'."
+            )
+            raise ServiceError(400, "InvalidUri", text, shape="storage")
+    return root.joinpath(*parts)
+
+
+def shown(name: str) -> str:
+    """A name in quotes for a message, control characters escaped, cut where it is too long to read."""
+    return repr(name if len(name) <= LONGEST_PART else f"{name[:50]}...")
+
+
+def is_text(value: str) -> bool:
+    """Whether a text holds no control character and can be written as UTF-8."""
+    return not CONTROL.search(value)
+
+
+def data_container(run_id: str) -> str:
+    """`dcid.<run>`, the folder of a run's logs in the artifact store; a digest where that is too long for a file."""
+    name = f"dcid.{run_id}"
+    return name if len(name) <= LONGEST_PART else f"dcid.{hashlib.sha256(run_id.encode()).hexdigest()}"

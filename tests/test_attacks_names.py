@@ -1,0 +1,145 @@
+"""Names that are paths, commands, scripts or no names at all: nothing is stored under them, no other file touched."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import Emulator
+from raw_requests import Raw, all_routes, kept, target_of
+
+from azureml_emulator.names import ASSET, COMPUTE, ENDPOINT, JOB, PARAMETERS, Rule, path_below
+from azureml_emulator.wire import Answer, Route, ServiceError
+
+RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "wire" / "recordings"
+# As they stand in a request's path.
+HOSTILE = [
+    *(".", "..", "...", "%2e", "%2e%2e", "%2E%2e", "..%2f..%2f..%2fetc", "a%2f..%2fb", "%2fetc%2fpasswd", "..%5c.."),
+    *("a%00b", "%00", "name%0a", "%0d%0a", "a%1b[31mb", "%7f", "%c2%85", "%e2%80%ae", "%ff%fe", "%c0%ae%c0%ae"),
+    *("%3Cscript%3Ealert(1)%3C%2Fscript%3E", "a%20b", "%20", "a'b", "a%22b", "a;b", "$(id)", "%60id%60", "a%26b"),
+    *("-a", "_a", ".hidden", "~", "%C3%A4", "%F0%9F%98%80", "x" * 256, "x" * 5000),
+]
+PUT_JOB = Route("PUT", "{workspace}/jobs/{job}", frozenset(["2025-01-01-preview"]), lambda call: Answer())
+JOB_BODY = {"properties": {"jobType": "Command", "command": "true", "experimentName": "attacks"}}
+
+
+def test_no_route_takes_a_hostile_name(raw: Raw, attacked: Emulator, tmp_path: Path) -> None:
+    """Every route that names a resource, every method: refused as the service refuses, and nothing has changed."""
+    before = kept(attacked.home)
+    routes = [route for route in all_routes(tmp_path / "table") if re.findall(r"\{(\w+)\}", route.full_template)]
+    answers = {}
+    for route in routes:
+        for kind in sorted(set(re.findall(r"\{(\w+)\}", route.template)) & set(PARAMETERS)):
+            for name in HOSTILE:
+                target = target_of(route, **{kind: name})
+                body = JOB_BODY if route.method in ("PUT", "POST", "PATCH") else None
+                answers[route.method, target] = raw.send(route.method, target, auth=route.auth, body=body).status
+
+    # An encoded slash makes another path, which may have no route (501).
+    wrong = {call: status for call, status in answers.items() if not (400 <= status < 500 or status == 501)}
+    assert len(answers) > 1000 and wrong == {}
+    assert kept(attacked.home) == before
+
+
+def test_a_job_named_as_a_parent_folder_deletes_nothing(raw: Raw, attacked: Emulator) -> None:
+    """`..` and `.` were working folders, and were emptied before the job began."""
+    before = kept(attacked.home)
+    for name in ("%2e%2e", "%2e", "..", "."):
+        answer = raw.send("PUT", target_of(PUT_JOB, job=name), auth="arm", body=JOB_BODY)
+
+        assert answer.status == 400
+        assert "beginning with a letter or a digit" in json.loads(answer.body)["error"]["message"]
+    assert kept(attacked.home) == before
+
+
+@pytest.mark.parametrize("where", ["inputs", "outputs", "environmentVariables"])
+@pytest.mark.parametrize("name", ["..", "../../x", "a/b", "a\nb", "a\x00b", "", "x" * 256, "\ud800"])
+def test_names_within_a_job_are_checked_before_it_is_stored(
+    raw: Raw, attacked: Emulator, where: str, name: str
+) -> None:
+    """Names of inputs, outputs and variables become paths and parts of an environment."""
+    value = "text" if where == "environmentVariables" else {"jobOutputType": "uri_folder", "value": "text"}
+    before = kept(attacked.home)
+    body = {"properties": {**JOB_BODY["properties"], where: {name: value}}}
+
+    assert raw.send("PUT", target_of(PUT_JOB), auth="arm", body=body).status == 400
+    assert kept(attacked.home) == before
+
+
+@pytest.mark.parametrize(
+    "blob",
+    ["../secrets.json", "%2e%2e/secrets.json", "..%2f..%2fcanary", "a/../../x", "a%00b", "%0a", "x" * 256, "a/./b"],
+)
+def test_no_blob_lies_outside_its_container(raw: Raw, attacked: Emulator, blob: str) -> None:
+    """Read, written, listed or deleted: the account's folder is the root of every path."""
+    before = kept(attacked.home)
+    account = f"/localstore.blob.localhost:{raw.port}/azureml"
+    calls = [("GET", f"{account}/{blob}"), ("HEAD", f"{account}/{blob}"), ("DELETE", f"{account}/{blob}")]
+    calls += [("PUT", f"{account}/{blob}"), ("PUT", f"{account}/{blob}?comp=block&blockid=Li4%3D")]
+    calls += [("GET", f"{account}?restype=container&comp=list&prefix={blob}/")]
+    for method, target in calls:
+        body = b"planted" if method == "PUT" else None
+        answer = raw.send(method, target, auth="storage", body=body, x_ms_blob_type="BlockBlob")
+
+        assert 400 <= answer.status < 500, (method, target, answer)
+        assert b"token_key" not in answer.body and b"untouched" not in answer.body
+    assert kept(attacked.home) == before
+
+
+def test_a_job_may_have_255_characters(raw: Raw, attacked: Emulator) -> None:
+    """The longest name that the service takes runs to its end, and its log is there to read."""
+    name, client = "j" * 255, attacked.client()
+    body = {"properties": {"jobType": "Command", "command": "echo the log of a long name"}}
+    assert raw.send("PUT", target_of(PUT_JOB, job=name), auth="arm", body=body).status == 201
+
+    client.jobs.stream(name)
+    assert client.jobs.get(name).status == "Completed"
+    assert attacked.home.joinpath("blobs/azureml/ExperimentRun").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("rule", "fine", "wrong"),
+    [
+        (JOB, ["a", "0", "a-b_c", "A" * 255], ["", "a.b", "_a", "-a", "a b", "a\n", "A" * 256, "ä"]),
+        (ASSET, ["Phi-3.5-mini", "1.0", "0.0.82", "sha256-0", "A" * 255], ["", ".a", "..", "a/b", "a\n", "a:b"]),
+        (ENDPOINT, ["abc", "a-b", "a--b", "a" * 32], ["ab", "1bc", "abc-", "a_c", "a.c", "a" * 33, "abc\n"]),
+        (COMPUTE, ["abc", "gpu-cluster", "a1b2", "a" * 24], ["ab", "1bc", "gpu-1", "a_c", "a" * 25, "abc\n"]),
+    ],
+    ids=["job", "asset", "endpoint", "compute"],
+)
+def test_the_rules_are_the_service_s(rule: Rule, fine: list[str], wrong: list[str]) -> None:
+    """Lengths and characters at their limits."""
+    assert [name for name in fine if not rule.pattern.fullmatch(name)] == []
+    assert [name for name in wrong if rule.pattern.fullmatch(name)] == []
+
+
+def test_names_of_the_real_service_pass() -> None:
+    """Every job, asset, version, compute, endpoint and deployment in recorded sessions has a name that is taken."""
+    if not RECORDINGS.is_dir():
+        pytest.skip(f"the recorded sessions are not at {RECORDINGS}")
+    kinds = {"jobs": JOB, "computes": COMPUTE, "onlineEndpoints": ENDPOINT, "datastores": ASSET}
+    kinds |= dict.fromkeys(("models", "data", "codes", "components", "environments"), ASSET)
+    found, wrong = set(), set()
+    for file in RECORDINGS.glob("*.json"):
+        for uri in re.findall(r'"RequestUri": "([^"]+)"', file.read_text(encoding="utf-8")):
+            for plural, name, part in re.findall(
+                r"/workspaces/[^/?]+/(\w+)/([^/?]+)(?:/(?:versions|deployments)/([^/?]+))?", uri
+            ):
+                rule = kinds.get(plural)
+                inner = ENDPOINT if plural == "onlineEndpoints" else ASSET
+                for value, of in ((name, rule), (part, rule and inner)):
+                    if value and of:
+                        found.add(value)
+                        wrong |= set() if of.pattern.fullmatch(value) else {value}
+
+    assert len(found) > 50 and wrong == set()
+
+
+def test_a_path_is_made_of_checked_parts_only(tmp_path: Path) -> None:
+    """The one function from names to a path takes no part that leads elsewhere."""
+    assert path_below(tmp_path, "a", "b.c") == tmp_path / "a" / "b.c"
+    for part in ("", ".", "..", "a/b", "/etc", "a\0b", "\n", "\ud800", "é" * 128):
+        with pytest.raises(ServiceError) as refused:
+            path_below(tmp_path, "a", part)
+
+        assert refused.value.status == 400
