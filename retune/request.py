@@ -25,12 +25,23 @@ AssetName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}$")]
 RUN_KEY_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}$"
 RUN_KEY = re.compile(RUN_KEY_PATTERN)
 RunKey = Annotated[str, Field(pattern=RUN_KEY_PATTERN)]
+# No setting needs more. Control characters, line ends and marks that turn the direction of writing change what a
+# terminal, a page or a command line makes of the text around them.
+LONGEST_TEXT, SHOWN_CHARACTERS = 1000, 200
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class Section(BaseModel):
     """A frozen group of settings that refuses keys it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, protected_namespaces=())
+
+    @field_validator("*")
+    @classmethod
+    def _texts_are_plain(cls, value: object) -> object:
+        if isinstance(value, str):
+            check_text(value)
+        return value
 
 
 class Workspace(Section):
@@ -216,6 +227,15 @@ class Request(Section):
     approval: Approval = Field(Approval(), description="Whether a person decides on the model.")
     limits: Limits = Field(Limits(), description="How long to wait.")
 
+    @field_validator("training")
+    @classmethod
+    def _training_is_plain(cls, training: dict[str, ParameterValue]) -> dict[str, ParameterValue]:
+        for name, value in training.items():
+            check_text(name)
+            if isinstance(value, str):
+                check_text(value, f"'{name}' ")
+        return training
+
     @field_validator("compute")
     @classmethod
     def _cluster_is_possible(cls, compute: Compute) -> Compute:
@@ -254,6 +274,18 @@ def load(preset: str, assignments: list[str]) -> Request:
     assigned = {assignment.partition("=")[0] for assignment in assignments}
     places = {key: f"{path}:{line}" for key, line in lines.items()} | dict.fromkeys(assigned, "--set")
     return parse(document, places, problems)
+
+
+def check_text(text: str, of: str = "") -> None:
+    """Refuse a text that is no setting; `of` begins the sentence.
+
+    Raises:
+        ValueError: it is too long, or holds a character that is not shown.
+    """
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"{of}has {len(text)} characters; at most {LONGEST_TEXT} are allowed")
+    if unprintable := UNPRINTABLE.search(text):
+        raise ValueError(f"{of}holds the control character {unprintable[0]!r}")
 
 
 def find_preset(preset: str) -> Path:
@@ -308,7 +340,7 @@ def _lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
 def _explain(error: dict[str, object], places: dict[str, str]) -> str:
     """One validation problem as place, key, what was found and what to write."""
     location = [str(part) for part in error["loc"]]
-    if location[:1] == ["training"]:
+    if location[:1] == ["training"] and len(location) > 1:
         # A union reports each of its members; one sentence says it all.
         location, error = location[:2], error | {"msg": "Expected a text, a number, true or false"}
     key = ".".join(location)
@@ -317,8 +349,13 @@ def _explain(error: dict[str, object], places: dict[str, str]) -> str:
     if error["type"] == "extra_forbidden":
         return f"{prefix}unknown key '{key}'.{_suggestion(location)}"
     message = str(error["msg"]).removeprefix("Value error, ")
-    found = f" = {error['input']!r}" if not isinstance(error["input"], Section) else ""
+    found = f" = {_shown(error['input'])}" if isinstance(error["input"], str | int | float | list | None) else ""
     return f"{prefix}{key}{found}: {message}.{_meaning(location)}"
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def _fields(location: list[str]) -> dict[str, object]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from retune.errors import BadRequest
-from retune.request import PRESETS, Request, Section, find_preset, load, parse_run_key
+from retune.request import PRESETS, Request, Section, find_preset, load, parse, parse_run_key
 
 
 def problems_of(text: str, tmp_path: Path, *assignments: str) -> list[str]:
@@ -107,3 +107,33 @@ def test_a_run_key_that_azure_names_cannot_hold_is_refused(key: str) -> None:
     """Keys become parts of job names and tags."""
     with pytest.raises(BadRequest, match="run-key"):
         parse_run_key(key)
+
+
+@pytest.mark.parametrize("character", ["\0", "\a", "\n", "\x1b", "\x7f", "\x9b", "\u202e", "\u2028"])
+@pytest.mark.parametrize("section", ["data", "training", "model"])
+def test_a_control_character_is_refused_in_every_text(section: str, character: str) -> None:
+    """Terminals, pages and command lines make something else of it; the refusal shows it escaped."""
+    key = {"data": "source", "training": "huggingface_id", "model": "version"}[section]
+    with pytest.raises(BadRequest) as caught:
+        parse({section: {key: f"a{character}b"}})
+
+    (problem,) = caught.value.problems
+    assert problem.startswith(section) and f"holds the control character {character!r}" in problem
+    assert character not in problem
+
+
+def test_an_absurdly_long_text_is_refused_and_not_repeated() -> None:
+    """The refusal says how long it is, and shows its beginning."""
+    with pytest.raises(BadRequest) as caught:
+        parse({"data": {"source": "x" * 100_000}, "training": {"optim": "y" * 5000, "z" * 2000: 1}})
+
+    assert "has 100000 characters; at most 1000 are allowed" in caught.value.problems[0]
+    assert "'optim' has 5000 characters" in caught.value.problems[1]
+    assert all(len(problem) < 1000 for problem in caught.value.problems)
+
+
+def test_quotes_and_other_letters_are_texts() -> None:
+    """What a shell would read otherwise is left alone here: no command line is built from it."""
+    request = parse({"data": {"source": 'it\'s "здесь" $HOME'}, "training": {"huggingface_id": "x'; id; echo '"}})
+
+    assert request.data.source == 'it\'s "здесь" $HOME'
