@@ -1,7 +1,5 @@
 """A person's answer to a run that waits for approval, given from the command line instead of the run's page."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from retune import local
@@ -25,7 +23,7 @@ def answer(run: str, *, approve: bool, by: str, note: str) -> None:
     from prefect.client.orchestration import get_client
     from prefect.client.schemas import SetStateStatus
 
-    with _known_api():
+    with local.known_prefect():
         try:
             with get_client(sync_client=True) as client:
                 waiting = _waiting_runs(client)
@@ -37,7 +35,7 @@ def answer(run: str, *, approve: bool, by: str, note: str) -> None:
                 form = {"answer": "approve" if approve else "reject", "by": by, "note": note}
                 result = client.resume_flow_run(found, run_input=form)
         except httpx.HTTPError as error:
-            fix = "Set PREFECT_API_URL to what the run's log says."
+            fix = "Write before the command what the run's log says."
             raise CloudError("PrefectAway", f"Prefect's API does not answer: {error}", fix) from error
     if result.status != SetStateStatus.ACCEPT:
         raise BadRequest([f"Prefect did not take the answer: {result.details.reason}"])
@@ -62,15 +60,3 @@ def _waiting_runs(client: "SyncPrefectClient") -> "list[FlowRun]":
 
     paused = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
     return client.read_flow_runs(flow_filter=FlowFilter(name=FlowFilterName(any_=[FLOW])), flow_run_filter=paused)
-
-
-@contextlib.contextmanager
-def _known_api() -> Iterator[None]:
-    """The Prefect API that is configured, else that of `make deploy-local`."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    stack = None if PREFECT_API_URL.value() else local.running()
-    if not (stack or PREFECT_API_URL.value()):
-        raise BadRequest(["Which Prefect is not known."], "Set PREFECT_API_URL to what the run's log says.")
-    with temporary_settings({PREFECT_API_URL: stack.api} if stack else {}):
-        yield

@@ -7,6 +7,7 @@ import contextlib
 import getpass
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -204,9 +205,11 @@ def start(port: int) -> None:
 
     with refusals():
         found = local.start(port)
-    click.echo(f"Prefect's page  {found.page}\nEmulator        {found.emulator}")
-    click.echo(f"Deployments     {', '.join(found.deployments)}")
-    click.echo(f"Start a run     on the page, or: PREFECT_API_URL={found.api} prefect deployment run finetune/local")
+    click.echo(f"Prefect's page  {found.page}")
+    click.echo(f"Sign in         once: the page asks for the PREFECT_API_AUTH_STRING in {found.profile}")
+    click.echo(f"Emulator        {found.emulator}\nDeployments     {', '.join(found.deployments)}")
+    here = f"PREFECT_PROFILES_PATH={shlex.quote(str(found.profile))}"
+    click.echo(f"Start a run     on the page, or: {here} prefect deployment run finetune/local")
     click.echo("Stop all        make stop-local")
 
 

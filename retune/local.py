@@ -18,7 +18,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 
-from retune import servers
+from retune import servers, sign_in
 from retune.errors import BadRequest, CloudError
 from retune.folders import home
 
@@ -40,6 +40,7 @@ class Stack(BaseModel):
     page: str = Field(description="Address of Prefect's page.")
     emulator: str = Field(description="Address of the emulator.")
     deployments: list[str] = Field(description="What can be run.")
+    profile: Path = Field(description="Prefect profile with the sign-in, readable by the owner alone.")
     pid: int = Field(description="Process that holds them.")
 
     @property
@@ -114,6 +115,26 @@ def running() -> Stack | None:
     return None
 
 
+@contextlib.contextmanager
+def known_prefect() -> Iterator[None]:
+    """In the body, Prefect's clients use the API that is configured, else that of what runs on this machine.
+
+    Raises:
+        BadRequest: there is neither.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    configured, stack = PREFECT_API_URL.value(), running()
+    if stack and configured in (None, stack.api):
+        with sign_in.signed_in(stack.profile):
+            yield
+    elif configured:
+        yield
+    else:
+        fix = "Run it as the run's log says, or start one: make deploy-local."
+        raise BadRequest(["Which Prefect is not known."], fix)
+
+
 def keep(port: int) -> None:
     """Hold the servers until this process is told to end or one of them dies."""
     signal.signal(signal.SIGTERM, _end)
@@ -122,11 +143,12 @@ def keep(port: int) -> None:
         stack.callback(_file().unlink, missing_ok=True)
         stack.enter_context(servers.emulator())
         page = stack.enter_context(servers.prefect_server(port))
-        os.environ["PREFECT_API_URL"] = f"{page}/api"
+        profile = sign_in.profile_file(port)
+        stack.enter_context(sign_in.signed_in(profile))
         _deploy()
         worker = stack.enter_context(_worker())
         address = os.environ[servers.METADATA_URL].partition("/metadata")[0]
-        ready = Stack(page=page, emulator=address, deployments=_deployed(), pid=os.getpid())
+        ready = Stack(page=page, emulator=address, deployments=_deployed(), profile=profile, pid=os.getpid())
         written = _file().with_suffix(".part")
         written.write_text(ready.model_dump_json(indent=2), encoding="utf-8")
         written.replace(_file())

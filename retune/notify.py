@@ -4,6 +4,7 @@ from pathlib import Path
 
 import yaml
 
+from retune import local
 from retune.errors import BadRequest
 
 FILE = Path(__file__).resolve().parent.parent / "deployments" / "automations.yaml"
@@ -14,14 +15,14 @@ def make_automations(block: str) -> list[str]:
     """Make the automations, or bring them up to date, so that they tell the block `type/name`; their names.
 
     Raises:
-        BadRequest: there is no such block.
+        BadRequest: there is no such block, or no Prefect to ask.
     """
     from prefect.client.orchestration import get_client
     from prefect.events.schemas.automations import AutomationCore
     from prefect.exceptions import ObjectNotFound
 
     kind, _, name = block.partition("/")
-    with get_client(sync_client=True) as client:
+    with local.known_prefect(), get_client(sync_client=True) as client:
         try:
             found = client.read_block_document_by_name(name, kind, include_secrets=False)
         except ObjectNotFound as error:

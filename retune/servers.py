@@ -17,8 +17,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from pathlib import Path
 
+from retune import sign_in
+from retune.environment import changed as environment_with
+from retune.environment import environment
 from retune.errors import CloudError
 from retune.folders import home
 from retune.workspace import METADATA_URL
@@ -52,7 +56,7 @@ def emulator() -> Iterator[None]:
             )
         ready = json.loads(line)
         log.info("emulator at %s, state in %s", ready["url"], folder)
-        with _environment(ready["env"]):
+        with environment(ready["env"]):
             yield
 
 
@@ -62,16 +66,18 @@ def prefect_api(meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
 
     `meanwhile` is called before the body, while that server starts.
     """
-    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.settings import PREFECT_API_URL
 
     if PREFECT_API_URL.value():
         log.info("using the Prefect API at %s", PREFECT_API_URL.value())
         meanwhile()
         yield
         return
-    with prefect_server(free_port(), meanwhile) as url:
-        log.info("Prefect's page for this run: %s", url)
-        with temporary_settings({PREFECT_API_URL: f"{url}/api"}):
+    port = free_port()
+    with prefect_server(port, meanwhile) as url:
+        file = sign_in.profile_file(port)
+        log.info("Prefect's page for this run: %s; it asks for the PREFECT_API_AUTH_STRING in %s", url, file)
+        with sign_in.signed_in(file):
             try:
                 yield
             finally:
@@ -80,18 +86,26 @@ def prefect_api(meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def prefect_server(port: int, meanwhile: Callable[[], None] = lambda: None) -> Iterator[str]:
-    """The address of a Prefect server of our own on Prefect's own database, which answers.
+    """The address of a Prefect server of our own on Prefect's own database, which answers those who have signed in.
 
-    `meanwhile` is called while it starts.
+    How to is in `sign_in.profile_file(port)`. `meanwhile` is called while the server starts.
+
+    Raises:
+        CloudError: `ServerNotStarted`, it does not answer, or it answers anybody.
     """
     url = f"http://127.0.0.1:{port}"
     own = {"PREFECT_SERVER_UI_API_URL": f"{url}/api", "PREFECT_UI_URL": url}
     own |= {"PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
+    own |= {"PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true"}
+    own |= {"PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{url},http://localhost:{port}"}
     arguments = ["-m", "retune.servers", str(port)]
-    with server("prefect", arguments, os.environ | QUIET_PREFECT | own, stdout=subprocess.DEVNULL) as process:
-        meanwhile()
-        _wait_until_healthy(f"{url}/api/health", process)
-        yield url
+    with sign_in.new_profile(port) as file:
+        settings = environment_with(QUIET_PREFECT | sign_in.variables(file, sign_in.SERVER) | own)
+        with server("prefect", arguments, settings, stdout=subprocess.DEVNULL) as process:
+            meanwhile()
+            _wait_until_healthy(f"{url}/api/health", process)
+            _check_locked(f"{url}/api/admin/version")
+            yield url
 
 
 def serve_prefect(port: int) -> None:
@@ -102,6 +116,8 @@ def serve_prefect(port: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     sys.stdin.read()
     _end(server, SERVER_STOP_SECONDS)
+    # Whoever started us may have been killed.
+    sign_in.profile_file(port).unlink(missing_ok=True)
 
 
 def _send_what_is_queued() -> None:
@@ -155,6 +171,18 @@ def _wait_until_healthy(url: str, process: "subprocess.Popen[str]") -> None:
     raise _not_started("prefect", "Or start one with `prefect server start` and set PREFECT_API_URL.")
 
 
+def _check_locked(url: str) -> None:
+    """Settings that come before ours, e.g. of a prefect.toml, could have left the server open."""
+    try:
+        with urllib.request.urlopen(url, timeout=START_SECONDS):
+            pass
+    except urllib.error.HTTPError as error:
+        if error.code == HTTPStatus.UNAUTHORIZED:
+            return
+    text = f"The local Prefect server does not ask for a sign-in at {url}."
+    raise CloudError("ServerNotStarted", text, "Does a prefect.toml here set server.api? Take those lines out.")
+
+
 def _not_started(name: str, fix: str) -> CloudError:
     lines = _log_file(name).read_text(encoding="utf-8").strip().splitlines()[-5:]
     return CloudError(
@@ -166,17 +194,6 @@ def _not_started(name: str, fix: str) -> CloudError:
 
 def _log_file(name: str) -> Path:
     return home() / f"{name}.log"
-
-
-@contextlib.contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def free_port() -> int:

@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 from prefect.states import Paused
 from pydantic import Field, ValidationError
 
-from retune import ledger
+from retune import ledger, sign_in
 from retune.errors import CloudError, WaitExpired
 from retune.report import Decision, RegisteredModel, Report
 from retune.request import Request
@@ -61,8 +61,8 @@ def ask_person(request: Request, submission: Submission, report: Report) -> Deci
         keyset = _pause(client, form, hours * 3600 + SPARE_SECONDS)
         address = str(client.api_url).rstrip("/")
         log.warning(
-            "waiting for approval, at most %g h: PREFECT_API_URL=%s retune approve %s, or Resume on the run's page",
-            *(hours, address, submission.key),
+            "waiting for approval, at most %g h: %s retune approve %s, or Resume on the run's page",
+            *(hours, sign_in.assignment(address), submission.key),
         )
         try:
             verdict = wait_until(

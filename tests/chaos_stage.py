@@ -215,7 +215,7 @@ class Stage:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
         }
-        for name in ("PREFECT_API_URL", "ARM_CLOUD_METADATA_URL"):
+        for name in ("PREFECT_API_URL", "PREFECT_PROFILES_PATH", "PREFECT_PROFILE", "ARM_CLOUD_METADATA_URL"):
             os.environ.pop(name, None)
         try:
             from prefect.settings import PREFECT_API_URL

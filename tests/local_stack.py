@@ -1,6 +1,6 @@
 """`retune local` with folders of its own, as tests start, use and stop it."""
 
-import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import psutil
+from commands import without_prefect
 
 from retune.local import ROOT, Stack
 from retune.servers import free_port
+from retune.sign_in import signed_in
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -30,11 +32,9 @@ class Local:
         own = {"RETUNE_HOME": str(folder / "retune"), "PREFECT_HOME": str(folder / "prefect")}
         own |= {"PREFECT_WORKER_QUERY_SECONDS": "2"}
         self.home = folder / "retune"
-        self._environment = {
-            name: value
-            for name, value in os.environ.items()
-            if name not in ("PREFECT_API_URL", "ARM_CLOUD_METADATA_URL")
-        } | own
+        outside = without_prefect()
+        outside.pop("ARM_CLOUD_METADATA_URL", None)
+        self._environment = outside | own
 
     def __call__(self, *words: str, seconds: float = START_SECONDS) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", "from retune.commands import retune; retune()", "local", *words]
@@ -46,6 +46,11 @@ class Local:
     def stack(self) -> Stack:
         """What runs, as its file says."""
         return Stack.model_validate_json((self.home / "local.json").read_text(encoding="utf-8"))
+
+    @property
+    def sign_in_string(self) -> str:
+        """What a person copies from the file that the command names."""
+        return re.search(r'PREFECT_API_AUTH_STRING = "(.+)"', self.stack.profile.read_text(encoding="utf-8"))[1]
 
     def processes(self) -> list[psutil.Process]:
         """All that has the folder in its environment."""
@@ -62,9 +67,8 @@ class Local:
     def client(self) -> "Iterator[SyncPrefectClient]":
         """A client of its Prefect server, which this process uses too in the body."""
         from prefect.client.orchestration import get_client
-        from prefect.settings import PREFECT_API_URL, temporary_settings
 
-        with temporary_settings({PREFECT_API_URL: self.stack.api}), get_client(sync_client=True) as client:
+        with signed_in(self.stack.profile), get_client(sync_client=True) as client:
             yield client
 
 

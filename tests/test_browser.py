@@ -7,14 +7,17 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import pytest
 from commands import wait_for
+from hostile_page import CONTROL, Attack, hostile_page
 from local_stack import REHEARSAL, Local, started
 from playwright.sync_api import Locator, Page, Response, expect, sync_playwright
+from prefect.states import Scheduled
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import Artifact
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 CHROMIUM = shutil.which("chromium")
 RUN_SECONDS, LOOK_SECONDS = 150, 30
 MOST_TRIES = 5
+# A name that a hostile page makes point to this machine.
+REBOUND = "rebound.test"
 WIDTH, HEIGHT = 1400, 1000
 # What is to be read in those that are no picture.
 SHOWN = {
@@ -45,6 +50,16 @@ class Browser:
     def open(self, path: str) -> None:
         """Go to a page of Prefect's."""
         self.page.goto(f"{self._local.stack.page}/v2{path}")
+
+    def sign_in(self) -> None:
+        """Once in a window, with what the file says that `retune local start` names."""
+        self.page.goto(self._local.stack.page)
+        field = self.page.get_by_placeholder("admin:pass")
+        expect(field).to_be_visible()
+        self.keep("sign-in")
+        field.fill(self._local.sign_in_string)
+        self.button("Login").click()
+        expect(self.page).to_have_url(re.compile("/dashboard"))
 
     def keep(self, name: str) -> None:
         """A picture of what is to be seen."""
@@ -121,7 +136,9 @@ def browser(local: Local, request: pytest.FixtureRequest, tmp_path: Path) -> Ite
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = chromium.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.set_default_timeout(LOOK_SECONDS * 1000)
-        yield Browser(page, local, pictures)
+        browser = Browser(page, local, pictures)
+        browser.sign_in()
+        yield browser
         chromium.close()
 
 
@@ -239,3 +256,103 @@ def test_a_run_is_cancelled_in_the_page(browser: Browser, local: Local) -> None:
     wait_for_state(local, run, "Cancelled")
     browser.page.reload()
     browser.keep("cancelled")
+
+
+class Addresses(NamedTuple):
+    """Where the servers of a local stack are, with a model up."""
+
+    prefect: str
+    azure: str
+    mlflow: str
+    model: str
+
+
+def last_port(log: Path) -> int:
+    """Where the server listens that writes this log."""
+    return int(re.findall(r'^\{"port": *(\d+)\}', log.read_text(encoding="utf-8"), re.MULTILINE)[-1])
+
+
+def state_of(emulator: Path) -> dict[str, object]:
+    """What the emulator keeps, and how often its model was asked."""
+    files = [file for name in ("documents", "blobs") for file in (emulator / name).rglob("*") if file.is_file()]
+    logs = emulator.glob("deployments/*/*/inference-server.log")
+    return {str(file): file.read_bytes() for file in files} | {str(log): log.read_text().count("POST") for log in logs}
+
+
+def attacks_on(servers: Addresses, deployment: UUID, victim: UUID, mark: Path) -> list[Attack]:
+    """What a page would do: read and start runs, cancel and delete the victim, and ask every other server."""
+    evil = {"training": {"huggingface_id": f"x'; touch {mark}; echo '"}}
+    cancelled = {"state": {"type": "CANCELLED"}, "force": True}
+    blobs = f"{servers.azure}/localstore.blob.{servers.azure.removeprefix('https://')}/azureml"
+    question = {"input_data": {"input_string": [{"role": "user", "content": "Who are you?"}]}}
+    run, made = f"{servers.prefect}/api/flow_runs/{victim}", f"{servers.prefect}/api/deployments/{deployment}"
+    return [
+        Attack("read runs", "POST", f"{servers.prefect}/api/flow_runs/filter", {}),
+        Attack("start a run", "POST", f"{made}/create_flow_run", {"parameters": evil}),
+        Attack("cancel a run", "POST", f"{run}/set_state", cancelled),
+        Attack("delete a run", "DELETE", run),
+        Attack("emulator's faults", "PUT", f"{servers.azure}/admin/faults", []),
+        Attack("emulator's log", "GET", f"{servers.azure}/admin/requests"),
+        Attack("MLflow", "POST", f"{servers.mlflow}/api/2.0/mlflow/experiments/create", {"name": "planted"}),
+        Attack("model server", "POST", f"{servers.model}/score", question),
+        Attack("model's health", "GET", f"{servers.model}/"),
+        Attack("storage", "PUT", f"{blobs}/planted", "planted"),
+        Attack("storage's list", "GET", f"{blobs}?restype=container&comp=list"),
+    ]
+
+
+def statuses_when_rebound(page: Page, servers: Addresses) -> dict[str, int]:
+    """What a page sees whose own name came to point to this machine after it was loaded, by server and path."""
+    seen = {}
+    for server in servers:
+        address = re.sub("127.0.0.1|localhost", REBOUND, server)
+        page.goto(f"{address}/ui-settings")
+        for path in ("/api/flow_runs", "/api/csrf-token?client=x", "/admin/requests", "/api/2.0/mlflow/x", "/score"):
+            script = "path => fetch(path, {headers: {accept: 'application/json'}}).then(answer => answer.status)"
+            seen[f"{server} {path}"] = page.evaluate(script, path)
+    return seen
+
+
+@pytest.mark.timeout(400)
+def test_a_hostile_page_on_another_port_gets_nothing(local: Local) -> None:
+    """Beside a window that is signed in: it reads, starts, cancels and deletes no run, and reaches no other server."""
+    emulator, mark = local.home / "emulator", local.home / "mark"
+    with local.client() as client:
+        deployment = client.read_deployment_by_name("finetune/local").id
+        kept = {"model": REHEARSAL, "serving": {"keep": True, "keep_hours": 1}}
+        run = client.create_flow_run_from_deployment(deployment, parameters=kept).id
+        later = Scheduled(scheduled_time=datetime.now(UTC) + timedelta(days=1))
+        victim = client.create_flow_run_from_deployment(deployment, state=later).id
+    wait_for_state(local, run, "Completed")
+    model = next(log for log in emulator.glob("deployments/*/*/inference-server.log"))
+    ports = [last_port(log) for log in (emulator / "mlflow.log", model)]
+    servers = Addresses(local.stack.page, local.stack.emulator, *(f"http://127.0.0.1:{port}" for port in ports))
+    before = state_of(emulator)
+
+    attacks = attacks_on(servers, deployment, victim, mark)
+    with sync_playwright() as playwright, hostile_page(attacks) as address:
+        # A certificate that no browser knows would keep the attacks out by chance; the sandbox refuses root.
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1"]
+        )
+        window = chromium.new_context(ignore_https_errors=True)
+        Browser(window.new_page(), local, local.home).sign_in()
+        page = window.new_page()
+        page.goto(address)
+        seen = page.evaluate("attack()")
+        rebound = statuses_when_rebound(page, servers)
+        chromium.close()
+
+    # A server that lets every page in was read: the attacks are such as can succeed.
+    assert [answer["text"] for answer in seen.pop(CONTROL)][:2] == ["read by anybody"] * 2
+    assert len(seen) == len(attacks)
+    assert {name: answers for name, answers in seen.items() if any(answer["status"] > 0 for answer in answers)} == {}
+    # Prefect's server answers what it does not know with its page, which holds nothing.
+    hidden = {call: status for call, status in rebound.items() if "/api/" in call or servers.prefect not in call}
+    assert {call: status for call, status in hidden.items() if status not in (401, 403)} == {}
+    with local.client() as client:
+        assert client.read_flow_run(victim).state.name == "Scheduled"
+        assert [found.id for found in client.read_flow_runs() if "huggingface_id" in str(found.parameters)] == []
+        client.delete_flow_run(victim)
+    assert not mark.exists()
+    assert state_of(emulator) == before

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commands import REHEARSAL, Command, Ended, finetune, state_in_prefect, wait_for_end
+from commands import REHEARSAL, Command, Ended, finetune, state_in_prefect, wait_for_end, without_prefect
 from conftest import Emulator
 
 KEY = "interrupt-tests"
@@ -162,7 +162,7 @@ def test_ctrl_c_during_the_teardown_does_not_stop_it(
 def test_servers_of_the_command_s_own_survive_the_signal_and_end_with_it(tmp_path: Path) -> None:
     """Without a Prefect API or an emulator in the environment the command brings both, and takes both away."""
     homes = {"RETUNE_HOME": str(tmp_path / "retune"), "PREFECT_HOME": str(tmp_path / "prefect")}
-    plain = {name: value for name, value in os.environ.items() if name not in ("PREFECT_API_URL",)} | homes
+    plain = without_prefect() | homes
     run = interrupt(plain, "  submitted ")
 
     with sqlite3.connect(tmp_path / "prefect" / "prefect.db") as database:
@@ -177,7 +177,7 @@ def test_servers_of_the_command_s_own_survive_the_signal_and_end_with_it(tmp_pat
 def test_a_killed_command_leaves_no_process(tmp_path: Path) -> None:
     """The servers' standard input is a pipe of the command: it closes with it, and they end."""
     homes = {"RETUNE_HOME": str(tmp_path / "retune"), "PREFECT_HOME": str(tmp_path / "prefect")}
-    plain = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"} | homes
+    plain = without_prefect() | homes
     run = interrupt(plain, "Prefect's page", number=signal.SIGKILL)
 
     deadline = time.monotonic() + 20

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import REHEARSAL, finetune, wait_for
+from commands import REHEARSAL, finetune, wait_for, without_prefect
 from conftest import Emulator
 
 from retune.servers import free_port
@@ -77,12 +77,15 @@ def database() -> Iterator[Database]:
 
 def test_a_run_completes_with_its_history_in_postgresql(database: Database, emulator: Emulator, tmp_path: Path) -> None:
     """Its states, its artifacts and its log are there."""
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    environment |= emulator.env | {
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.address,
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-        "RETUNE_HOME": str(tmp_path / "retune"),
-    }
+    environment = (
+        without_prefect()
+        | emulator.env
+        | {
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": database.address,
+            "PREFECT_HOME": str(tmp_path / "prefect"),
+            "RETUNE_HOME": str(tmp_path / "retune"),
+        }
+    )
     ended = finetune(environment, *REHEARSAL).end()
 
     assert (ended.code, ended.report["status"]) == (0, "completed"), ended.errors
