@@ -23,7 +23,8 @@ def lock_home(home: Path) -> TextIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.seek(0)
-        owner = file.read().strip()
+        # The file may hold anything by now, and a person copies the line into a shell.
+        owner = text if (text := file.read(20).strip()).isdigit() else "unknown"
         file.close()
         text = (
             f"An emulator already runs on '{home}' (process {owner}). "

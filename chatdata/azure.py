@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from retune import workspace as cloud
 from retune.errors import BadRequest, CloudError
+from retune.folders import check_file_names
 from retune.request import Workspace
 from retune.waiting import pause
 
@@ -107,6 +108,7 @@ def fetch_asset(workspace: Workspace, asset: PinnedAsset, folder: Path) -> Path:
         CloudError: `DataChanged`, a blob is no longer the pinned one; `StorageNotAllowed`.
         Stopped: the run was told to stop.
     """
+    check_file_names(asset.name, asset.revision)
     target = folder.resolve() / asset.name / asset.revision
     if not _is_whole(target, asset):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -229,8 +231,7 @@ def _list(storage: "ContainerClient", source: str, kind: str, path: str) -> list
 
 def _described(blob: "BlobProperties", root: str) -> Blob:
     name = blob.name.removeprefix(root).lstrip("/")
-    if ".." in name.split("/"):
-        raise BadRequest([f"The blob '{blob.name}' has a name that leads out of its folder."])
+    check_file_names(*filter(None, name.split("/")))
     md5 = blob.content_settings.content_md5
     return Blob(name, blob.name, blob.size, blob.etag.strip('"'), bytes(md5).hex() if md5 else "")
 

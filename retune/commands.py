@@ -66,8 +66,21 @@ def command(body: Command) -> Command:
     return retune.command()(with_errors)
 
 
+def _checked_key(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    from retune.errors import BadRequest
+    from retune.request import parse_run_key
+
+    try:
+        return parse_run_key(value, "the key")
+    except BadRequest as error:
+        raise click.BadParameter(error.problems[0]) from error
+
+
+run_argument = click.argument("run", callback=_checked_key)
+
+
 @command
-@click.argument("run")
+@run_argument
 def status(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
     """Show what the workspace holds of RUN: its jobs, its model, its endpoints."""
     from retune.cli import servers_for
@@ -80,7 +93,7 @@ def status(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
 
 
 @command
-@click.argument("run")
+@run_argument
 def attach(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
     """Go on with RUN where its last start stopped, with the request that its job was submitted for."""
     from retune.cli import finish, run_flow, servers_for
@@ -93,7 +106,7 @@ def attach(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
 
 
 @command
-@click.argument("run")
+@run_argument
 def cancel(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
     """Cancel RUN's job and delete its endpoints, a kept one too. A live run then ends as JobCanceled."""
     from retune.cli import servers_for
@@ -106,7 +119,7 @@ def cancel(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
 
 
 @retune.command()
-@click.argument("run")
+@run_argument
 @click.option("--reject", is_flag=True, help="The run ends as Declined; its model is not used.")
 @click.option("--note", default="", metavar="TEXT", help="Why; it is kept with the model.")
 @click.option("--by", default=getpass.getuser, metavar="NAME", help="Who decides. Default: the user of this machine.")

@@ -377,12 +377,14 @@ def _meaning(location: list[str]) -> str:
     return f" It is: {field.description}" if field is not None and len(location) > 1 else ""
 
 
-def parse_run_key(key: str | None) -> str | None:
-    """The key, checked.
+def parse_run_key(key: str | None, option: str = "--run-key") -> str | None:
+    """The key, checked; a flow run's id is one too. `option` names it in the refusal.
 
     Raises:
         BadRequest: it holds characters that Azure's names do not take, or is too long.
     """
     if key is not None and not RUN_KEY.fullmatch(key):
-        raise BadRequest([f"--run-key '{key}': use 1 to 64 letters, digits, '-' and '_', a letter or digit first."])
+        raise BadRequest(
+            [f"{option} {_shown(key)}: use 1 to 64 letters, digits, '-' and '_', a letter or digit first."]
+        )
     return key

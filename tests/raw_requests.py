@@ -2,6 +2,8 @@
 
 import json
 import ssl
+import urllib.error
+import urllib.request
 from http.client import HTTPSConnection
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +22,30 @@ WORKSPACE = {
     "group": "local",
     "workspace": "local",
     "registry": "azureml",
+}
+
+# What a browser sends for pages of other addresses, and for names that were made to point here.
+FOREIGN = {
+    "null": {"Origin": "null"},
+    "another site": {"Origin": "https://evil.test", "Sec-Fetch-Site": "cross-site"},
+    "another port": {"Origin": "https://localhost:1", "Sec-Fetch-Site": "same-site"},
+    "own name as a prefix": {"Origin": "https://localhost:PORT.evil.test"},
+    "own address as a user": {"Origin": "https://localhost:PORT@evil.test"},
+    "another scheme": {"Origin": "ftp://localhost:PORT"},
+    "a link": {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+    "a form of another port": {"Sec-Fetch-Site": "same-site", "Content-Type": "text/plain"},
+    "an unknown relation": {"Sec-Fetch-Site": "sideways"},
+    "an empty origin": {"Origin": ""},
+    "rebound": {"Host": "evil.test:PORT"},
+    "rebound, same origin": {
+        "Host": "evil.test:PORT",
+        "Origin": "https://evil.test:PORT",
+        "Sec-Fetch-Site": "same-origin",
+    },
+    "without a port": {"Host": "localhost"},
+    "another name's end": {"Host": "evil-localhost:PORT"},
+    "no host": {"Host": ""},
+    "every address": {"Host": "0.0.0.0:PORT"},
 }
 
 
@@ -94,3 +120,20 @@ def kept(home: Path) -> dict[str, bytes]:
     """What the emulator remembers, and what lies beside its home."""
     files = [file for file in home.rglob("*") if file.is_file() and file.name != "requests.jsonl"]
     return {str(file.relative_to(home.parent)): file.read_bytes() for file in [*files, home.parent / "canary"]}
+
+
+def with_port(headers: dict[str, str], port: int) -> dict[str, str]:
+    return {name: value.replace("PORT", str(port)) for name, value in headers.items()}
+
+
+def status_of(url: str, headers: dict[str, str], body: bytes | None = None) -> int:
+    """The status of a request to a server without TLS."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=30) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def http(headers: dict[str, str], port: int) -> dict[str, str]:
+    return {name: value.replace("https:", "http:") for name, value in with_port(headers, port).items()}

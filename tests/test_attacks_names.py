@@ -10,6 +10,8 @@ from raw_requests import Raw, all_routes, kept, target_of
 
 from azureml_emulator.names import ASSET, COMPUTE, ENDPOINT, JOB, PARAMETERS, Rule, path_below
 from azureml_emulator.wire import Answer, Route, ServiceError
+from retune.errors import BadRequest
+from retune.folders import check_file_names
 
 RECORDINGS = Path(__file__).resolve().parents[2] / "shared" / "wire" / "recordings"
 # As they stand in a request's path.
@@ -133,6 +135,13 @@ def test_names_of_the_real_service_pass() -> None:
                         wrong |= set() if of.pattern.fullmatch(value) else {value}
 
     assert len(found) > 50 and wrong == set()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/etc/passwd", "a\0b", "a\nb", "x" * 256, "é" * 128, "\ud800"])
+def test_a_name_of_a_data_asset_or_blob_leads_nowhere_else(name: str) -> None:
+    """The service's names become files of Retune's: they are refused before anything is downloaded."""
+    with pytest.raises(BadRequest, match="cannot be that of a file"):
+        check_file_names("fine", name)
 
 
 def test_a_path_is_made_of_checked_parts_only(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from commands import ROOT, wait_for
 from conftest import Emulator
-from raw_requests import Raw, all_routes, kept, target_of
+from raw_requests import FOREIGN, Raw, all_routes, http, kept, status_of, target_of, with_port
 from test_emulator_core import WORKSPACE
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
@@ -21,28 +21,6 @@ from retune.sign_in import profile_file
 from trainer import rehearsal
 from trainer.same_origin import refusal
 
-FOREIGN = {
-    "null": {"Origin": "null"},
-    "another site": {"Origin": "https://evil.test", "Sec-Fetch-Site": "cross-site"},
-    "another port": {"Origin": "https://localhost:1", "Sec-Fetch-Site": "same-site"},
-    "own name as a prefix": {"Origin": "https://localhost:PORT.evil.test"},
-    "own address as a user": {"Origin": "https://localhost:PORT@evil.test"},
-    "another scheme": {"Origin": "ftp://localhost:PORT"},
-    "a link": {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
-    "a form of another port": {"Sec-Fetch-Site": "same-site", "Content-Type": "text/plain"},
-    "an unknown relation": {"Sec-Fetch-Site": "sideways"},
-    "an empty origin": {"Origin": ""},
-    "rebound": {"Host": "evil.test:PORT"},
-    "rebound, same origin": {
-        "Host": "evil.test:PORT",
-        "Origin": "https://evil.test:PORT",
-        "Sec-Fetch-Site": "same-origin",
-    },
-    "without a port": {"Host": "localhost"},
-    "another name's end": {"Host": "evil-localhost:PORT"},
-    "no host": {"Host": ""},
-    "every address": {"Host": "0.0.0.0:PORT"},
-}
 OWN = {
     "a program": {},
     "a program by number": {"Host": "127.0.0.1:PORT"},
@@ -50,10 +28,6 @@ OWN = {
     "an own page": {"Origin": "https://localhost:PORT", "Sec-Fetch-Site": "same-origin"},
     "typed by a person": {"Sec-Fetch-Site": "none"},
 }
-
-
-def with_port(headers: dict[str, str], port: int) -> dict[str, str]:
-    return {name: value.replace("PORT", str(port)) for name, value in headers.items()}
 
 
 def test_no_route_of_the_emulator_answers_a_foreign_page(raw: Raw, attacked: Emulator, tmp_path: Path) -> None:
@@ -104,19 +78,6 @@ def test_no_get_changes_anything(raw: Raw, attacked: Emulator, tmp_path: Path) -
 
     assert len(answers) > 30 and {status for status in answers if status >= 500} <= {501}
     assert kept(attacked.home) == before
-
-
-def status_of(url: str, headers: dict[str, str], body: bytes | None = None) -> int:
-    """The status of a request to a server without TLS."""
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=30) as answer:
-            return answer.status
-    except urllib.error.HTTPError as error:
-        return error.code
-
-
-def http(headers: dict[str, str], port: int) -> dict[str, str]:
-    return {name: value.replace("https:", "http:") for name, value in with_port(headers, port).items()}
 
 
 def test_mlflow_s_own_server_refuses_pages(raw: Raw, attacked: Emulator) -> None:

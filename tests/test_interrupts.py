@@ -185,6 +185,8 @@ def test_a_killed_command_leaves_no_process(tmp_path: Path) -> None:
         time.sleep(0.2)
     assert run.code == -signal.SIGKILL
     assert processes_of(tmp_path) == []
+    # The sign-in goes with its server.
+    assert list((tmp_path / "retune").glob("prefect-*.toml")) == []
 
 
 def processes_of(folder: Path) -> list[str]:

@@ -77,7 +77,7 @@ def test_a_run_completes_and_stopping_leaves_nothing(local: Local) -> None:
 
     assert (stopped.returncode, stopped.stdout) == (0, "stopped\n"), stopped.stderr
     assert local.processes() == []
-    assert not (local.home / "local.json").exists()
+    assert not (local.home / "local.json").exists() and not list(local.home.glob("prefect-*.toml"))
     assert local("stop").stdout == "nothing was running\n"
 
 

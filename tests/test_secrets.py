@@ -1,8 +1,8 @@
 """Secrets of a run are where they must be and nowhere else: not in a log, a report, a page, a database or a process."""
 
 import base64
+import contextlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commands import REHEARSAL, ROOT
+from commands import REHEARSAL, ROOT, without_prefect
 from conftest import Emulator
 
 from benchmarks.hub import Hub
@@ -39,10 +39,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class ProcessList:
-    """The arguments of every process of this user, looked at again and again while the body runs."""
+    """The arguments of every process, and the sign-in of the run's own Prefect server, while the body runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, retune_home: Path) -> None:
         self.seen: set[str] = set()
+        self.sign_ins: set[str] = set()
+        self._home = retune_home
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
@@ -58,6 +60,9 @@ class ProcessList:
         while not self._ended.wait(0.2):
             for process in psutil.process_iter(["cmdline"]):
                 self.seen.add(" ".join(process.info["cmdline"] or []))
+            for profile in self._home.glob("prefect-*.toml"):
+                with contextlib.suppress(FileNotFoundError):
+                    self.sign_ins |= set(re.findall(r'AUTH_STRING = "(.+)"', profile.read_text(encoding="utf-8")))
 
 
 def written_forms(secret: str) -> Iterator[bytes]:
@@ -88,11 +93,11 @@ def test_secrets_stay_where_they_are(emulator: Emulator, hub: Hub, tmp_path: Pat
     own |= {"HF_TOKEN": HUB_TOKEN, "AZURE_CLIENT_SECRET": CLIENT_SECRET}
     settings = (*REHEARSAL, "data.source=lab/gated", "serving.keep=true")
     arguments = ["-m", "flows.finetune", "--json", "--force", "--html", str(tmp_path / "page.html")]
-    with ProcessList() as processes:
+    with ProcessList(tmp_path / "retune") as processes:
         done = subprocess.run(
             [sys.executable, *arguments, *(word for one in settings for word in ("--set", one))],
             cwd=ROOT,
-            env={**os.environ, **emulator.env, **hub.env, **own},
+            env={**without_prefect(), **emulator.env, **hub.env, **own},
             capture_output=True,
             timeout=RUN_SECONDS,
             check=False,
@@ -107,6 +112,7 @@ def test_secrets_stay_where_they_are(emulator: Emulator, hub: Hub, tmp_path: Pat
     kept = json.loads((emulator.home / "secrets.json").read_text(encoding="utf-8"))
     secrets = {"hub token": HUB_TOKEN, "client secret": CLIENT_SECRET, "endpoint key": keys.primary_key}
     secrets |= {"second endpoint key": keys.secondary_key, "storage key": kept["storage_key"]}
+    (secrets["sign-in"],) = processes.sign_ins
     secrets |= {"identity header": kept["identity_header"], "token key": kept["token_key"]}
     texts = files_below(tmp_path) | {"stdout": done.stdout, "stderr": done.stderr}
     texts["process arguments"] = "\n".join(processes.seen).encode()

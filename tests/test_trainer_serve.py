@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from raw_requests import FOREIGN, http, status_of
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / "azureml_emulator" / "registry" / "weights" / "tiny-phi3"
@@ -119,6 +120,15 @@ def test_a_body_that_is_no_json_is_refused(ready: str) -> None:
 
     assert answer.status_code == 400
     assert "The body is no JSON" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("headers", FOREIGN.values(), ids=FOREIGN)
+def test_a_page_of_another_address_is_refused(server: str, headers: dict[str, str]) -> None:
+    """Before the model is asked anything."""
+    sent = http(headers, int(server.rpartition(":")[2]))
+
+    assert status_of(f"{server}/score", {"Content-Type": "application/json"} | sent, b"{}") == 403
+    assert status_of(server, sent) == 403
 
 
 def test_a_model_that_does_not_load_ends_the_program(model: Path, tmp_path: Path) -> None:
