@@ -18,11 +18,10 @@ from xml.sax.saxutils import escape
 
 import anyio
 from anyio.to_thread import run_sync
-from starlette.applications import Starlette
 from starlette.concurrency import iterate_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route as WebRoute
+from starlette.types import Receive, Scope, Send
 
 from azureml_emulator.admin import Admin
 from azureml_emulator.assets import Assets
@@ -42,13 +41,12 @@ from azureml_emulator.tracking import Tracking
 from azureml_emulator.wire import NULL, Answer, Call, Json, Route, ServiceError, now
 from azureml_emulator.workspace import Workspace
 from azureml_emulator.world import Room, World
-from trainer.same_origin import SameOrigin
+from trainer.same_origin import refusal
 
 log = logging.getLogger(__name__)
 
 # In the order of start and recovery; stopped in reverse.
 ROOMS = (Identity, Admin, Faults, Workspace, Blobs, Registry, Assets, Compute, Tracking, Runs, Jobs, Endpoints, Gateway)
-METHODS = ["GET", "HEAD", "PUT", "POST", "PATCH", "DELETE"]
 # A scoring call holds its thread until the model answers; the limit only guards against a flood.
 THREADS = 200
 
@@ -77,8 +75,7 @@ class Application:
         self._limiter = anyio.CapacityLimiter(THREADS)
         self._drafts = world.settings.home / "uploads"
         self._drafts.mkdir(exist_ok=True)
-        site = Starlette(routes=[WebRoute("/{path:path}", self._serve, methods=METHODS)])
-        self.web = with_abort(SameOrigin(site, scheme="https", port=world.settings.port))
+        self.web = with_abort(self._web)
 
     @property
     def routes(self) -> list[Route]:
@@ -96,23 +93,31 @@ class Application:
         for room in reversed(self._rooms):
             room.stop()
 
+    async def _web(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application: every path and every method comes here."""
+        response = await self._serve(Request(scope, receive))
+        await response(scope, receive, send)
+
     async def _serve(self, request: Request) -> Response:
         started = time.monotonic()
         upload: Path | None = None
         try:
             call, entry = self._read(request)
-            if entry and entry.route.streamed:
-                upload = await self._save_body(request)
-                call = replace_body(call, b"", upload)
+            if reason := refusal(call.headers, scheme="https", port=self._world.settings.port):
+                foreign = ServiceError(403, "ForeignOrigin", reason, shape="arm")
+                answer = error_answer(foreign, self._world.settings.location)
             else:
-                call = replace_body(call, await request.body(), None)
-            answer = await run_sync(self._answer, call, entry, limiter=self._limiter)
+                if entry and entry.route.streamed:
+                    upload = await self._save_body(request)
+                call = replace_body(call, b"" if upload else await request.body(), upload)
+                answer = await run_sync(self._answer, call, entry, limiter=self._limiter)
+                self._journal.keep_exchange(call, entry.route if entry else None, answer)
         except ClientDisconnect:
             return Response(status_code=400)
         finally:
             if upload:
                 upload.unlink(missing_ok=True)
-        self._journal.write(call, entry.route if entry else None, answer, time.monotonic() - started)
+        self._journal.write(call, answer, time.monotonic() - started)
         return to_response(answer)
 
     def _read(self, request: Request) -> tuple[Call, Entry | None]:

@@ -208,10 +208,12 @@ class Blobs:
         return self._blocks / self._details_file(call).stem
 
     def _put_block(self, call: Call) -> Answer:
+        if not call.query.get("blockid"):
+            raise ServiceError(400, "InvalidQueryParameterValue", "comp=block needs a blockid.", shape="storage")
         folder = self._block_folder(call)
         folder.mkdir(exist_ok=True)
         assert call.upload is not None
-        call.upload.replace(folder / block_file(call.query.get("blockid", "")))
+        call.upload.replace(folder / block_file(call.query["blockid"]))
         return Answer(201, None, {"x-ms-version": STORAGE_VERSION, "x-ms-request-server-encrypted": "true"})
 
     def _commit(self, call: Call) -> Answer:
@@ -299,7 +301,7 @@ def listing(folder: Path, prefix: str, delimiter: str) -> list[Listed]:
 
 
 def block_file(block_id: str) -> str:
-    """The file name of a block of an upload; its id is any text."""
+    """File name of an uploaded block; block ids may hold any text."""
     return hashlib.sha256(block_id.encode()).hexdigest()
 
 

@@ -23,13 +23,13 @@ def lock_home(home: Path) -> TextIO:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         file.seek(0)
-        # The file may hold anything by now, and a person copies the line into a shell.
-        owner = text if (text := file.read(20).strip()).isdigit() else "unknown"
+        owner = file.read(20).strip()
         file.close()
-        text = (
-            f"An emulator already runs on '{home}' (process {owner}). "
-            f"Stop it with 'kill {owner}', or choose another --home."
-        )
+        text = f"An emulator already runs on '{home}'. Stop it, or choose another --home."
+        # The message is copied into a shell, so only a number may appear in it.
+        if owner.isascii() and owner.isdigit():
+            text = f"An emulator already runs on '{home}' (process {owner}). Stop it with 'kill {owner}', "
+            text += "or choose another --home."
         raise HomeInUse(text) from error
     file.truncate(0)
     file.write(str(os.getpid()))
@@ -54,7 +54,7 @@ def bind(home: Path, port: int | None) -> socket.socket:
     memory = home / "port"
     last = int(memory.read_text()) if memory.exists() else 0
     for candidate in [port] if port else [last, 0]:
-        # The protocol is named: asyncio turns off the delay of small packets (40 ms a request) only where it is.
+        # asyncio sets TCP_NODELAY only if the protocol is given; without it each request waits 40 ms.
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

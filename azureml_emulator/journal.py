@@ -27,7 +27,8 @@ class Journal:
         if exchanges:
             exchanges.mkdir(parents=True, exist_ok=True)
 
-    def write(self, call: Call, route: Route | None, answer: Answer, seconds: float) -> None:
+    def write(self, call: Call, answer: Answer, seconds: float) -> None:
+        """Adds the request's line."""
         line = {
             "time": now(),
             "method": call.method,
@@ -36,14 +37,17 @@ class Journal:
             "status": answer.status,
             "milliseconds": round(seconds * 1000, 1),
         }
+        with self._lock, self._file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    def keep_exchange(self, call: Call, route: Route | None, answer: Answer) -> None:
+        """Writes request and answer of a resource manager's call to a file, where exchanges are wanted."""
+        if not self._exchanges or (route and route.auth != "arm"):
+            return
         with self._lock:
-            with self._file.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(line) + "\n")
             self._count += 1
-            count = self._count
-        if self._exchanges and (route is None or route.auth == "arm"):
-            text = json.dumps(exchange(call, answer), indent=1)
-            (self._exchanges / f"{call.base_url.rpartition(':')[2]}-{count:06}.json").write_text(text)
+            file = self._exchanges / f"{call.base_url.rpartition(':')[2]}-{self._count:06}.json"
+        file.write_text(json.dumps(exchange(call, answer), indent=1))
 
 
 def read_log(file: Path) -> list[Json]:

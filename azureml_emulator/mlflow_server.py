@@ -1,10 +1,9 @@
 """MLflow's tracking server on one SQLite file, with one addition: runs whose id is given, for the runs of jobs.
 
 Run by tracking.py: `python -m azureml_emulator.mlflow_server FILE`, with a secret in MLFLOW_SERVER_SECRET. Prints
-`{"port": N}` when it serves on 127.0.0.1. Every request must carry the secret in the header `x-secret`, and no page of
-another address may send one. The API is
-MLflow's own, and `PUT /job-runs/<id>` makes a run or brings it up to date. A process of its own, because loading
-MLflow would hold up the emulator for seconds.
+`{"port": N}` when it serves on 127.0.0.1. Every request must carry the secret in the header `x-secret`, and requests
+from foreign web pages are refused. The API is MLflow's own, and `PUT /job-runs/<id>` makes a run or brings it up to
+date. A process of its own, because loading MLflow would hold up the emulator for seconds.
 """
 
 import hmac
@@ -109,7 +108,8 @@ def main(file: Path) -> None:
     """Serves until it is ended."""
     for name in ("mlflow", "alembic", "werkzeug"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # MLflow pastes the one into SQL, and the other is an address: neither may hold the folder's name as it is.
+    # The database is given as an address, and MLflow pastes the artifact root into SQL: no odd characters in either.
+    file = file.resolve()
     os.chdir(file.parent)
     address, artifacts = f"sqlite:///{file.name}", file.with_name("mlflow_artifacts").as_uri()
     os.environ[BACKEND_STORE_URI_ENV_VAR], os.environ[ARTIFACT_ROOT_ENV_VAR] = address, artifacts

@@ -1,24 +1,26 @@
-"""Which names resources may have, and the one way from a name to a path.
+"""Naming rules of resources, and the one function that turns names into paths.
 
 `check_names` is asked before a handler runs, so nothing is stored under a name that it refuses. Sources: azure-ai-ml's
 validators, and the limits in https://learn.microsoft.com/azure/machine-learning/resource-limits-capacity
 """
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from azureml_emulator.wire import ServiceError
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A pattern, and the pattern in words."""
+    """A pattern, the pattern in words, and the error of a name that breaks it: its code and its shape."""
 
     pattern: re.Pattern[str]
     words: str
+    code: str = "UserError"
+    shape: Literal["mfe", "storage"] = "mfe"
 
 
 ASSET = Rule(
@@ -32,21 +34,28 @@ JOB = Rule(
 ENDPOINT = Rule(
     re.compile(r"[a-zA-Z][-a-zA-Z0-9]{1,30}[a-zA-Z0-9]"),
     "3 to 32 letters, digits and hyphens, beginning with a letter and not ending with a hyphen",
+    code="BadArgument",
 )
 COMPUTE = Rule(
     re.compile(r"[a-zA-Z](?![a-zA-Z0-9-]*-\d+$)[a-zA-Z0-9-]{2,23}"),
     "3 to 24 letters, digits and hyphens, beginning with a letter and not ending with a hyphen and digits",
 )
 # Nodes, inputs and outputs of a job.
-PORT = Rule(
+JOB_MEMBER = Rule(
     re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,254}"),
     "1 to 255 letters, digits, hyphens, underscores and dots, beginning with a letter, a digit or an underscore",
+)
+VARIABLE = Rule(
+    re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,254}"),
+    "1 to 255 letters, digits and underscores, not beginning with a digit",
 )
 CONTAINER = Rule(
     re.compile(r"[a-z0-9](?!.*--)[a-z0-9-]{1,61}[a-z0-9]"),
     "3 to 63 lower-case letters, digits and single hyphens, beginning and ending with a letter or a digit",
+    code="InvalidResourceName",
+    shape="storage",
 )
-# What a path parameter of a route holds; a route takes its name from this table, or holds no name of a resource.
+# The rule of each route parameter that names a resource.
 PARAMETERS = {
     "job": JOB,
     "run": JOB,
@@ -69,9 +78,7 @@ def check_name(kind: str, name: str, rule: Rule) -> None:
     if rule.pattern.fullmatch(name):
         return
     text = f"The {kind} name {shown(name)} is invalid; it must be {rule.words}."
-    if rule is CONTAINER:
-        raise ServiceError(400, "InvalidResourceName", text, shape="storage")
-    raise ServiceError(400, "UserError", text, inner_error="BadArgument")
+    raise ServiceError(400, rule.code, text, shape=rule.shape, inner_error="BadArgument")
 
 
 def check_names(parameters: Mapping[str, str]) -> None:
@@ -91,7 +98,7 @@ def path_below(root: Path, *parts: str) -> Path:
         if part in ("", ".", "..") or "/" in part or not is_text(part) or len(part.encode()) > LONGEST_PART:
             text = (
                 f"The name {shown(part)} cannot be part of a path: it must be 1 to {LONGEST_PART} bytes long, "
-                "without control characters, and not '.' or '..'."
+                "without slashes and control characters, and not '.' or '..'."
             )
             raise ServiceError(400, "InvalidUri", text, shape="storage")
     return root.joinpath(*parts)
@@ -105,9 +112,3 @@ def shown(name: str) -> str:
 def is_text(value: str) -> bool:
     """Whether a text holds no control character and can be written as UTF-8."""
     return not CONTROL.search(value)
-
-
-def data_container(run_id: str) -> str:
-    """`dcid.<run>`, the folder of a run's logs in the artifact store; a digest where that is too long for a file."""
-    name = f"dcid.{run_id}"
-    return name if len(name) <= LONGEST_PART else f"dcid.{hashlib.sha256(run_id.encode()).hexdigest()}"

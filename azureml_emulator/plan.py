@@ -11,16 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import NAMESPACE_URL, uuid5
 
-from azureml_emulator.names import PORT, check_name, shown
+from azureml_emulator.command_line import EXPRESSION, render
+from azureml_emulator.names import JOB_MEMBER, VARIABLE, check_name
 from azureml_emulator.wire import Json, JsonValue, ServiceError
 
-EXPRESSION = re.compile(r"\$\{\{\s*([\w.\-]+)\s*\}\}")
-# What decides how a shell reads the text behind it: an expression of ours, a quote, an escaped character.
-SHELL = re.compile(rf"{EXPRESSION.pattern}|\\.|['\"]", re.DOTALL)
-SHELL_IN_SINGLE_QUOTES = re.compile(rf"{EXPRESSION.pattern}|'")
-OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)
-VARIABLE = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,254}")
-# Linux takes 128 KiB for one variable of a process.
+# Linux limits one environment variable to 128 KiB.
 LONGEST_VALUE_BYTES = 100_000
 
 
@@ -115,6 +110,7 @@ def make_plan(job: str, body: Json, components: Components) -> Plan:
     plan.output_types = {name: output_type(value) for name, value in outputs_of(body)}
     if str(body["jobType"]).lower() == "command":
         plan.steps[""] = command_step(body, bound, plan.output_types)
+        check(plan)
         return plan
     component_id = str(body.get("componentId") or "")
     pipeline = dict(components(component_id)) if component_id else {}
@@ -156,7 +152,7 @@ def unfold(
     for name, node in entries(pipeline, "jobs"):
         if not isinstance(node, dict):
             raise ServiceError(400, "UserError", f"Node '{name}' of the pipeline is not an object.")
-        check_name("node", name, PORT)
+        check_name("node", name, JOB_MEMBER)
         here = f"{path}/{name}".strip("/")
         component_id = component_reference(node, name, owner)
         component = components(component_id)
@@ -220,7 +216,7 @@ def read_inputs(document: Json) -> dict[str, Value | None]:
     """The inputs of a job or a node by name. Raises: ServiceError 400 for a name or a value that cannot be one."""
     inputs = {name: read_input(value) for name, value in entries(document, "inputs")}
     for name, value in inputs.items():
-        check_name("input", name, PORT)
+        check_name("input", name, JOB_MEMBER)
         if isinstance(value, Literal):
             check_length(f"input '{name}'", value.text)
     return inputs
@@ -230,7 +226,7 @@ def outputs_of(document: Json) -> list[tuple[str, JsonValue]]:
     """The outputs of a job, a node or a component. Raises: ServiceError 400 for a name that cannot be one."""
     outputs = entries(document, "outputs")
     for name, _ in outputs:
-        check_name("output", name, PORT)
+        check_name("output", name, JOB_MEMBER)
     return outputs
 
 
@@ -238,9 +234,7 @@ def variables_of(document: Json, key: str) -> dict[str, str]:
     """The environment variables of a job or a node. Raises: ServiceError 400 for one that a process cannot have."""
     variables = {name: str(value) for name, value in entries(document, key)}
     for name, value in variables.items():
-        if not VARIABLE.fullmatch(name):
-            text = f"The environment variable {shown(name)} is invalid; it must be letters, digits and underscores."
-            raise ServiceError(400, "UserError", text)
+        check_name("environment variable", name, VARIABLE)
         check_length(f"environment variable '{name}'", value)
     return variables
 
@@ -249,7 +243,7 @@ def check_length(what: str, value: str) -> None:
     """Raises: ServiceError 400 for a value that a process cannot be given."""
     size = len(value.encode())
     if size > LONGEST_VALUE_BYTES:
-        text = f"The value of {what} has {size} bytes; it may have {LONGEST_VALUE_BYTES}. Pass it as data."
+        text = f"The value of {what} has {size} bytes; the limit is {LONGEST_VALUE_BYTES}. Pass it as a file input."
         raise ServiceError(400, "UserError", text)
 
 
@@ -321,8 +315,9 @@ def entries(document: Json, key: str) -> list[tuple[str, JsonValue]]:
 
 
 def check(plan: Plan) -> None:
-    """Raises: ServiceError 400 when an input reads an output that no step makes, or when steps wait for each other."""
+    """Raises: ServiceError 400 for a command that cannot be rendered, an input that no step makes, a circle."""
     for step in plan.steps.values():
+        render(str(step.component["command"]), dict.fromkeys(step.inputs, ""), dict.fromkeys(step.outputs, ""))
         for made in [plan.source(value) for value in step.inputs.values() if isinstance(value, Made)]:
             if made.path not in plan.steps or made.output not in plan.steps[made.path].outputs:
                 raise ServiceError(
@@ -335,37 +330,3 @@ def check(plan: Plan) -> None:
             raise ServiceError(400, "UserError", f"The nodes {', '.join(waiting)} wait for each other.")
         for path in ready:
             del waiting[path]
-
-
-def render(command: str, inputs: dict[str, str], outputs: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """A component's command line for a POSIX shell, and the variables that hold the values which it uses.
-
-    No value is part of the text: a shell never reads a variable's value as a command, whatever is in it. An expression
-    becomes its variable, quoted for where it stands, so that it is one word or part of one. A `$[[...]]` part with an
-    unset input is left out.
-
-    Raises: ServiceError 400 for an expression that is not set.
-    """
-
-    def keep(match: re.Match[str]) -> str:
-        names = [name.partition(".")[2] for name in EXPRESSION.findall(match[1]) if name.startswith("inputs.")]
-        return match[1] if all(name in inputs for name in names) else ""
-
-    values = {f"inputs.{name}": value for name, value in inputs.items()}
-    values |= {f"outputs.{name}": value for name, value in outputs.items()}
-    variables = {name: f"AZUREML_VALUE_{number}" for number, name in enumerate(values)}
-    text, used, pieces, quote, position = OPTIONAL.sub(keep, command), {}, [], "", 0
-    while match := (SHELL_IN_SINGLE_QUOTES if quote == "'" else SHELL).search(text, position):
-        pieces.append(text[position : match.start()])
-        position = match.end()
-        if name := match[1]:
-            if name not in values:
-                problem = f"The command uses '{match[0]}', which is not set. Command: {command}"
-                raise ServiceError(400, "UserError", problem)
-            used[variables[name]] = values[name]
-            pieces.append({"": '"${%s}"', '"': "${%s}", "'": "'\"${%s}\"'"}[quote] % variables[name])
-            continue
-        if match[0] in "'\"" and quote in ("", match[0]):
-            quote = "" if quote else match[0]
-        pieces.append(match[0])
-    return "".join([*pieces, text[position:]]), used

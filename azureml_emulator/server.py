@@ -155,6 +155,7 @@ def web_config(application: Application, context: ssl.SSLContext) -> uvicorn.Con
         log_level="warning",
         access_log=False,
         lifespan="off",
+        ws="none",
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_keep_alive=30,
     )

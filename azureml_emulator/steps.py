@@ -10,13 +10,15 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from azureml_emulator.assets import Assets
 from azureml_emulator.blobs import Blobs
+from azureml_emulator.command_line import render
 from azureml_emulator.faults import Fault
 from azureml_emulator.names import path_below
 from azureml_emulator.operations import Interrupted
-from azureml_emulator.plan import Asset, Literal, Made, Plan, Step, Value, entries, output_type, render
+from azureml_emulator.plan import Asset, Literal, Made, Plan, Step, Value, entries, output_type
 from azureml_emulator.processes import Child, start_child, wait_for_end
 from azureml_emulator.runs import Runs
 from azureml_emulator.wire import Json, now
@@ -40,6 +42,15 @@ class Cancelled(Exception):
 
 class Preempted(Exception):
     """The node was taken away; the step starts again."""
+
+
+class Prepared(NamedTuple):
+    """A step that is ready: its command line, the variables of it, its working folder, its outputs {path, type}."""
+
+    command: str
+    variables: dict[str, str]
+    folder: Path
+    outputs: dict[str, Json]
 
 
 class Control:
@@ -154,10 +165,10 @@ class StepRun:
             self._world.faults.hold(fault, self._control.cancelled.is_set)
         self._control.pause(timing.queue_seconds)
         self._runs.set_status(self._run_id, "Preparing")
-        command, values, folder, outputs = self._prepare(attempt)
+        prepared = self._prepare(attempt)
         self._control.pause(timing.prepare_seconds)
         self._runs.set_status(self._run_id, "Running")
-        status = self._execute(command, values, folder, fault)
+        status = self._execute(prepared, fault)
         if fault and fault.effect == "slow":
             self._world.faults.hold(fault, self._control.cancelled.is_set)
             self._control.check()
@@ -165,14 +176,11 @@ class StepRun:
             raise StepFailed(self._explain(status))
         self._runs.set_status(self._run_id, "Finalizing")
         self._control.pause(timing.finalize_seconds)
-        self._runs.set_outputs(self._run_id, outputs)
+        self._runs.set_outputs(self._run_id, prepared.outputs)
         self._runs.set_status(self._run_id, "Completed")
 
-    def _prepare(self, attempt: int) -> tuple[str, dict[str, str], Path, dict[str, Json]]:
-        """The command line, the variables with its values, the working folder with the step's code, the outputs.
-
-        The working folder and the places of the outputs are empty but for the code.
-        """
+    def _prepare(self, attempt: int) -> Prepared:
+        """The step, with a working folder that contains only its code, and empty output folders."""
         log_file = self._runs.log_file(self._run_id)
         if not wait_for_end(log_file, LEFTOVER_SECONDS):
             raise StepFailed(
@@ -194,8 +202,7 @@ class StepRun:
             with log_file.open("a", encoding="utf-8") as stream:
                 stream.write(f"-- attempt {attempt}: the step starts again, in empty output folders --\n")
         texts = {name: str(place) for name, place in places.items()}
-        command, values = render(str(self._step.component["command"]), inputs, texts)
-        return command, values, folder, outputs
+        return Prepared(*render(str(self._step.component["command"]), inputs, texts), folder, outputs)
 
     def _input_text(self, value: Value) -> str:
         if isinstance(value, Literal):
@@ -215,12 +222,13 @@ class StepRun:
         blobs = self._world.room(Blobs)
         return blobs.folder(blobs.default_container, path)
 
-    def _execute(self, command: str, values: dict[str, str], folder: Path, fault: Fault | None) -> int:
+    def _execute(self, prepared: Prepared, fault: Fault | None) -> int:
         """The exit status of the command. Raises: Cancelled, Preempted, StepFailed by a fault, Interrupted."""
         log_file = self._runs.log_file(self._run_id)
         position = log_file.stat().st_size
-        shell = ["/bin/sh", "-c", command]
-        child = start_child(shell, folder=folder, env=self._environment() | values, log_file=log_file)
+        shell = ["/bin/sh", "-c", prepared.command]
+        variables = self._environment() | prepared.variables
+        child = start_child(shell, folder=prepared.folder, env=variables, log_file=log_file)
         try:
             self._hurt(child, fault)
             while (status := child.wait(POLL_SECONDS)) is None:

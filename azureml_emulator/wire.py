@@ -26,8 +26,8 @@ PREFIXES = {
 }
 
 
-# No file, variable or UTF-8 document takes them.
-UNWRITABLE = re.compile(r"[\x00\ud800-\udfff]")
+# NUL and unpaired surrogates: neither files nor variables nor UTF-8 can hold them.
+UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
 
 class Null:
@@ -65,8 +65,10 @@ class Call:
             document = json.loads(self.body or b"{}")
         except (ValueError, RecursionError) as error:
             raise ServiceError(400, "UserError", f"The request body is not JSON: {error}.") from error
-        if any(UNWRITABLE.search(text) for text in texts_of(document)):
-            raise ServiceError(400, "UserError", "A text in the request body holds a NUL or half a character.")
+        if any(UNSTORABLE.search(text) for text in texts_of(document)):
+            raise ServiceError(
+                400, "UserError", "A string in the request body contains NUL or an unpaired surrogate. Remove it."
+            )
         return document
 
     def json(self) -> Json:

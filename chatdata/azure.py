@@ -108,7 +108,7 @@ def fetch_asset(workspace: Workspace, asset: PinnedAsset, folder: Path) -> Path:
         CloudError: `DataChanged`, a blob is no longer the pinned one; `StorageNotAllowed`.
         Stopped: the run was told to stop.
     """
-    check_file_names(asset.name, asset.revision)
+    check_file_names(f"Data asset {asset.name!r}", asset.name, asset.revision)
     target = folder.resolve() / asset.name / asset.revision
     if not _is_whole(target, asset):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -231,7 +231,7 @@ def _list(storage: "ContainerClient", source: str, kind: str, path: str) -> list
 
 def _described(blob: "BlobProperties", root: str) -> Blob:
     name = blob.name.removeprefix(root).lstrip("/")
-    check_file_names(*filter(None, name.split("/")))
+    check_file_names(f"Blob {blob.name!r}", *filter(None, name.split("/")))
     md5 = blob.content_settings.content_md5
     return Blob(name, blob.name, blob.size, blob.etag.strip('"'), bytes(md5).hex() if md5 else "")
 

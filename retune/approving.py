@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from retune import local
-from retune.errors import BadRequest, CloudError
+from retune.errors import BadRequest
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -17,26 +17,20 @@ def answer(run: str, *, approve: bool, by: str, note: str) -> None:
 
     Raises:
         BadRequest: no run of that key waits for approval, or the answer does not fit the form.
-        CloudError: `PrefectAway`, Prefect's API does not answer.
+        CloudError: `PrefectAway` or `PrefectRefused`, Prefect's API does not answer, or refuses the sign-in.
     """
-    import httpx
     from prefect.client.orchestration import get_client
     from prefect.client.schemas import SetStateStatus
 
-    with local.known_prefect():
-        try:
-            with get_client(sync_client=True) as client:
-                waiting = _waiting_runs(client)
-                found = next((one.id for one in waiting if run in _names(one)), None)
-                if found is None:
-                    listed = ", ".join(sorted(_names(one)[0] for one in waiting)) or "none"
-                    fix = f"These wait: {listed}. A run that `python -m flows.finetune` started says where it waits."
-                    raise BadRequest([f"No run '{run}' waits for approval in Prefect."], fix)
-                form = {"answer": "approve" if approve else "reject", "by": by, "note": note}
-                result = client.resume_flow_run(found, run_input=form)
-        except httpx.HTTPError as error:
-            fix = "Write before the command what the run's log says."
-            raise CloudError("PrefectAway", f"Prefect's API does not answer: {error}", fix) from error
+    with local.known_prefect(), get_client(sync_client=True) as client:
+        waiting = _waiting_runs(client)
+        found = next((one.id for one in waiting if run in _names(one)), None)
+        if found is None:
+            listed = ", ".join(sorted(_names(one)[0] for one in waiting)) or "none"
+            fix = f"These wait: {listed}. A run that `python -m flows.finetune` started says where it waits."
+            raise BadRequest([f"No run '{run}' waits for approval in Prefect."], fix)
+        form = {"answer": "approve" if approve else "reject", "by": by, "note": note}
+        result = client.resume_flow_run(found, run_input=form)
     if result.status != SetStateStatus.ACCEPT:
         raise BadRequest([f"Prefect did not take the answer: {result.details.reason}"])
 

@@ -7,7 +7,6 @@ import contextlib
 import getpass
 import json
 import logging
-import shlex
 import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -215,14 +214,15 @@ def local() -> None:
 def start(port: int) -> None:
     """Start them in the background, deploy, and say where the page is."""
     from retune import local
+    from retune.sign_in import shell_prefix
 
     with refusals():
         found = local.start(port)
     click.echo(f"Prefect's page  {found.page}")
-    click.echo(f"Sign in         once: the page asks for the PREFECT_API_AUTH_STRING in {found.profile}")
+    click.echo(f"Sign in         with the PREFECT_API_AUTH_STRING from {found.profile}")
     click.echo(f"Emulator        {found.emulator}\nDeployments     {', '.join(found.deployments)}")
-    here = f"PREFECT_PROFILES_PATH={shlex.quote(str(found.profile))}"
-    click.echo(f"Start a run     on the page, or: {here} prefect deployment run finetune/local")
+    prefix = shell_prefix(found.api)
+    click.echo(f"Start a run     on the page, or: {prefix} prefect deployment run finetune/local")
     click.echo("Stop all        make stop-local")
 
 

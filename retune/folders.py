@@ -18,8 +18,8 @@ def home() -> Path:
     return path
 
 
-def check_file_names(*names: str) -> None:
-    """Names that came from elsewhere can be those of files and folders of ours.
+def check_file_names(of: str, *names: str) -> None:
+    """Check that outside names, parts of a path, are valid file names; `of` says whose they are.
 
     Raises:
         BadRequest: a name leads to another folder, or no file can have it.
@@ -27,7 +27,7 @@ def check_file_names(*names: str) -> None:
     for name in names:
         unwritable = UNWRITABLE.search(name) or len(name.encode()) > LONGEST_NAME_BYTES
         if name in ("", ".", "..") or "/" in name or unwritable:
-            raise BadRequest([f"The name {name!r} cannot be that of a file."], "Rename it where it comes from.")
+            raise BadRequest([f"{of} cannot be saved: {name!r} is not a valid file name."], "Rename it.")
 
 
 def report_file(flow_run_id: str) -> Path:

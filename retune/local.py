@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,13 +41,17 @@ class Stack(BaseModel):
     page: str = Field(description="Address of Prefect's page.")
     emulator: str = Field(description="Address of the emulator.")
     deployments: list[str] = Field(description="What can be run.")
-    profile: Path = Field(description="Prefect profile with the sign-in, readable by the owner alone.")
     pid: int = Field(description="Process that holds them.")
 
     @property
     def api(self) -> str:
         """Prefect's API."""
         return f"{self.page}/api"
+
+    @property
+    def profile(self) -> Path:
+        """Prefect profile with the sign-in, readable by the owner alone."""
+        return sign_in.profile_file(urlsplit(self.page).port)
 
 
 def start(port: int) -> Stack:
@@ -117,22 +122,21 @@ def running() -> Stack | None:
 
 @contextlib.contextmanager
 def known_prefect() -> Iterator[None]:
-    """In the body, Prefect's clients use the API that is configured, else that of what runs on this machine.
+    """In the body, Prefect's clients use the API that is configured, else that of `make deploy-local`.
 
     Raises:
         BadRequest: there is neither.
+        CloudError: as `sign_in.explained`.
     """
     from prefect.settings import PREFECT_API_URL
 
-    configured, stack = PREFECT_API_URL.value(), running()
-    if stack and configured in (None, stack.api):
-        with sign_in.signed_in(stack.profile):
-            yield
-    elif configured:
+    stack = None if PREFECT_API_URL.value() else running()
+    api = stack.api if stack else PREFECT_API_URL.value()
+    if not api:
+        fix = "Run the command exactly as the run's log prints it, or start a local server: make deploy-local."
+        raise BadRequest(["No Prefect API is configured."], fix)
+    with sign_in.signed_in(sign_in.profile_of(api)), sign_in.explained(api):
         yield
-    else:
-        fix = "Run it as the run's log says, or start one: make deploy-local."
-        raise BadRequest(["Which Prefect is not known."], fix)
 
 
 def keep(port: int) -> None:
@@ -143,12 +147,11 @@ def keep(port: int) -> None:
         stack.callback(_file().unlink, missing_ok=True)
         stack.enter_context(servers.emulator())
         page = stack.enter_context(servers.prefect_server(port))
-        profile = sign_in.profile_file(port)
-        stack.enter_context(sign_in.signed_in(profile))
+        stack.enter_context(sign_in.signed_in(sign_in.profile_file(port)))
         _deploy()
         worker = stack.enter_context(_worker())
         address = os.environ[servers.METADATA_URL].partition("/metadata")[0]
-        ready = Stack(page=page, emulator=address, deployments=_deployed(), profile=profile, pid=os.getpid())
+        ready = Stack(page=page, emulator=address, deployments=_deployed(), pid=os.getpid())
         written = _file().with_suffix(".part")
         written.write_text(ready.model_dump_json(indent=2), encoding="utf-8")
         written.replace(_file())

@@ -25,8 +25,7 @@ AssetName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}$")]
 RUN_KEY_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}$"
 RUN_KEY = re.compile(RUN_KEY_PATTERN)
 RunKey = Annotated[str, Field(pattern=RUN_KEY_PATTERN)]
-# No setting needs more. Control characters, line ends and marks that turn the direction of writing change what a
-# terminal, a page or a command line makes of the text around them.
+# Longer texts are mistakes. Control and bidirectional characters can change how the text around them is shown.
 LONGEST_TEXT, SHOWN_CHARACTERS = 1000, 200
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -40,7 +39,12 @@ class Section(BaseModel):
     @classmethod
     def _texts_are_plain(cls, value: object) -> object:
         if isinstance(value, str):
-            check_text(value)
+            check_text("", value)
+        elif isinstance(value, dict):
+            for key, entry in value.items():
+                check_text("a key ", key)
+                if isinstance(entry, str):
+                    check_text(f"'{key}' ", entry)
         return value
 
 
@@ -227,15 +231,6 @@ class Request(Section):
     approval: Approval = Field(Approval(), description="Whether a person decides on the model.")
     limits: Limits = Field(Limits(), description="How long to wait.")
 
-    @field_validator("training")
-    @classmethod
-    def _training_is_plain(cls, training: dict[str, ParameterValue]) -> dict[str, ParameterValue]:
-        for name, value in training.items():
-            check_text(name)
-            if isinstance(value, str):
-                check_text(value, f"'{name}' ")
-        return training
-
     @field_validator("compute")
     @classmethod
     def _cluster_is_possible(cls, compute: Compute) -> Compute:
@@ -276,16 +271,16 @@ def load(preset: str, assignments: list[str]) -> Request:
     return parse(document, places, problems)
 
 
-def check_text(text: str, of: str = "") -> None:
-    """Refuse a text that is no setting; `of` begins the sentence.
+def check_text(subject: str, text: str) -> None:
+    """Reject a text that is too long or contains invisible characters; `subject` begins the sentence.
 
     Raises:
-        ValueError: it is too long, or holds a character that is not shown.
+        ValueError: with what is wrong.
     """
     if len(text) > LONGEST_TEXT:
-        raise ValueError(f"{of}has {len(text)} characters; at most {LONGEST_TEXT} are allowed")
+        raise ValueError(f"{subject}has {len(text)} characters; at most {LONGEST_TEXT} are allowed")
     if unprintable := UNPRINTABLE.search(text):
-        raise ValueError(f"{of}holds the control character {unprintable[0]!r}")
+        raise ValueError(f"{subject}holds the invisible character {unprintable[0]!r}; remove it")
 
 
 def find_preset(preset: str) -> Path:
@@ -343,7 +338,7 @@ def _explain(error: dict[str, object], places: dict[str, str]) -> str:
     if location[:1] == ["training"] and len(location) > 1:
         # A union reports each of its members; one sentence says it all.
         location, error = location[:2], error | {"msg": "Expected a text, a number, true or false"}
-    key = ".".join(location)
+    key = _plain(".".join(location))
     place = places.get(key) or places.get(location[0] if location else "", "")
     prefix = f"{place}: " if place else ""
     if error["type"] == "extra_forbidden":
@@ -351,6 +346,10 @@ def _explain(error: dict[str, object], places: dict[str, str]) -> str:
     message = str(error["msg"]).removeprefix("Value error, ")
     found = f" = {_shown(error['input'])}" if isinstance(error["input"], str | int | float | list | None) else ""
     return f"{prefix}{key}{found}: {message}.{_meaning(location)}"
+
+
+def _plain(key: str) -> str:
+    return _shown(key) if len(key) > SHOWN_CHARACTERS or UNPRINTABLE.search(key) else key
 
 
 def _shown(value: object) -> str:

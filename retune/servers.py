@@ -4,6 +4,7 @@ Both run in sessions of their own, so that a Ctrl-C at the terminal ends the flo
 both end when this process ends, however it ends: their standard input is a pipe that closes with it.
 """
 
+import base64
 import contextlib
 import json
 import logging
@@ -21,8 +22,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from retune import sign_in
-from retune.environment import changed as environment_with
-from retune.environment import environment
+from retune.environment import changed_environment, environment_with
 from retune.errors import CloudError
 from retune.folders import home
 from retune.workspace import METADATA_URL
@@ -56,7 +56,7 @@ def emulator() -> Iterator[None]:
             )
         ready = json.loads(line)
         log.info("emulator at %s, state in %s", ready["url"], folder)
-        with environment(ready["env"]):
+        with changed_environment(ready["env"]):
             yield
 
 
@@ -68,10 +68,11 @@ def prefect_api(meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
     """
     from prefect.settings import PREFECT_API_URL
 
-    if PREFECT_API_URL.value():
-        log.info("using the Prefect API at %s", PREFECT_API_URL.value())
+    if api := PREFECT_API_URL.value():
+        log.info("using the Prefect API at %s", api)
         meanwhile()
-        yield
+        with sign_in.signed_in(sign_in.profile_of(api)):
+            yield
         return
     port = free_port()
     with prefect_server(port, meanwhile) as url:
@@ -86,12 +87,12 @@ def prefect_api(meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def prefect_server(port: int, meanwhile: Callable[[], None] = lambda: None) -> Iterator[str]:
-    """The address of a Prefect server of our own on Prefect's own database, which answers those who have signed in.
+    """A running Prefect server on Prefect's own database that requires a sign-in; yields its address.
 
-    How to is in `sign_in.profile_file(port)`. `meanwhile` is called while the server starts.
+    The sign-in is in `sign_in.profile_file(port)`. `meanwhile` is called while the server starts.
 
     Raises:
-        CloudError: `ServerNotStarted`, it does not answer, or it answers anybody.
+        CloudError: `ServerNotStarted`, it does not answer, or it does not require that sign-in.
     """
     url = f"http://127.0.0.1:{port}"
     own = {"PREFECT_SERVER_UI_API_URL": f"{url}/api", "PREFECT_UI_URL": url}
@@ -104,20 +105,24 @@ def prefect_server(port: int, meanwhile: Callable[[], None] = lambda: None) -> I
         with server("prefect", arguments, settings, stdout=subprocess.DEVNULL) as process:
             meanwhile()
             _wait_until_healthy(f"{url}/api/health", process)
-            _check_locked(f"{url}/api/admin/version")
+            _check_sign_in(f"{url}/api/admin/version", sign_in.read_profile(file).string)
             yield url
 
 
 def serve_prefect(port: int) -> None:
     """Run Prefect's server until our standard input closes."""
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    profile = sign_in.profile_file(port)
+    ours = profile.read_bytes()
     server = subprocess.Popen([*command, "--log-level", "ERROR"], stdin=subprocess.DEVNULL)
     # Our parent closes the pipe and then sends this, which must not cut short what the first has begun.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     sys.stdin.read()
     _end(server, SERVER_STOP_SECONDS)
-    # Whoever started us may have been killed.
-    sign_in.profile_file(port).unlink(missing_ok=True)
+    # The parent may have been killed before it could delete the file; another server may have the port by now.
+    with contextlib.suppress(FileNotFoundError):
+        if profile.read_bytes() == ours:
+            profile.unlink()
 
 
 def _send_what_is_queued() -> None:
@@ -171,16 +176,27 @@ def _wait_until_healthy(url: str, process: "subprocess.Popen[str]") -> None:
     raise _not_started("prefect", "Or start one with `prefect server start` and set PREFECT_API_URL.")
 
 
-def _check_locked(url: str) -> None:
-    """Settings that come before ours, e.g. of a prefect.toml, could have left the server open."""
+def _check_sign_in(url: str, string: str) -> None:
+    """Make sure that the server requires the sign-in; a prefect.toml may override our settings."""
+    basic = {"Authorization": f"Basic {base64.b64encode(string.encode()).decode()}"}
+    without, with_it = _status_of(url, {}), _status_of(url, basic)
+    if (without, with_it) != (HTTPStatus.UNAUTHORIZED, HTTPStatus.OK):
+        raise CloudError(
+            "ServerNotStarted",
+            f"The local Prefect server answered {without} without the sign-in and {with_it} with it, not 401 and 200.",
+            f"Remove server.api.auth_string from prefect.toml, .env and pyproject.toml in {Path.cwd()}.",
+        )
+
+
+def _status_of(url: str, headers: dict[str, str]) -> int:
+    """What a request is answered with; 0 when it is not answered."""
     try:
-        with urllib.request.urlopen(url, timeout=START_SECONDS):
-            pass
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=START_SECONDS) as answer:
+            return answer.status
     except urllib.error.HTTPError as error:
-        if error.code == HTTPStatus.UNAUTHORIZED:
-            return
-    text = f"The local Prefect server does not ask for a sign-in at {url}."
-    raise CloudError("ServerNotStarted", text, "Does a prefect.toml here set server.api? Take those lines out.")
+        return error.code
+    except OSError:
+        return 0
 
 
 def _not_started(name: str, fix: str) -> CloudError:

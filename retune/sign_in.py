@@ -1,8 +1,9 @@
 """Who may use a Prefect server that Retune starts: whoever can read one file, a Prefect profile of mode 0600.
 
 The file holds the server's address and a string that is new at each start. The server, the worker and the command
-`prefect` read it through PREFECT_PROFILES_PATH, so the string is no argument and no variable that we set; a person
-types it once into Prefect's page. Without it the server answers 401, to a web page as to anybody else.
+`prefect` read it through PREFECT_PROFILES_PATH; a person types the string once into Prefect's page. Without it the
+server answers 401, to a web page as to anybody else. Retune passes only the file's path. Prefect's worker adds the
+string to the environment of its flow runs.
 
 Source: https://docs.prefect.io/v3/advanced/security-settings
 """
@@ -13,23 +14,27 @@ import secrets
 import shlex
 import tomllib
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
-from retune.environment import environment
+from retune.environment import changed_environment
 from retune.errors import CloudError
 from retune.folders import home
 
 PROFILES_PATH = "PREFECT_PROFILES_PATH"
 CLIENT, SERVER = "retune", "retune-server"
-# Where a string of another server would come before ours.
-OTHERS = (
-    "PREFECT_API_URL",
-    "PREFECT_API_KEY",
-    "PREFECT_API_AUTH_STRING",
-    "PREFECT_SERVER_API_AUTH_STRING",
-    "PREFECT_SERVER_CSRF_PROTECTION_ENABLED",
-    "PREFECT_SERVER_CORS_ALLOWED_ORIGINS",
-)
+# Variables that Prefect reads before the profile.
+OVERRIDES = ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")
+OWN_NAMES = ("127.0.0.1", "localhost")
+
+
+class SignIn(NamedTuple):
+    """What a profile holds: the address of Prefect's API, and the string that opens it."""
+
+    api: str
+    string: str
 
 
 def profile_file(port: int) -> Path:
@@ -37,11 +42,20 @@ def profile_file(port: int) -> Path:
     return home() / f"prefect-{port}.toml"
 
 
+def profile_of(api: str) -> Path | None:
+    """The profile of a server of ours by its address; None where it is none of ours."""
+    address = urlsplit(api)
+    if address.hostname not in OWN_NAMES or not address.port:
+        return None
+    file = profile_file(address.port)
+    return file if file.is_file() else None
+
+
 @contextlib.contextmanager
 def new_profile(port: int) -> Iterator[Path]:
-    """A profile with a new string for the server that is about to start there; it goes with the server.
+    """A profile with a new string, deleted when the server stops.
 
-    It keeps what the user's own profile sets, as that one is not read beside it.
+    It contains the user's own profile settings too, because Prefect reads only one profiles file.
     """
     from prefect.context import get_settings_context
     from prefect.settings import (
@@ -56,7 +70,8 @@ def new_profile(port: int) -> Iterator[Path]:
     )
 
     file, string = profile_file(port), f"retune:{secrets.token_urlsafe(24)}"
-    users = dict(get_settings_context().profile.settings)
+    settings = get_settings_context().profile.settings
+    users = {setting: value for setting, value in settings.items() if setting.name not in OVERRIDES}
     client = users | {PREFECT_API_URL: f"http://127.0.0.1:{port}/api", PREFECT_API_AUTH_STRING: string}
     profiles = [Profile(name=CLIENT, settings=client)]
     profiles += [Profile(name=SERVER, settings=users | {PREFECT_SERVER_API_AUTH_STRING: string})]
@@ -70,33 +85,70 @@ def new_profile(port: int) -> Iterator[Path]:
         file.unlink(missing_ok=True)
 
 
-def variables(file: Path, name: str = CLIENT) -> dict[str, str | None]:
-    """Variables with which a Prefect process reads that profile and no other; None: one that it must not have."""
-    return {**dict.fromkeys(OTHERS), PROFILES_PATH: str(file), "PREFECT_PROFILE": name}
-
-
-@contextlib.contextmanager
-def signed_in(file: Path) -> Iterator[None]:
-    """In the body, Prefect's clients in this process, and the processes that it starts, use the file's server.
+def read_profile(file: Path) -> SignIn:
+    """What a profile holds.
 
     Raises:
         CloudError: `NoSignIn`, the file cannot be read.
     """
-    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
-
     try:
         profile = tomllib.loads(file.read_text(encoding="utf-8"))["profiles"][CLIENT]
-        address, string = profile["PREFECT_API_URL"], profile["PREFECT_API_AUTH_STRING"]
+        return SignIn(profile["PREFECT_API_URL"], profile["PREFECT_API_AUTH_STRING"])
     except (OSError, ValueError, KeyError) as error:
-        fix = "Is the server that wrote it still running? `make deploy-local` starts one."
-        raise CloudError("NoSignIn", f"The sign-in for Prefect in {file} cannot be read: {error}", fix) from error
-    own = {PREFECT_API_URL: address, PREFECT_API_AUTH_STRING: string}
-    with environment(variables(file)), temporary_settings(own):
+        fix = "Check that the server still runs, or start one: make deploy-local."
+        raise CloudError("NoSignIn", f"The Prefect sign-in in {file} cannot be read: {error}", fix) from error
+
+
+def variables(file: Path, name: str = CLIENT) -> dict[str, str | None]:
+    """Environment for a Prefect process that must use this profile; None removes a variable."""
+    return {**dict.fromkeys(OVERRIDES), PROFILES_PATH: str(file), "PREFECT_PROFILE": name}
+
+
+@contextlib.contextmanager
+def signed_in(file: Path | None) -> Iterator[None]:
+    """In the body, Prefect's clients in this process, and the processes that it starts, use the file's server.
+
+    Without a file they use what is configured.
+
+    Raises:
+        CloudError: as `read_profile`.
+    """
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    if file is None:
+        yield
+        return
+    sign_in = read_profile(file)
+    own = {PREFECT_API_URL: sign_in.api, PREFECT_API_AUTH_STRING: sign_in.string}
+    with changed_environment(variables(file)), temporary_settings(own):
         yield
 
 
-def assignment(api: str) -> str:
-    """What stands before a command in a shell so that it uses the Prefect server of this process, e.g. for a log."""
-    if file := os.environ.get(PROFILES_PATH):
-        return f"{PROFILES_PATH}={shlex.quote(file)}"
+@contextlib.contextmanager
+def explained(api: str) -> Iterator[None]:
+    """Errors of Prefect's clients in the body as ours.
+
+    Raises:
+        CloudError: `PrefectRefused` or `PrefectAway`, the server does not take the sign-in, or does not answer.
+    """
+    import httpx
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    fix = "Run the command exactly as the run's log prints it"
+    try:
+        yield
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise
+        text = f"Prefect's API at {api} refused the sign-in."
+        raise CloudError("PrefectRefused", text, f"{fix}, or set PREFECT_API_AUTH_STRING.") from error
+    except httpx.HTTPError as error:
+        text = f"Prefect's API at {api} cannot be reached: {error}"
+        raise CloudError("PrefectAway", text, f"{fix}, or set PREFECT_API_URL.") from error
+
+
+def shell_prefix(api: str) -> str:
+    """What stands before a command in a shell so that it uses the Prefect server with this API, e.g. for a log."""
+    if file := profile_of(api):
+        return f"{PROFILES_PATH}={shlex.quote(str(file))}"
     return f"PREFECT_API_URL={shlex.quote(api)}"

@@ -62,7 +62,7 @@ def ask_person(request: Request, submission: Submission, report: Report) -> Deci
         address = str(client.api_url).rstrip("/")
         log.warning(
             "waiting for approval, at most %g h: %s retune approve %s, or Resume on the run's page",
-            *(hours, sign_in.assignment(address), submission.key),
+            *(hours, sign_in.shell_prefix(address), submission.key),
         )
         try:
             verdict = wait_until(

@@ -215,7 +215,9 @@ class Stage:
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
         }
-        for name in ("PREFECT_API_URL", "PREFECT_PROFILES_PATH", "PREFECT_PROFILE", "ARM_CLOUD_METADATA_URL"):
+        from retune import sign_in
+
+        for name in (*sign_in.variables(Path()), "ARM_CLOUD_METADATA_URL"):
             os.environ.pop(name, None)
         try:
             from prefect.settings import PREFECT_API_URL

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import psutil
 from conftest import Emulator
 
+from retune import sign_in
+
 ROOT = Path(__file__).resolve().parent.parent
 # Seconds after which a command that was told to end has lost it.
 END_SECONDS = 120
@@ -23,8 +25,7 @@ REHEARSAL = ("model.component=chat_completion_rehearsal", "score.rows=2", "limit
 
 def without_prefect() -> dict[str, str]:
     """The environment of a shell that names no Prefect server."""
-    names = ("PREFECT_API_URL", "PREFECT_PROFILES_PATH", "PREFECT_PROFILE")
-    return {name: value for name, value in os.environ.items() if name not in names}
+    return {name: value for name, value in os.environ.items() if name not in sign_in.variables(Path())}
 
 
 class Ended(NamedTuple):

@@ -207,11 +207,14 @@ def fresh_emulator(tmp_path: Path, exchanges: Path) -> Iterator[Emulator]:
 
 
 @pytest.fixture(scope="module")
-def attacked(tmp_path_factory: pytest.TempPathFactory, exchanges: Path) -> Iterator[Emulator]:
-    """An emulator of this module alone, with its variables set and a file beside its home."""
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """An emulator of this module alone, with its variables set and a file beside its home.
+
+    Its exchanges are not checked: they are what no client of the service sends.
+    """
     folder = tmp_path_factory.mktemp("attacked")
     (folder / "canary").write_text("untouched")
-    emulator = Emulator(folder / "home", exchanges)
+    emulator = Emulator(folder / "home", folder / "exchanges")
     with Variables(emulator.env):
         yield emulator
     emulator.stop()

@@ -1,7 +1,7 @@
 """A web page that attacks servers on this machine, as any page in a browser may, and the server that it is from.
 
-It tries each attack in the ways that a page has: as a program (JSON, which a browser asks about first), and as a form
-(text, which it does not ask about). It says what it could read; what it changed, the servers must be asked.
+Each attack is sent as JSON with CORS, as text with CORS, and as text without. The page reports what it could read; the
+test checks what changed.
 """
 
 import json
@@ -57,8 +57,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/open":
             self._answer("read by anybody")
             return
-        own = f"http://127.0.0.1:{self.server.server_port}/open"
-        tried = [*self.attacks, Attack(CONTROL, "GET", own.replace("127.0.0.1", "localhost"))]
+        tried = [*self.attacks, Attack(CONTROL, "GET", f"http://localhost:{self.server.server_port}/open")]
         self._answer(PAGE.replace("ATTACKS", json.dumps([attack._asdict() for attack in tried])))
 
     def _answer(self, text: str) -> None:

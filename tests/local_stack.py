@@ -1,6 +1,5 @@
 """`retune local` with folders of its own, as tests start, use and stop it."""
 
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from commands import without_prefect
 
 from retune.local import ROOT, Stack
 from retune.servers import free_port
-from retune.sign_in import signed_in
+from retune.sign_in import read_profile, signed_in
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -50,7 +49,7 @@ class Local:
     @property
     def sign_in_string(self) -> str:
         """What a person copies from the file that the command names."""
-        return re.search(r'PREFECT_API_AUTH_STRING = "(.+)"', self.stack.profile.read_text(encoding="utf-8"))[1]
+        return read_profile(self.stack.profile).string
 
     def processes(self) -> list[psutil.Process]:
         """All that has the folder in its environment."""

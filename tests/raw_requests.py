@@ -56,7 +56,7 @@ class Reply(NamedTuple):
 
 
 class Raw:
-    """Sends what it is told, with the token that the route asks for."""
+    """Sends requests exactly as given, with the token for the route."""
 
     def __init__(self, emulator: Emulator) -> None:
         from azure.identity import DefaultAzureCredential
@@ -99,7 +99,7 @@ class Raw:
 
 
 def target_of(route: Route, **parameters: str) -> str:
-    """The path and query of a call of a route; parameters stand in it as they are given, `x` where none is."""
+    """The path and query of a call of a route; parameters stand in it as they are given, `xyz` where none is."""
     path = route.full_template.replace(":path}", "}")
     for name, value in {**WORKSPACE, **parameters}.items():
         path = path.replace(f"{{{name}}}", value)

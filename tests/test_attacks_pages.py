@@ -4,7 +4,6 @@ import base64
 import json
 import subprocess
 import sys
-import tomllib
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -17,10 +16,11 @@ from test_emulator_core import WORKSPACE
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from retune.sign_in import profile_file
+from retune.sign_in import profile_file, read_profile
 from trainer import rehearsal
 from trainer.same_origin import refusal
 
+# Headers that must be accepted.
 OWN = {
     "a program": {},
     "a program by number": {"Host": "127.0.0.1:PORT"},
@@ -118,8 +118,8 @@ def test_a_model_s_server_refuses_pages(tmp_path: Path) -> None:
     [
         ({"host": "localhost:8000"}, None),
         ({"host": "127.0.0.1:8000", "origin": "http://127.0.0.1:8000", "sec-fetch-site": "same-origin"}, None),
-        ({"host": "localhost:8000", "origin": "http://127.0.0.1:8000"}, "Origin"),
-        ({"host": "localhost:8000", "origin": "https://localhost:8000"}, "Origin"),
+        ({"host": "localhost:8000", "origin": "http://127.0.0.1:8000"}, "pages of 'http://127.0.0.1:8000'"),
+        ({"host": "localhost:8000", "origin": "https://localhost:8000"}, "pages of 'https://localhost:8000'"),
         ({"host": "localhost:8001"}, "Host"),
         ({}, "Host"),
     ],
@@ -135,7 +135,9 @@ def test_prefect_s_server_knows_nobody_without_the_string(prefect_api: str) -> N
     """Every way in: requests, sockets, a page that asks first; its pages and its health are open, and hold nothing."""
     page = prefect_api.removesuffix("/api")
     port = int(page.rpartition(":")[2])
-    string = _sign_in_string(port)
+    file = profile_file(port)
+    assert file.stat().st_mode & 0o777 == 0o600
+    string = read_profile(file).string
     basic = {"Authorization": f"Basic {base64.b64encode(string.encode()).decode()}"}
     asked = {"Content-Type": "application/json"}
 
@@ -171,9 +173,3 @@ def preflight(url: str, origin: str) -> int:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code
-
-
-def _sign_in_string(port: int) -> str:
-    file = profile_file(port)
-    assert file.stat().st_mode & 0o777 == 0o600
-    return tomllib.loads(file.read_text(encoding="utf-8"))["profiles"]["retune"]["PREFECT_API_AUTH_STRING"]

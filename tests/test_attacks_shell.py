@@ -10,10 +10,11 @@ import pytest
 from azure.ai.ml import command
 from commands import REHEARSAL, finetune, without_prefect
 from conftest import Emulator, Variables
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from azureml_emulator.plan import make_plan, render
+from azureml_emulator.command_line import render
+from azureml_emulator.plan import make_plan
 from azureml_emulator.wire import ServiceError
 
 # Each makes the file MARK if a shell ever reads it as a command.
@@ -58,10 +59,10 @@ def expression(name: str) -> str:
     return "${{inputs." + name + "}}"
 
 
-def words_of(line: str, variables: dict[str, str], folder: Path) -> list[str]:
-    """The arguments that a program gets from a command line, read by /bin/sh."""
+def words_of(script: str, variables: dict[str, str], folder: Path) -> list[str]:
+    """What a script prints, read by /bin/sh, between NULs."""
     run = subprocess.run(
-        ["/bin/sh", "-c", f"printf '%s\\0' {line}"],
+        ["/bin/sh", "-c", script],
         env={"PATH": "/usr/bin:/bin", **variables},
         cwd=folder,
         capture_output=True,
@@ -70,31 +71,81 @@ def words_of(line: str, variables: dict[str, str], folder: Path) -> list[str]:
     return run.stdout.decode().split("\0")[:-1]
 
 
-def test_each_attack_is_one_word_in_every_place(tmp_path: Path) -> None:
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_each_attack_is_one_word_in_every_place(attack: str, tmp_path: Path) -> None:
     """The program gets the value as it was given, and nothing has run."""
     line = " ".join(place.format(expression(f"v{number}")) for number, (place, _, _) in enumerate(PLACES))
-    for attack in ATTACKS:
-        text, variables = render(line, {f"v{number}": attack for number in range(len(PLACES))}, {})
+    text, variables = render(f"printf '%s\\0' {line}", {f"v{number}": attack for number in range(len(PLACES))}, {})
 
-        assert words_of(text, variables, tmp_path) == [f"{before}{attack}{after}" for _, before, after in PLACES]
+    assert words_of(text, variables, tmp_path) == [f"{before}{attack}{after}" for _, before, after in PLACES]
     assert list(tmp_path.iterdir()) == []
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.parametrize(
+    "script",
+    [
+        'printf \'%s\\0\' "$(printf %s "{}")"',
+        "printf '%s\\0' \"$(printf %s '{}' \"$(true)\")\"",
+        'printf \'%s\\0\' "$(x=$((1 + (2 - 1))); printf %s "{}")"',
+        ": # it's a \"comment (\nprintf '%s\\0' {}",
+        "(printf '%s\\0' {})",
+        "if true; then printf '%s\\0' '{}'; fi",
+        "case a in a) printf '%s\\0' {} ;; esac; : ')'",
+        "x={}; printf '%s\\0' \"$x\"",
+        "printf '%s\\0' {} <<EOF\nit's here\nEOF",
+    ],
+)
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_each_attack_is_one_word_in_every_script(script: str, attack: str, tmp_path: Path) -> None:
+    """Substitutions, comments, subshells, cases: the quotes that a value needs are those of where it stands."""
+    text, variables = render(script.replace("{}", expression("x")), {"x": attack}, {})
+
+    # A substitution takes line ends from the end of what it puts in.
+    assert [word.rstrip("\n") for word in words_of(text, variables, tmp_path)] == [attack.rstrip("\n")]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        ("cat <<EOF\n{}\nEOF", "in a here-document"),
+        ("cat <<'EOF' > x\na {}\nEOF", "in a here-document"),
+        ("echo $(({}))", "in arithmetic"),
+        ('echo "$((1 + {}))"', "in arithmetic"),
+        ("echo `echo {}`", "in backticks"),
+        ('echo "`echo "{}"`"', "in backticks"),
+    ],
+)
+def test_a_place_where_no_quotes_help_is_refused(command: str, place: str) -> None:
+    """When the job is sent, with what to do instead."""
+    body = {"jobType": "Command", "command": command.replace("{}", expression("x")), "inputs": {"x": {"value": "1"}}}
+    with pytest.raises(ServiceError, match=f"{place}.*Pass it as an argument instead") as refused:
+        make_plan("job", body, {}.__getitem__)
+
+    assert refused.value.status == 400
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    value=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=60),
-    around=st.lists(st.sampled_from(["'", '"', "\\", "a", " ", "#", "$", "`", "\n", "(", "&"]), max_size=12),
+    attack=st.sampled_from(ATTACKS),
+    around=st.lists(st.sampled_from([*"'\"\\a #$`\n()&<;", "$(", "<<", "case"]), max_size=12),
     position=st.integers(0, 12),
 )
-def test_no_value_runs_whatever_stands_around_it(value: str, around: list[str], position: int) -> None:
-    """Also in a command that is broken, or that hides its quotes: the shell's text is the same for every value."""
-    pieces = [*around[:position], "${{inputs.x}}", *around[position:]]
+def test_no_attack_runs_whatever_stands_around_it(
+    attack: str, around: list[str], position: int, tmp_path: Path
+) -> None:
+    """Also in a command that is broken, or that hides its quotes: the shell's text does not depend on the value."""
+    command = "".join([*around[:position], expression("x"), *around[position:]])
+    try:
+        text, variables = render(command, {"x": attack}, {})
+    except ServiceError as refused:
+        assert "Pass it as an argument instead" in refused.message or "which is not set" in refused.message
+        return
 
-    text, variables = render("".join(pieces), {"x": value}, {})
-    same, _ = render("".join(pieces), {"x": "harmless"}, {})
-
-    assert text == same
-    assert set(variables.values()) <= {value}
+    assert text == render(command, {"x": "harmless"}, {})[0]
+    environment = {"PATH": "/usr/bin:/bin", **variables}
+    subprocess.run(["/bin/sh", "-c", text], env=environment, cwd=tmp_path, capture_output=True, timeout=10, check=False)
+    assert not (tmp_path / "MARK").exists()
 
 
 def test_jobs_get_every_attack_as_it_was_written(emulator: Emulator, tmp_path: Path) -> None:
@@ -143,7 +194,7 @@ def test_a_home_with_quotes_and_commands_in_its_name_runs_jobs(odd_home: Emulato
 def test_a_value_that_no_process_can_be_given_is_refused() -> None:
     """Larger than Linux takes for one variable: said when the job is sent."""
     body = {"jobType": "Command", "command": "true", "inputs": {"x": {"value": "x" * 200_000}}}
-    with pytest.raises(ServiceError, match="has 200000 bytes; it may have 100000") as refused:
+    with pytest.raises(ServiceError, match="has 200000 bytes; the limit is 100000") as refused:
         make_plan("job", body, {}.__getitem__)
 
     assert refused.value.status == 400

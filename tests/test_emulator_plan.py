@@ -2,7 +2,8 @@
 
 import pytest
 
-from azureml_emulator.plan import Asset, Literal, Made, make_plan, render
+from azureml_emulator.command_line import render
+from azureml_emulator.plan import Asset, Literal, Made, make_plan
 from azureml_emulator.wire import Json, ServiceError
 
 REGISTRY = "azureml://registries/azureml/components"

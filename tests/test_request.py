@@ -110,15 +110,14 @@ def test_a_run_key_that_azure_names_cannot_hold_is_refused(key: str) -> None:
 
 
 @pytest.mark.parametrize("character", ["\0", "\a", "\n", "\x1b", "\x7f", "\x9b", "\u202e", "\u2028"])
-@pytest.mark.parametrize("section", ["data", "training", "model"])
-def test_a_control_character_is_refused_in_every_text(section: str, character: str) -> None:
+@pytest.mark.parametrize(("section", "key"), [("data", "source"), ("training", "huggingface_id"), ("model", "version")])
+def test_a_control_character_is_refused_in_every_text(section: str, key: str, character: str) -> None:
     """Terminals, pages and command lines make something else of it; the refusal shows it escaped."""
-    key = {"data": "source", "training": "huggingface_id", "model": "version"}[section]
     with pytest.raises(BadRequest) as caught:
         parse({section: {key: f"a{character}b"}})
 
     (problem,) = caught.value.problems
-    assert problem.startswith(section) and f"holds the control character {character!r}" in problem
+    assert problem.startswith(section) and f"holds the invisible character {character!r}" in problem
     assert character not in problem
 
 
@@ -130,6 +129,18 @@ def test_an_absurdly_long_text_is_refused_and_not_repeated() -> None:
     assert "has 100000 characters; at most 1000 are allowed" in caught.value.problems[0]
     assert "'optim' has 5000 characters" in caught.value.problems[1]
     assert all(len(problem) < 1000 for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [{"data": {"s\x1b[31m": 1}}, {"\x1b]0;": 1}, {"training": {"a\x1b": [1]}}, {"training": {"a\x1b": "b"}}],
+)
+def test_a_key_that_is_refused_is_shown_escaped(document: dict[str, object]) -> None:
+    """An escape sequence in a key does nothing to the terminal."""
+    with pytest.raises(BadRequest) as caught:
+        parse(document | {"x" * 5000: 1})
+
+    assert not any("\x1b" in problem or len(problem) > 1000 for problem in caught.value.problems)
 
 
 def test_quotes_and_other_letters_are_texts() -> None:

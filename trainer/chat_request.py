@@ -10,7 +10,7 @@ from dataclasses import dataclass
 Message = dict[str, str]
 
 DEFAULT_NEW_TOKENS = 200
-NOT_JSON = "The body must be JSON, with the header Content-Type: application/json."
+NOT_JSON = "The body must be JSON: send it with the header Content-Type: application/json."
 SAMPLING = ("temperature", "top_p", "top_k")
 
 

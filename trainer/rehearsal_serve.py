@@ -10,7 +10,6 @@ import json
 import threading
 import time
 from dataclasses import dataclass
-from email.message import Message
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -41,41 +40,42 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        if self.refused():
+        if self.refuse_foreign_page(self.lower_case_headers()):
             return
         if self.path != "/":
-            self.refuse("/score")
+            self.refuse_path("/score")
         elif self.server.model is None:
             self.answer(503, "Loading")
         else:
             self.answer(200, "Healthy")
 
     def do_POST(self) -> None:
-        if self.refused():
+        headers = self.lower_case_headers()
+        if self.refuse_foreign_page(headers):
             return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         if self.path != "/score":
-            self.refuse("/")
+            self.refuse_path("/")
             return
         started = time.monotonic()
-        if is_json(lower_case(self.headers)):
-            status, document, what = score(self.server.model, body)
-        else:
-            status, document, what = 415, {"error": NOT_JSON}, "not JSON"
+        status, document, what = score(self.server.model, body, declared_json=is_json(headers))
         self.answer(status, document)
         milliseconds = (time.monotonic() - started) * 1000
         print(f"POST /score {status} {milliseconds:.0f} ms {what}", flush=True)
 
-    def refused(self) -> bool:
-        """Whether the request is a foreign page's, and was answered 403."""
-        reason = refusal(lower_case(self.headers), scheme="http", port=self.server.server_port)
+    def lower_case_headers(self) -> dict[str, str]:
+        return {name.lower(): value for name, value in self.headers.items()}
+
+    def refuse_foreign_page(self, headers: dict[str, str]) -> bool:
+        """Whether the request came from a foreign web page, and was answered 403."""
+        reason = refusal(headers, scheme="http", port=self.server.server_port)
         if reason:
-            # Its body is not read.
+            # The body is left unread, so the connection cannot be reused.
             self.close_connection = True
             self.answer(403, f"{reason}\n")
         return reason is not None
 
-    def refuse(self, other: str) -> None:
+    def refuse_path(self, other: str) -> None:
         """405 for the path that knows only the other method, 404 for the rest."""
         status = HTTPStatus.METHOD_NOT_ALLOWED if self.path == other else HTTPStatus.NOT_FOUND
         self.answer(status, status.phrase)
@@ -106,10 +106,6 @@ def main() -> None:
         serving.join()
 
 
-def lower_case(headers: Message) -> dict[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
-
-
 def find_model(path: Path) -> Path:
     """The folder with MLmodel at a path: itself, or the only one somewhere below."""
     found = sorted(file.parent for file in path.rglob("MLmodel")) if path.is_dir() else []
@@ -118,10 +114,12 @@ def find_model(path: Path) -> Path:
     return found[0]
 
 
-def score(model: Bigram | None, body: bytes) -> tuple[int, object, str]:
+def score(model: Bigram | None, body: bytes, *, declared_json: bool) -> tuple[int, object, str]:
     """Status, document, and what the log says."""
     if model is None:
         return 503, {"error": "The model is still loading. Try again."}, "loading"
+    if not declared_json:
+        return 415, {"error": NOT_JSON}, "not JSON"
     try:
         chat = parse_request(body)
     except BadRequest as error:

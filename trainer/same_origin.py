@@ -1,8 +1,8 @@
-"""Who may talk to a server on this machine: its programs and its own pages, and no page of another address.
+"""Which requests to a server on this machine are answered: those of programs and of the server's own pages.
 
-Loopback is not private: any page that a browser shows may send requests to it. A browser says where a request comes
-from (`Origin`, `Sec-Fetch-Site`), and a page that makes its own name point to this machine still says that name
-(`Host`). Programs send neither of the first two. Standard library only, because the quickest of our servers uses it.
+Loopback is not private: any web page can send requests to it. Browsers state the page's origin (`Origin`,
+`Sec-Fetch-Site`). A page whose domain was rebound to this machine still sends that domain as `Host`. Programs send
+neither of the first two. Every local server of ours asks here, so it needs the standard library only.
 
 Source: https://fetch.spec.whatwg.org/#origin-header and https://www.w3.org/TR/fetch-metadata/
 """
@@ -14,32 +14,35 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 OWN_NAMES = ("localhost", "127.0.0.1")
-# What a browser says of a request of a page of ours, and of an address that a person has typed.
+# Sec-Fetch-Site of a request from the server's own pages, and of an address that a person typed.
 OWN_SITES = ("same-origin", "none")
+# Clients leave these out of an address.
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 def refusal(headers: Mapping[str, str], *, scheme: str, port: int) -> str | None:
     """Why a request is refused, or None; `headers` by lower-case names, `scheme` and `port` those of the server."""
     host = headers.get("host", "")
-    if host.lower() not in {f"{name}:{port}" for name in OWN_NAMES}:
-        return f"The Host '{host}' is not a name of this server."
+    suffixes = [f":{port}", *([""] if DEFAULT_PORTS[scheme] == port else [])]
+    if host.lower() not in {name + suffix for name in OWN_NAMES for suffix in suffixes}:
+        return f"The Host '{host}' is not a name of this server. Use {' or '.join(f'{n}:{port}' for n in OWN_NAMES)}."
     origin = headers.get("origin")
     if origin is not None and origin.lower() != f"{scheme}://{host.lower()}":
-        return f"The Origin '{origin}' is another address."
+        return f"Requests from pages of '{origin}' are refused."
     site = headers.get("sec-fetch-site", "none")
     if site not in OWN_SITES:
-        return f"The request comes from a page of another address (Sec-Fetch-Site '{site}')."
+        return f"Requests from pages of other addresses are refused (Sec-Fetch-Site '{site}')."
     return None
 
 
 def is_json(headers: Mapping[str, str]) -> bool:
-    """Whether the body is said to be JSON: a page cannot send that to another address without being asked first."""
+    """Whether the body is declared as JSON, which a page cannot do for another address without the server's consent."""
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
 
 
 class SameOrigin:
-    """An ASGI application that answers 403 to what is refused, before any of the body is read."""
+    """An ASGI application in front of another: what is refused gets 403 before its body is read."""
 
     def __init__(self, application: "ASGIApp", *, scheme: str, port: int) -> None:
         self._application = application
