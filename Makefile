@@ -21,7 +21,7 @@ test: .venv/installed
 	$(BIN)/python -m pytest $(ARGS)
 
 deploy-local: .venv/installed
-	@$(BIN)/retune local start --port $(PORT)
+	@$(BIN)/retune local start --port '$(PORT)'
 
 stop-local: .venv/installed
 	@$(BIN)/retune local stop
@@ -34,7 +34,7 @@ screenshots: .venv/installed
 	$(BIN)/python -m pytest tests/test_browser.py --screenshots docs/screenshots
 
 chaos: .venv/installed
-	@$(BIN)/python tests/chaos.py --runs $(RUNS) --seed $(SEED) $(ARGS)
+	@$(BIN)/python tests/chaos.py --runs '$(RUNS)' --seed '$(SEED)' $(ARGS)
 
 # Two processes, each with servers of its own; what has passed is in FAULTS, and CONTINUE=1 does not run it again.
 FAULTS := .retune/faults.jsonl

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from azureml_emulator.names import JOB_MEMBER, check_address, check_name
 from azureml_emulator.wire import Json, JsonValue, ServiceError, versions
 from azureml_emulator.world import World
 
@@ -46,6 +47,7 @@ def full_uri(world: World, uri: str, *, group_word: str = "resourcegroups") -> s
 def complete_model(world: World, sent: Json, locate: Callable[[str], Path]) -> Json:
     """A model's files must exist; from a job's output it takes the job's name and its place in the datastore."""
     uri = str(sent.get("modelUri") or "")
+    check_address("modelUri", uri)
     files = locate(uri)
     job = JOB_URI.fullmatch(uri)
     if job:
@@ -80,6 +82,7 @@ def read_flavors(folder: Path, uri: str) -> Json:
 
 def complete_data(world: World, sent: Json, locate: Callable[[str], Path]) -> Json:
     uri = str(sent.get("dataUri") or "")
+    check_address("dataUri", uri)
     job = JOB_URI.fullmatch(uri)
     if job:
         uri = f"azureml://datastores/workspaceblobstore/paths/azureml/{job['job']}/{job['output']}/{job['path']}"
@@ -88,13 +91,19 @@ def complete_data(world: World, sent: Json, locate: Callable[[str], Path]) -> Js
 
 def complete_code(world: World, sent: Json, locate: Callable[[str], Path]) -> Json:
     uri = str(sent.get("codeUri") or "")
+    check_address("codeUri", uri)
     locate(uri)
     return {"codeUri": uri, "provisioningState": "Succeeded"}
 
 
 def complete_component(world: World, sent: Json, locate: Callable[[str], Path]) -> Json:
     spec = spec_as_text(sent.get("componentSpec") or {})
-    assert isinstance(spec, dict)
+    if not isinstance(spec, dict):
+        raise ServiceError(400, "UserError", "The componentSpec must be an object.")
+    for kind in ("inputs", "outputs", "jobs"):
+        members = spec.get(kind)
+        for name in members if isinstance(members, dict) else ():
+            check_name(kind.removesuffix("s"), name, JOB_MEMBER)
     match = SHORT_ENVIRONMENT.fullmatch(str(spec.get("environment") or ""))
     if match and world.store.get("environments_versions", f"{match['name']}/{match['version']}") is None:
         spec["environment"] = f"{world.registry_id}/environments/{match['name']}/versions/{match['version']}"

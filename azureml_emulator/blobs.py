@@ -25,6 +25,8 @@ from azureml_emulator.wire import Answer, Call, Route, ServiceError
 from azureml_emulator.world import World
 
 ACCOUNT = "localstore"
+# The registry's files are elsewhere, behind links.
+REGISTRY_CONTAINER = "azureml-registry"
 STORAGE_VERSION = "2021-12-02"
 CHUNK_BYTES = 1 << 20
 PAGE_SIZE = 5000
@@ -71,7 +73,10 @@ class Blobs:
 
     def locate(self, url: str) -> Path | None:
         """The place on disk of a blob's https URL (its query is ignored), or None for another server's URL."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            return None
         marker = f"{ACCOUNT}.blob."
         segments = unquote(parts.path).strip("/").split("/")
         if parts.hostname != "localhost" or not segments[0].startswith(marker) or len(segments) < 2:
@@ -159,7 +164,17 @@ class Blobs:
         headers |= {"Content-Range": f"bytes {first}-{last}/{size}", "Content-Length": str(last - first + 1)}
         return Answer(206, None, headers, chunks(file, first, last - first + 1))
 
+    def _check_writable(self, call: Call) -> None:
+        """Raises: ServiceError 403 for the registry's container, 404 for one that is not there."""
+        container = call.path_params["container"]
+        if container == REGISTRY_CONTAINER:
+            text = "The registry's files cannot be changed."
+            raise ServiceError(403, "AuthorizationPermissionMismatch", text, shape="storage")
+        if not self.folder(container, "").is_dir():
+            raise ServiceError(404, "ContainerNotFound", "The specified container does not exist.", shape="storage")
+
     def _write(self, call: Call) -> Answer:
+        self._check_writable(call)
         component = call.query.get("comp", "")
         writers = {
             "": self._put_blob,
@@ -182,8 +197,6 @@ class Blobs:
 
     def _place(self, call: Call, draft: Path) -> Answer:
         file = self.folder(call.path_params["container"], call.path_params["blob"])
-        if not self.folder(call.path_params["container"], "").is_dir():
-            raise ServiceError(404, "ContainerNotFound", "The specified container does not exist.", shape="storage")
         if call.headers.get("if-none-match") == "*" and file.exists():
             raise ServiceError(409, "BlobAlreadyExists", "The specified blob already exists.", shape="storage")
         try:
@@ -232,6 +245,7 @@ class Blobs:
         return answer
 
     def _delete(self, call: Call) -> Answer:
+        self._check_writable(call)
         self._existing(call).unlink()
         self._details_file(call).unlink(missing_ok=True)
         return Answer(202, None, {"x-ms-version": STORAGE_VERSION})

@@ -7,6 +7,8 @@ import math
 import re
 import time
 
+from azureml_emulator.names import check_address
+from azureml_emulator.plan import variables_of
 from azureml_emulator.servers import Probe
 from azureml_emulator.wire import PROVIDER, Json, ServiceError, now
 from azureml_emulator.world import World
@@ -48,7 +50,10 @@ def checked(body: Json, endpoint: str, name: str) -> Json:
     if not 0 < timeout <= longest:
         text = f"Request timeout {timeout * 1000:.0f} ms is not allowed; choose 1 to {longest * 1000:.0f} ms."
         raise ServiceError(400, "BadArgument", text)
+    check_address("model", str(asked["model"]))
     settings: Json = {"requestSettings": requests}
+    if asked.get("environmentVariables") is not None:
+        settings["environmentVariables"] = variables_of(asked, "environmentVariables")
     for side in ("livenessProbe", "readinessProbe"):
         settings[side] = DEFAULT_PROBE | given(asked.get(side))
         probe(settings[side])

@@ -13,6 +13,7 @@ from azureml_emulator.assets import Assets
 from azureml_emulator.compute import Compute
 from azureml_emulator.engine import Engine
 from azureml_emulator.faults import is_hidden
+from azureml_emulator.names import check_line
 from azureml_emulator.plan import Plan, entries, make_plan
 from azureml_emulator.runs import TERMINAL, Runs, artifact_path
 from azureml_emulator.wire import (
@@ -36,6 +37,7 @@ CANCEL = versions("2023-04-01-preview")
 CHANGEABLE = {"tags", "properties", "displayName", "description", "isArchived"}
 READ_ONLY = {"status", "services"}
 SERVERLESS = "serverless"
+LONGEST_TITLE = 256
 DEFAULT_MODE = "ReadOnlyMount"
 DEFAULT_OUTPUT = {"mode": "ReadWriteMount", "jobOutputType": "uri_folder", "assetName": None, "assetVersion": None}
 
@@ -104,6 +106,8 @@ class Jobs:
             raise ServiceError(
                 409, "UserError", f"The name '{name}' belongs to a run. Choose another.", inner_error="ConflictError"
             )
+        for field in ("experimentName", "displayName"):
+            check_line(field, properties.get(field), LONGEST_TITLE)
         plan = self._plan(name, properties)
         self._check_computes(plan)
         kind, settings = str(properties["jobType"]).lower(), properties.get("settings")

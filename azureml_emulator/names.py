@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 from azureml_emulator.wire import ServiceError
 
@@ -69,8 +70,10 @@ PARAMETERS = {
 }
 # Control characters, and halves of characters, which UTF-8 cannot hold.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-# Bytes of one part of a path, on every common file system.
-LONGEST_PART = 255
+# Bytes of one part of a path on every common file system, and of a whole one on Linux with room for what is added.
+LONGEST_PART, LONGEST_PATH = 255, 3500
+# Where the service finds data, models and code; an id of the workspace has no scheme.
+SCHEMES = ("azureml", "https", "http", "wasbs", "wasb", "abfss", "abfs", "adl")
 
 
 def check_name(kind: str, name: str, rule: Rule) -> None:
@@ -101,7 +104,30 @@ def path_below(root: Path, *parts: str) -> Path:
                 "without slashes and control characters, and not '.' or '..'."
             )
             raise ServiceError(400, "InvalidUri", text, shape="storage")
-    return root.joinpath(*parts)
+    path = root.joinpath(*parts)
+    if len(str(path).encode()) > LONGEST_PATH:
+        raise ServiceError(400, "InvalidUri", f"The path of {shown(parts[-1])} is too long.", shape="storage")
+    return path
+
+
+def check_address(what: str, uri: str) -> None:
+    """Raises: ServiceError 400 for a text that is no address or id of data, a model or code."""
+    try:
+        address = urlsplit(uri)
+    except ValueError:
+        address = urlsplit("")
+    known = address.scheme.lower() in SCHEMES or uri.startswith("/subscriptions/")
+    parts = unquote(address.path).split("/")
+    if not known or not is_text(uri) or not is_text(unquote(uri)) or "." in parts or ".." in parts:
+        text = f"The {what} {shown(uri)} is no address: begin with one of {', '.join(SCHEMES)}, without '.' and '..'."
+        raise ServiceError(400, "UserError", text, inner_error="InvalidAssetUri")
+
+
+def check_line(what: str, value: object, longest: int) -> None:
+    """Raises: ServiceError 400 for a value that is no text of one line, or too long."""
+    if value is not None and not (isinstance(value, str) and len(value) <= longest and is_text(value)):
+        text = f"The {what} must be a text of at most {longest} characters, without control characters."
+        raise ServiceError(400, "UserError", text, inner_error="BadArgument")
 
 
 def shown(name: str) -> str:

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from uuid import NAMESPACE_URL, uuid5
 
 from azureml_emulator.command_line import EXPRESSION, render
-from azureml_emulator.names import JOB_MEMBER, VARIABLE, check_name
+from azureml_emulator.names import JOB_MEMBER, VARIABLE, check_address, check_name
 from azureml_emulator.wire import Json, JsonValue, ServiceError
 
-# Linux limits one environment variable to 128 KiB.
-LONGEST_VALUE_BYTES = 100_000
+# Linux limits one environment variable and one argument to 128 KiB, and all of them to 2 MiB.
+LONGEST_VALUE_BYTES, ALL_VALUES_BYTES = 100_000, 1_000_000
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def command_step(body: Json, inputs: dict[str, Value], outputs: dict[str, str]) 
     size = resources.get("instanceType") if isinstance(resources, dict) else None
     return Step(
         path="",
-        component={"command": body["command"], "inputs": {}, "name": "command"},
+        component={"command": str(body.get("command") or ""), "inputs": {}, "name": "command"},
         inputs=inputs,
         outputs={name: kind for name, kind in outputs.items() if name != "default"},
         compute=str(body.get("computeId") or "") or None,
@@ -158,20 +158,32 @@ def unfold(
         component = components(component_id)
         bound = {key: bind(value, path, inputs) for key, value in read_inputs(node).items()}
         given = {key: value for key, value in bound.items() if value is not None}
-        for key, value in outputs_of(node):
-            match = EXPRESSION.fullmatch(text_of(value).strip())
-            if match and match[1].startswith("parent.outputs."):
-                plan.sources[Made(path, match[1].removeprefix("parent.outputs."))] = Made(here, key)
         own_compute = resolve_text(node.get("computeId") or node.get("compute"), path, inputs)
-        if component.get("type") == "pipeline":
-            plan.pipelines.append(here)
-            unfold(plan, here, component, component_id, given, own_compute or compute, components)
-        elif component.get("type") == "command":
-            plan.steps[here] = component_step(here, node, component, given, own_compute or compute, path, inputs)
-        else:
-            kind = component.get("type")
+        kind = component.get("type")
+        if kind not in ("pipeline", "command"):
             text = f"Node '{here}' is of type '{kind}'. The emulator runs command and pipeline components."
             raise ServiceError(400, "UserError", text)
+        plan.sources |= outputs_bound(path, here, node, component)
+        if kind == "pipeline":
+            plan.pipelines.append(here)
+            unfold(plan, here, component, component_id, given, own_compute or compute, components)
+        else:
+            plan.steps[here] = component_step(here, node, component, given, own_compute or compute, path, inputs)
+
+
+def outputs_bound(path: str, here: str, node: Json, component: Json) -> dict[Made, Made]:
+    """The outputs of the pipeline at `path` that a node fills. Raises: ServiceError 400 for a name that cannot be."""
+    bound = {}
+    for key, value in outputs_of(node):
+        match = EXPRESSION.fullmatch(text_of(value).strip())
+        if not (match and match[1].startswith("parent.outputs.")):
+            continue
+        outer = match[1].removeprefix("parent.outputs.")
+        check_name("output", outer, JOB_MEMBER)
+        if key not in dict(entries(component, "outputs")):
+            raise ServiceError(400, "UserError", f"The component of node '{here}' has no output '{key}'.")
+        bound[Made(path, outer)] = Made(here, key)
+    return bound
 
 
 def component_step(
@@ -217,8 +229,8 @@ def read_inputs(document: Json) -> dict[str, Value | None]:
     inputs = {name: read_input(value) for name, value in entries(document, "inputs")}
     for name, value in inputs.items():
         check_name("input", name, JOB_MEMBER)
-        if isinstance(value, Literal):
-            check_length(f"input '{name}'", value.text)
+        if isinstance(value, Asset):
+            check_address(f"uri of input '{name}'", value.uri)
     return inputs
 
 
@@ -231,19 +243,25 @@ def outputs_of(document: Json) -> list[tuple[str, JsonValue]]:
 
 
 def variables_of(document: Json, key: str) -> dict[str, str]:
-    """The environment variables of a job or a node. Raises: ServiceError 400 for one that a process cannot have."""
+    """Environment variables of a job, a node or a deployment. Raises: ServiceError 400 for one that cannot be."""
+    if not isinstance(document.get(key), dict | None):
+        raise ServiceError(400, "UserError", f"'{key}' must be an object of names and values.")
     variables = {name: str(value) for name, value in entries(document, key)}
-    for name, value in variables.items():
+    for name in variables:
         check_name("environment variable", name, VARIABLE)
-        check_length(f"environment variable '{name}'", value)
+    check_sizes({f"environment variable '{name}'": value for name, value in variables.items()})
     return variables
 
 
-def check_length(what: str, value: str) -> None:
-    """Raises: ServiceError 400 for a value that a process cannot be given."""
-    size = len(value.encode())
-    if size > LONGEST_VALUE_BYTES:
-        text = f"The value of {what} has {size} bytes; the limit is {LONGEST_VALUE_BYTES}. Pass it as a file input."
+def check_sizes(values: dict[str, str]) -> None:
+    """Raises: ServiceError 400 when a value, or all of them together, are more than a process can be given."""
+    sizes = {what: len(value.encode()) for what, value in values.items()}
+    for what, size in sizes.items():
+        if size > LONGEST_VALUE_BYTES:
+            text = f"The value of {what} has {size} bytes; the limit is {LONGEST_VALUE_BYTES}. Pass it as a file input."
+            raise ServiceError(400, "UserError", text)
+    if sum(sizes.values()) > ALL_VALUES_BYTES:
+        text = f"The values have {sum(sizes.values())} bytes together; the limit is {ALL_VALUES_BYTES}."
         raise ServiceError(400, "UserError", text)
 
 
@@ -317,7 +335,14 @@ def entries(document: Json, key: str) -> list[tuple[str, JsonValue]]:
 def check(plan: Plan) -> None:
     """Raises: ServiceError 400 for a command that cannot be rendered, an input that no step makes, a circle."""
     for step in plan.steps.values():
-        render(str(step.component["command"]), dict.fromkeys(step.inputs, ""), dict.fromkeys(step.outputs, ""))
+        command = str(step.component.get("command") or "")
+        if not command:
+            raise ServiceError(400, "UserError", f"Step '{step.path or plan.job}' has no command.")
+        render(command, dict.fromkeys(step.inputs, ""), dict.fromkeys(step.outputs, ""))
+        texts = {f"input '{name}'": value.text for name, value in step.inputs.items() if isinstance(value, Literal)}
+        check_sizes({"the command": command, **texts, **step.environment})
+        if step.code:
+            check_address("code", step.code)
         for made in [plan.source(value) for value in step.inputs.values() if isinstance(value, Made)]:
             if made.path not in plan.steps or made.output not in plan.steps[made.path].outputs:
                 raise ServiceError(

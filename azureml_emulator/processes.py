@@ -88,7 +88,7 @@ def start_child(
 ) -> Child:
     """The command, started in `folder` with exactly the environment `env`, its output appended to `log_file`.
 
-    Raises: FileNotFoundError when the folder or the program does not exist.
+    Raises: FileNotFoundError when the folder or the program does not exist, another OSError when the system refuses.
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
     with log_file.open("ab") as log:

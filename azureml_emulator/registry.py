@@ -11,7 +11,7 @@ from uuid import NAMESPACE_URL, uuid5
 import yaml
 
 from azureml_emulator.asset_kinds import spec_as_text
-from azureml_emulator.blobs import ACCOUNT, Blobs
+from azureml_emulator.blobs import ACCOUNT, REGISTRY_CONTAINER, Blobs
 from azureml_emulator.wire import PROVIDER, Answer, Call, Json, Route, ServiceError, page, system_data, versions
 from azureml_emulator.world import World
 
@@ -21,7 +21,6 @@ REGISTRY_ID = re.compile(
     r"azureml://registries/(?P<registry>[^/]+)/(?P<plural>\w+)/(?P<name>[^/]+)/versions/(?P<version>[^/]+)/?"
 )
 PUBLISHED = "2024-04-23T00:00:00.0000000+00:00"
-CONTAINER = "azureml-registry"
 
 
 class Registry:
@@ -60,10 +59,10 @@ class Registry:
         """Makes the weights of every model readable as blobs."""
         # The SDK takes a model's path in its container from the second segment of its URL. Here, where the account
         # stands in the path, that repeats the container's name: the weights are readable under both names.
-        for prefix in ("", f"{CONTAINER}/"):
+        for prefix in ("", f"{REGISTRY_CONTAINER}/"):
             for name, documents in self._models.items():
                 for version in documents:
-                    link = self._world.room(Blobs).folder(CONTAINER, f"{prefix}{name}/{version}")
+                    link = self._world.room(Blobs).folder(REGISTRY_CONTAINER, f"{prefix}{name}/{version}")
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.unlink(missing_ok=True)
                     link.symlink_to(self._weights_folder(name, version), target_is_directory=True)
@@ -193,7 +192,7 @@ class Registry:
             "isAnonymous": False,
             "flavors": document.get("flavors") or {},
             "modelType": document["type"],
-            "modelUri": self._world.room(Blobs).url(CONTAINER, f"{name}/{version}"),
+            "modelUri": self._world.room(Blobs).url(REGISTRY_CONTAINER, f"{name}/{version}"),
             "jobName": None,
         }
         if "system_metadata" in document:
@@ -207,9 +206,9 @@ class Registry:
         self.weights(name, version)
         group = f"/subscriptions/{settings.subscription_id}/resourceGroups/{settings.resource_group}"
         reference: Json = {
-            "blobUri": blobs.url(CONTAINER, f"{name}/{version}"),
+            "blobUri": blobs.url(REGISTRY_CONTAINER, f"{name}/{version}"),
             "storageAccountArmId": f"{group}/providers/Microsoft.Storage/storageAccounts/{ACCOUNT}",
-            "credential": {"credentialType": "SAS", "sasUri": blobs.sas_url(CONTAINER, permissions="rl")},
+            "credential": {"credentialType": "SAS", "sasUri": blobs.sas_url(REGISTRY_CONTAINER, permissions="rl")},
         }
         return Answer(200, {"blobReferenceForConsumption": reference})
 

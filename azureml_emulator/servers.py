@@ -33,7 +33,7 @@ STOP_GRACE_SECONDS = 2.0
 # What the proxy in front of a container answers while nothing listens behind it.
 NOTHING_LISTENS = 502
 # Variables of the emulator's own that a model has no business with: the caller's credentials and addresses.
-PRIVATE = ("AZURE_", "AZUREML_", "IDENTITY_", "MLFLOW_", "_MLFLOW_")
+PRIVATE = ("AZURE_", "AZUREML_", "IDENTITY_", "MLFLOW_", "_MLFLOW_", "PREFECT_")
 SERVING_TABLE = Path(__file__).parent / "registry" / "serving.yaml"
 
 
@@ -145,7 +145,7 @@ class Server:
                 log_file=self._plan.log_file,
                 grace_seconds=STOP_GRACE_SECONDS,
             )
-        except FileNotFoundError as error:
+        except OSError as error:
             return str(error)
         health = Health()
         try:

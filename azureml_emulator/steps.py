@@ -29,7 +29,7 @@ LOG_TAIL_LINES = 15
 # A killed emulator's steps end within the grace of their supervisors.
 LEFTOVER_SECONDS = 10
 # Variables of the emulator's own environment that a step must not see.
-PRIVATE = ("AZUREML_", "IDENTITY_", "MLFLOW_", "_MLFLOW_")
+PRIVATE = ("AZUREML_", "IDENTITY_", "MLFLOW_", "_MLFLOW_", "PREFECT_")
 
 
 class StepFailed(Exception):

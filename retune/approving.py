@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from retune import local
 from retune.errors import BadRequest
+from retune.request import RUN_KEY
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -36,9 +37,12 @@ def answer(run: str, *, approve: bool, by: str, note: str) -> None:
 
 
 def _names(run: "FlowRun") -> list[str]:
-    """What the run answers to: its key, where it has one of its own, and its id."""
+    """What the run answers to: its key, where it has one of its own, and its id.
+
+    Whoever may start runs may have given one any key.
+    """
     key = run.parameters.get("run_key")
-    return [*([key] if key else []), str(run.id)]
+    return [*([key] if isinstance(key, str) and RUN_KEY.fullmatch(key) else []), str(run.id)]
 
 
 def _waiting_runs(client: "SyncPrefectClient") -> "list[FlowRun]":

@@ -130,12 +130,14 @@ def known_prefect() -> Iterator[None]:
     """
     from prefect.settings import PREFECT_API_URL
 
-    stack = None if PREFECT_API_URL.value() else running()
-    api = stack.api if stack else PREFECT_API_URL.value()
-    if not api:
+    if api := PREFECT_API_URL.value():
+        profile = sign_in.profile_of_configured(api)
+    elif stack := running():
+        api, profile = stack.api, stack.profile
+    else:
         fix = "Run the command exactly as the run's log prints it, or start a local server: make deploy-local."
         raise BadRequest(["No Prefect API is configured."], fix)
-    with sign_in.signed_in(sign_in.profile_of(api)), sign_in.explained(api):
+    with sign_in.signed_in(profile), sign_in.explained(api):
         yield
 
 
@@ -144,6 +146,8 @@ def keep(port: int) -> None:
     signal.signal(signal.SIGTERM, _end)
     # Whoever looks whether somebody holds the lock has it for a moment.
     with _lock().acquire(timeout=LOCK_SECONDS), contextlib.ExitStack() as stack:
+        # One that was killed has left its own.
+        _file().unlink(missing_ok=True)
         stack.callback(_file().unlink, missing_ok=True)
         stack.enter_context(servers.emulator())
         page = stack.enter_context(servers.prefect_server(port))

@@ -1,5 +1,6 @@
 """Who is told when a run fails or the sweep finds a leak: Prefect's automations, from deployments/automations.yaml."""
 
+import re
 from pathlib import Path
 
 import yaml
@@ -9,6 +10,7 @@ from retune.errors import BadRequest
 
 FILE = Path(__file__).resolve().parent.parent / "deployments" / "automations.yaml"
 PLACE = "<block>"
+BLOCK = re.compile(r"[a-z0-9-]{1,100}/[a-zA-Z0-9_-]{1,100}")
 
 
 def make_automations(block: str) -> list[str]:
@@ -21,6 +23,8 @@ def make_automations(block: str) -> list[str]:
     from prefect.events.schemas.automations import AutomationCore
     from prefect.exceptions import ObjectNotFound
 
+    if not BLOCK.fullmatch(block):
+        raise BadRequest([f"{block[:100]!r} is no block. Write it as type/name, e.g. slack-webhook/retune."])
     kind, _, name = block.partition("/")
     with local.known_prefect(), get_client(sync_client=True) as client:
         try:

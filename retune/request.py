@@ -4,8 +4,10 @@ One preset file is one complete request. `parse` reports every problem of a file
 Nothing here talks to a network.
 """
 
+import contextlib
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -25,9 +27,12 @@ AssetName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}$")]
 RUN_KEY_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}$"
 RUN_KEY = re.compile(RUN_KEY_PATTERN)
 RunKey = Annotated[str, Field(pattern=RUN_KEY_PATTERN)]
-# Longer texts are mistakes. Control and bidirectional characters can change how the text around them is shown.
-LONGEST_TEXT, SHOWN_CHARACTERS = 1000, 200
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+# More is a mistake.
+LONGEST_TEXT, MOST_PARAMETERS, LARGEST_NUMBER, SHOWN_CHARACTERS = 1000, 200, 2**63, 200
+# Unicode's categories of what is not seen and can change how the text around it is shown: controls, formats, line ends.
+INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
+# Formats that some languages and many emoji are written with.
+JOINERS = "\u200c\u200d"
 
 
 class Section(BaseModel):
@@ -38,13 +43,15 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _texts_are_plain(cls, value: object) -> object:
-        if isinstance(value, str):
-            check_text("", value)
-        elif isinstance(value, dict):
-            for key, entry in value.items():
-                check_text("a key ", key)
-                if isinstance(entry, str):
-                    check_text(f"'{key}' ", entry)
+        if isinstance(value, dict) and len(value) > MOST_PARAMETERS:
+            raise ValueError(f"has {len(value)} keys; at most {MOST_PARAMETERS} are allowed")
+        for key, entry in value.items() if isinstance(value, dict) else [("", value)]:
+            check_text("a key ", key)
+            subject = f"'{key}' " if key else ""
+            if isinstance(entry, str):
+                check_text(subject, entry)
+            elif isinstance(entry, int | float) and not abs(entry) < LARGEST_NUMBER:
+                raise ValueError(f"{subject}is no number that can be used")
         return value
 
 
@@ -279,18 +286,24 @@ def check_text(subject: str, text: str) -> None:
     """
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"{subject}has {len(text)} characters; at most {LONGEST_TEXT} are allowed")
-    if unprintable := UNPRINTABLE.search(text):
-        raise ValueError(f"{subject}holds the invisible character {unprintable[0]!r}; remove it")
+    if invisible := find_invisible(text):
+        raise ValueError(f"{subject}holds the invisible character {invisible!r}; remove it")
+
+
+def find_invisible(text: str) -> str | None:
+    """The first character that is not seen, if any."""
+    return next((char for char in text if unicodedata.category(char) in INVISIBLE and char not in JOINERS), None)
 
 
 def find_preset(preset: str) -> Path:
     """The path of a preset given by name or path."""
-    named = PRESETS / f"{preset}.yaml"
-    path = named if named.is_file() else Path(preset)
-    if not path.is_file():
-        known = sorted(file.stem for file in PRESETS.glob("*.yaml"))
-        raise BadRequest([f"Preset '{preset}' is neither a preset nor a file. Presets: {', '.join(known)}."])
-    return path
+    for path in (PRESETS / f"{preset}.yaml", Path(preset)):
+        # A name that is too long for a file is that of none.
+        with contextlib.suppress(OSError, ValueError):
+            if path.is_file():
+                return path
+    known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.yaml")))
+    raise BadRequest([f"Preset {_shown(preset)} is neither a preset nor a file. Presets: {known}."])
 
 
 def parse(document: dict[str, object], places: dict[str, str] | None = None, problems: list[str] = ()) -> Request:
@@ -312,12 +325,13 @@ def _apply(document: dict[str, object], assignments: list[str]) -> list[str]:
         key, equals, text = assignment.partition("=")
         section, dot, name = key.partition(".")
         if not (equals and dot and section and name):
-            problems.append(f"--set {assignment}: write it as section.key=value, e.g. data.fraction=0.1.")
+            problems.append(f"--set {_plain(assignment)}: write it as section.key=value, e.g. data.fraction=0.1.")
             continue
         group = document.get(section) or {}
         try:
             value = yaml.safe_load(text) if text else ""
-        except yaml.YAMLError:
+        # Too deep, or a number of too many digits: no value of ours.
+        except (yaml.YAMLError, RecursionError, ValueError):
             value = text
         if isinstance(group, dict):
             document[section] = group | {name: value}
@@ -349,7 +363,7 @@ def _explain(error: dict[str, object], places: dict[str, str]) -> str:
 
 
 def _plain(key: str) -> str:
-    return _shown(key) if len(key) > SHOWN_CHARACTERS or UNPRINTABLE.search(key) else key
+    return _shown(key) if len(key) > SHOWN_CHARACTERS or find_invisible(key) else key
 
 
 def _shown(value: object) -> str:

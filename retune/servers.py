@@ -71,7 +71,7 @@ def prefect_api(meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
     if api := PREFECT_API_URL.value():
         log.info("using the Prefect API at %s", api)
         meanwhile()
-        with sign_in.signed_in(sign_in.profile_of(api)):
+        with sign_in.signed_in(sign_in.profile_of_configured(api)):
             yield
         return
     port = free_port()

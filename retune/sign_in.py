@@ -26,7 +26,13 @@ from retune.folders import home
 PROFILES_PATH = "PREFECT_PROFILES_PATH"
 CLIENT, SERVER = "retune", "retune-server"
 # Variables that Prefect reads before the profile.
-OVERRIDES = ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")
+OVERRIDES = (
+    "PREFECT_API_URL",
+    "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED",
+)
 OWN_NAMES = ("127.0.0.1", "localhost")
 
 
@@ -51,6 +57,13 @@ def profile_of(api: str) -> Path | None:
     return file if file.is_file() else None
 
 
+def profile_of_configured(api: str) -> Path | None:
+    """The profile for an address that is configured without a string; a configured string is the user's own."""
+    from prefect.settings import PREFECT_API_AUTH_STRING
+
+    return None if PREFECT_API_AUTH_STRING.value() else profile_of(api)
+
+
 @contextlib.contextmanager
 def new_profile(port: int) -> Iterator[Path]:
     """A profile with a new string, deleted when the server stops.
@@ -61,6 +74,7 @@ def new_profile(port: int) -> Iterator[Path]:
     from prefect.settings import (
         PREFECT_API_AUTH_STRING,
         PREFECT_API_URL,
+        PREFECT_CLIENT_CSRF_SUPPORT_ENABLED,
         PREFECT_PROFILES_PATH,
         PREFECT_SERVER_API_AUTH_STRING,
         Profile,
@@ -73,6 +87,7 @@ def new_profile(port: int) -> Iterator[Path]:
     settings = get_settings_context().profile.settings
     users = {setting: value for setting, value in settings.items() if setting.name not in OVERRIDES}
     client = users | {PREFECT_API_URL: f"http://127.0.0.1:{port}/api", PREFECT_API_AUTH_STRING: string}
+    client |= {PREFECT_CLIENT_CSRF_SUPPORT_ENABLED: True}
     profiles = [Profile(name=CLIENT, settings=client)]
     profiles += [Profile(name=SERVER, settings=users | {PREFECT_SERVER_API_AUTH_STRING: string})]
     file.unlink(missing_ok=True)

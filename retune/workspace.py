@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from azure.ai.ml import MLClient
     from azure.identity import DefaultAzureCredential
 
+# Names of subscriptions, resource groups and workspaces, by the widest rule of the three.
+NAME = re.compile(r"[-\w.()]{1,90}")
 CONFIG_FILES = (Path("config.json"), Path(".azureml/config.json"))
 METADATA_URL = "ARM_CLOUD_METADATA_URL"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -68,6 +70,9 @@ def find_address(workspace: Workspace) -> Address:
         source, value = next(((source, value) for source, value in choices if value), (None, None))
         if value is None:
             problems.append(f"workspace.{key} is not set. Set it in the preset, in {variable}, or in config.json.")
+        elif not (isinstance(value, str) and NAME.fullmatch(value)):
+            rule = "1 to 90 letters, digits, '-', '_', '.', '(' and ')'"
+            problems.append(f"workspace.{key} from the {source} is {str(value)[:90]!r}; use {rule}.")
         found[key], sources = value, [*sources, source]
     if problems:
         raise BadRequest(problems)

@@ -14,12 +14,12 @@ from prefect.input import RunInput
 from prefect.input.run_input import Keyset, keyset_from_paused_state
 from prefect.runtime import flow_run
 from prefect.states import Paused
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from retune import ledger, sign_in
 from retune.errors import CloudError, WaitExpired
 from retune.report import Decision, RegisteredModel, Report
-from retune.request import Request
+from retune.request import Request, find_invisible
 from retune.summary import question
 from retune.waiting import wait_until
 from tasks.job import Submission
@@ -40,6 +40,12 @@ class Verdict(RunInput):
     answer: Literal["approve", "reject"] = Field(description="Approve: the run goes on. Reject: it ends as Declined.")
     by: str = Field(min_length=1, max_length=NAME_LENGTH, description="Your name; it is kept with the model.")
     note: str = Field("", max_length=NOTE_LENGTH, description="Why; it is kept with the model.")
+
+    @field_validator("by", "note")
+    @classmethod
+    def _is_one_line(cls, text: str) -> str:
+        """Line ends and other invisible characters as spaces: it goes into tags, logs and pages."""
+        return "".join(" " if find_invisible(character) else character for character in text)
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

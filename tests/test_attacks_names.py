@@ -6,9 +6,11 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from commands import wait_for
 from conftest import Emulator
 from raw_requests import Raw, all_routes, kept, target_of
 
+from azureml_emulator.deployment_rules import checked
 from azureml_emulator.names import ASSET, COMPUTE, ENDPOINT, JOB, PARAMETERS, Rule, path_below
 from azureml_emulator.wire import Answer, Route, ServiceError
 from retune.errors import BadRequest
@@ -23,6 +25,7 @@ HOSTILE = [
     *("-a", "_a", ".hidden", "~", "%C3%A4", "%F0%9F%98%80", "x" * 256, "x" * 5000),
 ]
 PUT_JOB = Route("PUT", "{workspace}/jobs/{job}", frozenset(["2025-01-01-preview"]), lambda call: Answer())
+GET_JOB = Route("GET", "{workspace}/jobs/{job}", frozenset(["2024-01-01-preview"]), lambda call: Answer())
 # The status, and whether the rule was said. A HEAD has no body.
 REFUSED = [(400, True), ("another path", False), (400, False)]
 JOB_BODY = {"properties": {"jobType": "Command", "command": "true", "experimentName": "attacks"}}
@@ -104,13 +107,16 @@ def test_no_blob_lies_outside_its_container(raw: Raw, attacked: Emulator, blob: 
 
 def test_a_job_may_have_255_characters(raw: Raw, attacked: Emulator) -> None:
     """The longest name that the service takes runs to its end, and its log is there to read."""
-    name, client = "j" * 255, attacked.client()
+    name = "j" * 255
     body = {"properties": {"jobType": "Command", "command": "echo the log of a long name"}}
     assert raw.send("PUT", target_of(PUT_JOB, job=name), auth="arm", body=body).status == 201
 
-    client.jobs.stream(name)
-    assert client.jobs.get(name).status == "Completed"
-    assert attacked.home.joinpath("blobs/azureml/ExperimentRun").is_dir()
+    def status() -> str:
+        return json.loads(raw.send("GET", target_of(GET_JOB, job=name), auth="arm").body)["properties"]["status"]
+
+    assert wait_for(lambda: status() == "Completed", 30, "the job")
+    (log,) = attacked.home.glob("blobs/azureml/ExperimentRun/dcid.*/user_logs/std_log.txt")
+    assert log.read_text() == "the log of a long name\n"
 
 
 @pytest.mark.parametrize(
@@ -164,5 +170,89 @@ def test_a_path_is_made_of_checked_parts_only(tmp_path: Path) -> None:
     for part in ("", ".", "..", "a/b", "/etc", "a\0b", "\n", "\ud800", "é" * 128):
         with pytest.raises(ServiceError) as refused:
             path_below(tmp_path, "a", part)
+
+        assert refused.value.status == 400
+
+
+def version(plural: str, api: str, properties: object) -> tuple[str, object]:
+    """A PUT of an asset's version."""
+    path = f"{{workspace}}/{plural}/{{asset}}/versions/{{version}}"
+    return target_of(Route("PUT", path, frozenset([api]), lambda call: Answer())), {"properties": properties}
+
+
+def job(**properties: object) -> tuple[str, object]:
+    """A PUT of a job."""
+    return target_of(PUT_JOB), {"properties": JOB_BODY["properties"] | properties}
+
+
+ADDRESSES = [
+    "azureml://datastores/workspaceblobstore/paths/../../../x",
+    "azureml://datastores/workspaceblobstore/paths/a/%2e%2e/b",
+    "azureml://jobs/../outputs/../paths/../..",
+    "/etc/passwd",
+    "file:///etc/passwd",
+    "https://[",
+    "../../etc",
+    "",
+]
+COMPONENT = {"type": "command", "command": "true"}
+HOSTILE_BODIES = {
+    **{f"data {uri}": version("data", "2023-04-01-preview", {"dataUri": uri}) for uri in ADDRESSES},
+    **{f"model {uri}": version("models", "2023-08-01-preview", {"modelUri": uri}) for uri in ADDRESSES},
+    **{f"code {uri}": version("codes", "2023-04-01", {"codeUri": uri}) for uri in ADDRESSES},
+    **{f"input {uri}": job(inputs={"x": {"uri": uri, "jobInputType": "uri_file"}}) for uri in ADDRESSES if uri},
+    **{
+        f"component's {kind}": version(
+            "components", "2024-01-01-preview", {"componentSpec": COMPONENT | {kind: {"../..": {"type": "uri_folder"}}}}
+        )
+        for kind in ("inputs", "outputs", "jobs")
+    },
+    "no spec": version("components", "2024-01-01-preview", {"componentSpec": "text"}),
+    "no command": job(command=None),
+    "code of a job": job(codeId="../../etc"),
+    "long experiment": job(experimentName="x" * 300_000),
+    "experiment": job(experimentName="a\x1b[31m"),
+    "experiment that is no text": job(experimentName={"a": 1}),
+    "title": job(displayName="a\nb"),
+    "long value": job(inputs={"x": {"value": "x" * 200_000}}),
+    "many values": job(inputs={f"x{number}": {"value": "x" * 99_000} for number in range(30)}),
+    "long command": job(command="true " + "x" * 200_000),
+    "variables that are a list": job(environmentVariables=["A=B"]),
+    "variable's name": job(environmentVariables={"A=B": "1"}),
+}
+
+
+@pytest.mark.parametrize(("target", "body"), HOSTILE_BODIES.values(), ids=HOSTILE_BODIES)
+def test_a_body_is_checked_before_anything_is_stored(raw: Raw, attacked: Emulator, target: str, body: object) -> None:
+    """Addresses, names within it, and what no process can be given: 400, and nothing has changed."""
+    before = kept(attacked.home)
+    answer = raw.send("PUT", target, auth="arm", body=body)
+
+    assert answer.status == 400, answer.body
+    assert kept(attacked.home) == before
+
+
+@pytest.mark.parametrize("query", ["", "?comp=block&blockid=AA%3D%3D", "?comp=metadata"])
+@pytest.mark.parametrize("container", ["azureml-registry", "not-there"])
+def test_only_a_container_of_the_workspace_is_written_to(
+    raw: Raw, attacked: Emulator, container: str, query: str
+) -> None:
+    """The registry's weights are links to files elsewhere; a container that is not there keeps no blocks."""
+    before = kept(attacked.home)
+    blob = f"/localstore.blob.localhost:{raw.port}/{container}/Phi-4/8/MLmodel"
+    for method in ("PUT", "DELETE"):
+        answer = raw.send(method, blob + query, auth="storage", body=b"x", x_ms_blob_type="BlockBlob")
+
+        assert answer.status == (403 if container == "azureml-registry" else 404)
+    assert kept(attacked.home) == before
+
+
+def test_a_deployment_s_variables_are_checked() -> None:
+    """A server that cannot be started would hold the deployment in Creating for ever."""
+    for variables in ({"A=B": "1"}, {"A": "x" * 200_000}, ["A"], {"": "1"}):
+        model = "/subscriptions/s/resourceGroups/g/providers/p/workspaces/w/models/m/versions/1"
+        body = {"properties": {"endpointComputeType": "Managed", "model": model, "environmentVariables": variables}}
+        with pytest.raises(ServiceError) as refused:
+            checked(body, "endpoint", "deployment")
 
         assert refused.value.status == 400

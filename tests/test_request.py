@@ -109,7 +109,9 @@ def test_a_run_key_that_azure_names_cannot_hold_is_refused(key: str) -> None:
         parse_run_key(key)
 
 
-@pytest.mark.parametrize("character", ["\0", "\a", "\n", "\x1b", "\x7f", "\x9b", "\u202e", "\u2028"])
+@pytest.mark.parametrize(
+    "character", ["\0", "\a", "\n", "\x1b", "\x7f", "\x9b", "\u202e", "\u2028", "\u200b", "\ufeff", "\u061c"]
+)
 @pytest.mark.parametrize(("section", "key"), [("data", "source"), ("training", "huggingface_id"), ("model", "version")])
 def test_a_control_character_is_refused_in_every_text(section: str, key: str, character: str) -> None:
     """Terminals, pages and command lines make something else of it; the refusal shows it escaped."""
@@ -141,6 +143,42 @@ def test_a_key_that_is_refused_is_shown_escaped(document: dict[str, object]) -> 
         parse(document | {"x" * 5000: 1})
 
     assert not any("\x1b" in problem or len(problem) > 1000 for problem in caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "said"),
+    [
+        ("data.seed=" + "9" * 5000, "exceeded maximum size"),
+        ("score.seed=" + "9" * 400, "is no number that can be used"),
+        ("training.x=" + "9" * 400, "is no number that can be used"),
+        ("training.x=.nan", "is no number that can be used"),
+        ("training.x=" + "[" * 3000, "has 3000 characters"),
+        ("\x1b[31mfoo", "write it as section.key=value"),
+    ],
+    ids=["digits", "seed", "number", "nan", "depth", "escape"],
+)
+def test_an_absurd_value_is_a_bad_request(assignment: str, said: str, tmp_path: Path) -> None:
+    """No traceback, and nothing for the terminal to obey."""
+    (problem,) = problems_of("data: {}\n", tmp_path, assignment)
+
+    assert said in problem and "\x1b" not in problem and len(problem) < 1000
+
+
+@pytest.mark.parametrize(
+    "preset", ["\x1b]0;T\x07", "x" * 5000, "a\0b", "../" * 2000], ids=["escape", "long", "nul", "deep"]
+)
+def test_a_preset_that_cannot_be_a_file_is_refused(preset: str) -> None:
+    """As one that is not there, shown escaped."""
+    with pytest.raises(BadRequest, match="is neither a preset nor a file") as caught:
+        find_preset(preset)
+
+    assert "\x1b" not in str(caught.value) and len(str(caught.value)) < 1000
+
+
+def test_too_many_parameters_are_refused() -> None:
+    """A component has some seventy inputs."""
+    with pytest.raises(BadRequest, match="has 5000 keys; at most 200"):
+        parse({"training": {f"x{number}": 1 for number in range(5000)}})
 
 
 def test_quotes_and_other_letters_are_texts() -> None:
