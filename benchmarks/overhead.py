@@ -26,7 +26,7 @@ import requests
 from rich.console import Console
 from rich.table import Table
 
-from retune import servers
+from retune import servers, sign_in
 from retune.folders import home
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -164,7 +164,8 @@ def command(name: str) -> list[str]:
 def prefect(folder: str) -> Iterator[str]:
     """The address of a server on a database of its own, which this process and its children use from now on."""
     os.environ["PREFECT_HOME"] = f"{folder}/prefect"
-    with servers.prefect_server(servers.free_port()) as page:
+    port = servers.free_port()
+    with servers.prefect_server(port) as page, sign_in.signed_in(sign_in.profile_file(port)):
         yield page
 
 
