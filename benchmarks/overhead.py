@@ -149,7 +149,7 @@ def measure(name: str, place: Path, api: str, call_seconds: float) -> Measured:
         if name == "flow":
             report = json.loads(done.stdout)
             work = [*intervals_of_calls(calls), *intervals_of_work(ready)]
-            own = own_seconds(flow_interval(api, report["run"]["flow_run_id"]), work)
+            own = own_seconds(flow_interval(report["run"]["flow_run_id"]), work)
     return Measured(seconds, own, len(calls))
 
 
@@ -200,10 +200,13 @@ def intervals_of_work(ready: dict) -> Iterator[Interval]:
         yield datetime.fromisoformat(one["started"]), datetime.fromisoformat(one["ended"])
 
 
-def flow_interval(api: str, flow_run_id: str) -> Interval:
+def flow_interval(flow_run_id: str) -> Interval:
     """When Prefect says that the flow ran."""
-    run = requests.get(f"{api}/flow_runs/{flow_run_id}", timeout=60).json()
-    return datetime.fromisoformat(run["start_time"]), datetime.fromisoformat(run["end_time"])
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(flow_run_id)
+    return run.start_time, run.end_time
 
 
 def own_seconds(whole: Interval, work: list[Interval]) -> float:

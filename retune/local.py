@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,17 +40,13 @@ class Stack(BaseModel):
     page: str = Field(description="Address of Prefect's page.")
     emulator: str = Field(description="Address of the emulator.")
     deployments: list[str] = Field(description="What can be run.")
+    profile: Path = Field(description="Prefect profile with the sign-in, readable by the owner alone.")
     pid: int = Field(description="Process that holds them.")
 
     @property
     def api(self) -> str:
         """Prefect's API."""
         return f"{self.page}/api"
-
-    @property
-    def profile(self) -> Path:
-        """Prefect profile with the sign-in, readable by the owner alone."""
-        return sign_in.profile_file(urlsplit(self.page).port)
 
 
 def start(port: int) -> Stack:
@@ -151,11 +146,12 @@ def keep(port: int) -> None:
         stack.callback(_file().unlink, missing_ok=True)
         stack.enter_context(servers.emulator())
         page = stack.enter_context(servers.prefect_server(port))
-        stack.enter_context(sign_in.signed_in(sign_in.profile_file(port)))
+        profile = sign_in.profile_file(port)
+        stack.enter_context(sign_in.signed_in(profile))
         _deploy()
         worker = stack.enter_context(_worker())
         address = os.environ[servers.METADATA_URL].partition("/metadata")[0]
-        ready = Stack(page=page, emulator=address, deployments=_deployed(), pid=os.getpid())
+        ready = Stack(page=page, emulator=address, deployments=_deployed(), profile=profile, pid=os.getpid())
         written = _file().with_suffix(".part")
         written.write_text(ready.model_dump_json(indent=2), encoding="utf-8")
         written.replace(_file())
