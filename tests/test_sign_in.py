@@ -4,6 +4,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,11 @@ from retune.servers import free_port
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Retune's home; no Prefect server is configured."""
     monkeypatch.setenv("RETUNE_HOME", str(tmp_path))
-    return tmp_path
+    with temporary_settings({PREFECT_API_URL: None, PREFECT_API_AUTH_STRING: None}):
+        yield tmp_path
 
 
 def test_a_profile_is_private_new_each_time_and_goes(home: Path) -> None:
