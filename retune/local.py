@@ -94,16 +94,31 @@ def stop() -> bool:
     Raises:
         CloudError: `NotStopped`, it is still there after the time that it has.
     """
+    import psutil
+
     if not (stack := running()):
         return False
-    os.kill(stack.pid, signal.SIGTERM)
+    try:
+        keeper = psutil.Process(stack.pid)
+        keeper.terminate()
+    except psutil.NoSuchProcess:
+        return True
     deadline = time.monotonic() + STOP_SECONDS
-    while running():
+    while running() or _goes_on(keeper):
         if time.monotonic() > deadline:
             text = f"Process {stack.pid} has not ended the servers within {STOP_SECONDS} s."
             raise CloudError("NotStopped", text, f"See {home() / 'local.log'}, or end it: kill -9 {stack.pid}.")
         time.sleep(LOOK_SECONDS)
     return True
+
+
+def _goes_on(process: "psutil.Process") -> bool:  # noqa: F821
+    """Whether a process has not ended; one that nobody has waited for yet has."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def running() -> Stack | None:

@@ -322,6 +322,10 @@ def _apply(document: dict[str, object], assignments: list[str]) -> list[str]:
     """Set each `section.key=value` in the document; the problems of those that cannot be."""
     problems = []
     for assignment in assignments:
+        # YAML would fold a line end into a space.
+        if invisible := find_invisible(assignment):
+            problems.append(f"--set {_plain(assignment)}: holds the invisible character {invisible!r}; remove it.")
+            continue
         key, equals, text = assignment.partition("=")
         section, dot, name = key.partition(".")
         if not (equals and dot and section and name):

@@ -153,9 +153,10 @@ def test_a_key_that_is_refused_is_shown_escaped(document: dict[str, object]) -> 
         ("training.x=" + "9" * 400, "is no number that can be used"),
         ("training.x=.nan", "is no number that can be used"),
         ("training.x=" + "[" * 3000, "has 3000 characters"),
-        ("\x1b[31mfoo", "write it as section.key=value"),
+        ("\x1b[31mfoo", "holds the invisible character"),
+        ("training.huggingface_id=a\nb", "--set 'training.huggingface_id=a\\nb': holds the invisible character '\\n'"),
     ],
-    ids=["digits", "seed", "number", "nan", "depth", "escape"],
+    ids=["digits", "seed", "number", "nan", "depth", "escape", "line-end"],
 )
 def test_an_absurd_value_is_a_bad_request(assignment: str, said: str, tmp_path: Path) -> None:
     """No traceback, and nothing for the terminal to obey."""
