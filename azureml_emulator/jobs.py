@@ -13,9 +13,9 @@ from azureml_emulator.assets import Assets
 from azureml_emulator.compute import Compute
 from azureml_emulator.engine import Engine
 from azureml_emulator.faults import is_hidden
-from azureml_emulator.names import check_line
+from azureml_emulator.names import artifact_path, check_line
 from azureml_emulator.plan import Plan, entries, make_plan
-from azureml_emulator.runs import TERMINAL, Runs, artifact_path
+from azureml_emulator.runs import TERMINAL, Runs
 from azureml_emulator.wire import (
     NULL,
     Answer,

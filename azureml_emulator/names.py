@@ -4,6 +4,7 @@
 validators, and the limits in https://learn.microsoft.com/azure/machine-learning/resource-limits-capacity
 """
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -138,3 +139,14 @@ def shown(name: str) -> str:
 def is_text(value: str) -> bool:
     """Whether a text holds no control character and can be written as UTF-8."""
     return not CONTROL.search(value)
+
+
+def data_container(run_id: str) -> str:
+    """`dcid.<run>`, the folder of a run's logs in the artifact store; a digest where that is too long for a file."""
+    name = f"dcid.{run_id}"
+    return name if len(name) <= LONGEST_PART else f"dcid.{hashlib.sha256(run_id.encode()).hexdigest()}"
+
+
+def artifact_path(run_id: str) -> str:
+    """The folder of a run's logs in the container of the datastore workspaceartifactstore."""
+    return f"ExperimentRun/{data_container(run_id)}"

@@ -6,7 +6,6 @@ A run document is the one place where a run's state stands; jobs.py and tracking
 Source: Microsoft's run history OpenAPI as azure-ai-ml uses it.
 """
 
-import hashlib
 import re
 import time
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from pathlib import Path
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from azureml_emulator.blobs import Blobs
-from azureml_emulator.names import LONGEST_PART
+from azureml_emulator.names import artifact_path, data_container
 from azureml_emulator.wire import ARM_GROUP, Answer, Call, Json, JsonValue, Route, ServiceError, now, page
 from azureml_emulator.world import World
 
@@ -374,17 +373,6 @@ class Runs:
             "time": run["ended"],
             "componentName": "PipelineRun" if run["kind"] == "pipeline" else "Execution",
         }
-
-
-def data_container(run_id: str) -> str:
-    """`dcid.<run>`, the folder of a run's logs in the artifact store; a digest where that is too long for a file."""
-    name = f"dcid.{run_id}"
-    return name if len(name) <= LONGEST_PART else f"dcid.{hashlib.sha256(run_id.encode()).hexdigest()}"
-
-
-def artifact_path(run_id: str) -> str:
-    """The folder of a run's logs in the container of the datastore workspaceartifactstore."""
-    return f"ExperimentRun/{data_container(run_id)}"
 
 
 def run_uuid(run_id: str) -> str:

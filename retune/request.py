@@ -7,7 +7,6 @@ Nothing here talks to a network.
 import contextlib
 import difflib
 import re
-import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -16,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from retune.errors import BadRequest
+from retune.texts import check_text, find_invisible, quoted, quoted_if_odd
 
 PRESETS = Path(__file__).resolve().parent.parent / "deployments" / "presets"
 
@@ -27,12 +27,8 @@ AssetName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}$")]
 RUN_KEY_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}$"
 RUN_KEY = re.compile(RUN_KEY_PATTERN)
 RunKey = Annotated[str, Field(pattern=RUN_KEY_PATTERN)]
-# More is a mistake.
-LONGEST_TEXT, MOST_PARAMETERS, LARGEST_NUMBER, SHOWN_CHARACTERS = 1000, 200, 2**63, 200
-# Unicode's categories of what is not seen and can change how the text around it is shown: controls, formats, line ends.
-INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-# Formats that some languages and many emoji are written with.
-JOINERS = "\u200c\u200d"
+# A component has some seventy inputs; a number beyond is no setting.
+MOST_PARAMETERS, LARGEST_NUMBER = 200, 2**63
 
 
 class Section(BaseModel):
@@ -42,7 +38,7 @@ class Section(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _texts_are_plain(cls, value: object) -> object:
+    def _texts_arequoted_if_odd(cls, value: object) -> object:
         if isinstance(value, dict) and len(value) > MOST_PARAMETERS:
             raise ValueError(f"has {len(value)} keys; at most {MOST_PARAMETERS} are allowed")
         for key, entry in value.items() if isinstance(value, dict) else [("", value)]:
@@ -278,23 +274,6 @@ def load(preset: str, assignments: list[str]) -> Request:
     return parse(document, places, problems)
 
 
-def check_text(subject: str, text: str) -> None:
-    """Reject a text that is too long or contains invisible characters; `subject` begins the sentence.
-
-    Raises:
-        ValueError: with what is wrong.
-    """
-    if len(text) > LONGEST_TEXT:
-        raise ValueError(f"{subject}has {len(text)} characters; at most {LONGEST_TEXT} are allowed")
-    if invisible := find_invisible(text):
-        raise ValueError(f"{subject}holds the invisible character {invisible!r}; remove it")
-
-
-def find_invisible(text: str) -> str | None:
-    """The first character that is not seen, if any."""
-    return next((char for char in text if unicodedata.category(char) in INVISIBLE and char not in JOINERS), None)
-
-
 def find_preset(preset: str) -> Path:
     """The path of a preset given by name or path."""
     for path in (PRESETS / f"{preset}.yaml", Path(preset)):
@@ -303,7 +282,7 @@ def find_preset(preset: str) -> Path:
             if path.is_file():
                 return path
     known = ", ".join(sorted(file.stem for file in PRESETS.glob("*.yaml")))
-    raise BadRequest([f"Preset {_shown(preset)} is neither a preset nor a file. Presets: {known}."])
+    raise BadRequest([f"Preset {quoted(preset)} is neither a preset nor a file. Presets: {known}."])
 
 
 def parse(document: dict[str, object], places: dict[str, str] | None = None, problems: list[str] = ()) -> Request:
@@ -324,12 +303,16 @@ def _apply(document: dict[str, object], assignments: list[str]) -> list[str]:
     for assignment in assignments:
         # YAML would fold a line end into a space.
         if invisible := find_invisible(assignment):
-            problems.append(f"--set {_plain(assignment)}: holds the invisible character {invisible!r}; remove it.")
+            problems.append(
+                f"--set {quoted_if_odd(assignment)}: holds the invisible character {invisible!r}; remove it."
+            )
             continue
         key, equals, text = assignment.partition("=")
         section, dot, name = key.partition(".")
         if not (equals and dot and section and name):
-            problems.append(f"--set {_plain(assignment)}: write it as section.key=value, e.g. data.fraction=0.1.")
+            problems.append(
+                f"--set {quoted_if_odd(assignment)}: write it as section.key=value, e.g. data.fraction=0.1."
+            )
             continue
         group = document.get(section) or {}
         try:
@@ -356,23 +339,14 @@ def _explain(error: dict[str, object], places: dict[str, str]) -> str:
     if location[:1] == ["training"] and len(location) > 1:
         # A union reports each of its members; one sentence says it all.
         location, error = location[:2], error | {"msg": "Expected a text, a number, true or false"}
-    key = _plain(".".join(location))
+    key = quoted_if_odd(".".join(location))
     place = places.get(key) or places.get(location[0] if location else "", "")
     prefix = f"{place}: " if place else ""
     if error["type"] == "extra_forbidden":
         return f"{prefix}unknown key '{key}'.{_suggestion(location)}"
     message = str(error["msg"]).removeprefix("Value error, ")
-    found = f" = {_shown(error['input'])}" if isinstance(error["input"], str | int | float | list | None) else ""
+    found = f" = {quoted(error['input'])}" if isinstance(error["input"], str | int | float | list | None) else ""
     return f"{prefix}{key}{found}: {message}.{_meaning(location)}"
-
-
-def _plain(key: str) -> str:
-    return _shown(key) if len(key) > SHOWN_CHARACTERS or find_invisible(key) else key
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def _fields(location: list[str]) -> dict[str, object]:
@@ -402,6 +376,6 @@ def parse_run_key(key: str | None, option: str = "--run-key") -> str | None:
     """
     if key is not None and not RUN_KEY.fullmatch(key):
         raise BadRequest(
-            [f"{option} {_shown(key)}: use 1 to 64 letters, digits, '-' and '_', a letter or digit first."]
+            [f"{option} {quoted(key)}: use 1 to 64 letters, digits, '-' and '_', a letter or digit first."]
         )
     return key

@@ -19,8 +19,9 @@ from pydantic import Field, ValidationError, field_validator
 from retune import ledger, sign_in
 from retune.errors import CloudError, WaitExpired
 from retune.report import Decision, RegisteredModel, Report
-from retune.request import Request, find_invisible
+from retune.request import Request
 from retune.summary import question
+from retune.texts import find_invisible
 from retune.waiting import wait_until
 from tasks.job import Submission
 from tasks.retrying import HARMLESS, is_transient

@@ -32,9 +32,9 @@ def test_a_profile_is_private_new_each_time_and_goes(home: Path) -> None:
         with sign_in.new_profile(4200) as file:
             assert file == home / "prefect-4200.toml"
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
-            found = sign_in.read_profile(file)
-            assert found.api == "http://127.0.0.1:4200/api"
-            strings.add(found.string)
+            profile = sign_in.read_profile(file)
+            assert profile.api == "http://127.0.0.1:4200/api"
+            strings.add(profile.string)
         assert not file.exists()
 
     assert len(strings) == 2 and all(len(string) > 30 for string in strings)
