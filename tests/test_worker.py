@@ -22,27 +22,35 @@ START_SECONDS, RUN_SECONDS, STOP_SECONDS = 60, 240, 30
 ASKED_SECONDS = 15
 
 
-def prefect(*words: str) -> str:
-    """A line of a shell that runs Prefect's command."""
-    return shlex.join([sys.executable, "-m", "prefect", *words])
+def prefect(*words: str) -> list[str]:
+    """Prefect's command."""
+    return [sys.executable, "-m", "prefect", *words]
+
+
+@pytest.fixture(scope="module")
+def deployed(prefect_api: str) -> dict[str, str]:
+    """The environment of a shell in which the project was deployed."""
+    environment = os.environ | {"PREFECT_API_URL": prefect_api, "PREFECT_WORKER_QUERY_SECONDS": "2"}
+    for command in (
+        prefect("--no-prompt", "work-pool", "create", "--type", "process", POOL, "--overwrite"),
+        prefect("--no-prompt", "deploy", "--all"),
+        # A tick of the sweep's schedule would cancel the run that a test starts: its limit is one at a time.
+        prefect("deployment", "schedule", "pause", "--all"),
+    ):
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return environment
 
 
 @pytest.fixture
-def worker(prefect_api: str, session_emulator: Emulator, tmp_path: Path) -> Iterator[subprocess.Popen]:
+def worker(deployed: dict[str, str], session_emulator: Emulator, tmp_path: Path) -> Iterator[subprocess.Popen]:
     """A process worker of the deployed project, started from a shell that has the emulator's exports."""
-    environment = os.environ | {"PREFECT_API_URL": prefect_api, "PREFECT_WORKER_QUERY_SECONDS": "2"}
     exports = shlex.join([sys.executable, "-m", "azureml_emulator", "env", "--home", str(session_emulator.home)])
-    lines = (
-        f"cd {shlex.quote(str(ROOT))}",
-        prefect("--no-prompt", "work-pool", "create", "--type", "process", POOL, "--overwrite"),
-        prefect("--no-prompt", "deploy", "--all"),
-        f'eval "$({exports})"',
-        f"exec {prefect('worker', 'start', '--pool', POOL)}",
-    )
     with (tmp_path / "worker.log").open("w") as log:
         process = subprocess.Popen(
-            ["bash", "-c", " && ".join(lines)],
-            env=environment,
+            ["bash", "-c", f'eval "$({exports})" && exec {shlex.join(prefect("worker", "start", "--pool", POOL))}'],
+            cwd=ROOT,
+            env=deployed,
             stdout=log,
             stderr=log,
             start_new_session=True,
@@ -62,14 +70,10 @@ def worker(prefect_api: str, session_emulator: Emulator, tmp_path: Path) -> Iter
 
 
 def start(**training: object) -> UUID:
-    """Start a run of the deployment; with parameters of its own it is a rehearsal. Prefect's id of it.
-
-    What the groups do not say is what the deployment says.
-    """
+    """Start a rehearsal from the deployment, which says what this does not; Prefect's id of it."""
     from prefect.deployments import run_deployment
 
-    rehearsal = {} if "max_steps" in training else {"component": "chat_completion_rehearsal"}
-    parameters = {"training": training, "model": rehearsal, "force": True}
+    parameters = {"training": training, "model": {"component": "chat_completion_rehearsal"}, "force": True}
     return run_deployment("finetune/local", parameters=parameters, timeout=0).id
 
 
@@ -94,7 +98,7 @@ def test_a_worker_runs_the_deployment(worker: subprocess.Popen, session_emulator
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
 
-    run = start(max_steps=2)
+    run = start()
     children: set[psutil.Process] = set()
     with get_client(sync_client=True) as client:
         deadline = time.monotonic() + RUN_SECONDS
