@@ -43,6 +43,8 @@ SETTLED_SECONDS = 10
 # A worker that is told to end kills its runs first and ends after them.
 WORKER_SECONDS = 8
 LOOK_EVERY_SECONDS = 1.0
+# The SDK takes seconds of processor time to load, which a starting run needs itself and a short run's guard never uses.
+LOAD_AFTER_SECONDS = 60
 # How long a service that does not answer is asked again. An emulator on this machine does not come back by itself.
 PATIENCE_SECONDS = 600
 PATIENCE_WITH_EMULATOR_SECONDS = 5
@@ -118,13 +120,19 @@ def main() -> None:
         return
     guarded = Guarded.model_validate_json(line)
     with _handle(guarded.worker) as worker:
-        importlib.import_module("azure.identity")
-        with contextlib.suppress(CloudError):
-            # The slow imports, while there is time.
-            cloud.resource_manager()
+        spoken, _, _ = select.select([sys.stdin], [], [], LOAD_AFTER_SECONDS)
+        if not spoken:
+            _load()
         word = sys.stdin.read().strip()
         if word != "done":
             clean_up(guarded, worker, cancel_now=word == "cancel")
+
+
+def _load() -> None:
+    """The slow imports, while there is time."""
+    importlib.import_module("azure.identity")
+    with contextlib.suppress(CloudError):
+        cloud.resource_manager()
 
 
 def clean_up(guarded: Guarded, worker: int | None, *, cancel_now: bool) -> None:
