@@ -166,7 +166,7 @@ class _StepFormatter(logging.Formatter):
 
 def _import_what_the_flow_uses() -> None:
     """The heavy imports, which take about as long as a Prefect server's start."""
-    for module in ("flows.finetune", "flows.recipe", "azure.identity", "chatdata.prepare"):
+    for module in ("flows.finetune", "flows.recipe", "azure.identity", "chatdata.prepare", "matplotlib.figure"):
         importlib.import_module(module)
     from retune.errors import CloudError
     from retune.tracking import load_mlflow
