@@ -55,13 +55,17 @@ class Signals:
     def deferred(self, doing: str) -> Iterator[None]:
         """Run the body to its end whatever comes; Prefect's time limit strikes after it."""
         before, self._busy = self._busy, doing
-        masked = self._handling and signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        alarms: list[int] = []
+        # Blocking it would not do: another thread would take it, and Python would run the handler in this one.
+        strike = self._handling and signal.signal(signal.SIGALRM, lambda number, frame: alarms.append(number))
         try:
             yield
         finally:
             self._busy = before
-            if self._handling and signal.SIGALRM not in masked:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
+            if self._handling:
+                signal.signal(signal.SIGALRM, strike)
+            if alarms:
+                signal.raise_signal(signal.SIGALRM)
 
     def interrupt(self, reason: RetuneError) -> None:
         """Stop the run from another thread, as a signal would. Only the first reason counts."""
