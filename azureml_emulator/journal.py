@@ -5,6 +5,7 @@ calls with their headers left out but those of long-running operations.
 """
 
 import json
+import os
 import threading
 from pathlib import Path
 from urllib.parse import urlencode
@@ -46,7 +47,7 @@ class Journal:
             return
         with self._lock:
             self._count += 1
-            file = self._exchanges / f"{call.base_url.rpartition(':')[2]}-{self._count:06}.json"
+            file = self._exchanges / f"{os.getpid()}-{self._count:06}.json"
         file.write_text(json.dumps(exchange(call, answer), indent=1))
 
 

@@ -121,14 +121,14 @@ def servers_for(workspace: "Workspace", *, prefect: bool) -> Iterator[None]:  # 
     """The local servers that the body needs: an emulator where the workspace asks for one, and Prefect's API."""
     from retune.servers import emulator, prefect_api
 
-    _quiet_libraries()
+    quiet_libraries()
     interrupt = signal.getsignal(signal.SIGINT)
     try:
         with contextlib.ExitStack() as stack:
             if workspace.emulator:
                 stack.enter_context(emulator())
             if prefect:
-                stack.enter_context(prefect_api(meanwhile=_import_what_the_flow_uses))
+                stack.enter_context(prefect_api(meanwhile=import_what_the_flow_uses))
             # stdout is the report's, whatever a library prints.
             with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
                 yield
@@ -164,7 +164,7 @@ class _StepFormatter(logging.Formatter):
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
-def _import_what_the_flow_uses() -> None:
+def import_what_the_flow_uses() -> None:
     """The heavy imports, which take about as long as a Prefect server's start."""
     for module in ("flows.finetune", "flows.recipe", "azure.identity", "chatdata.prepare", "matplotlib.figure"):
         importlib.import_module(module)
@@ -176,7 +176,7 @@ def _import_what_the_flow_uses() -> None:
         load_mlflow()
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Keep libraries' notices off the terminal; their errors reach the report."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")

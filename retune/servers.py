@@ -29,7 +29,7 @@ from retune.workspace import METADATA_URL
 
 log = logging.getLogger("retune.servers")
 
-START_SECONDS = 90
+START_SECONDS = 180
 # Prefect's server is a child of ours, which needs longer than the server itself.
 SERVER_STOP_SECONDS, STOP_SECONDS = 10, 20
 DRAIN_SECONDS = 5

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,14 +12,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import preloaded
 import psutil
 from conftest import Emulator
 
 from retune import sign_in
 
 ROOT = Path(__file__).resolve().parent.parent
-# Seconds after which a command that was told to end has lost it.
-END_SECONDS = 120
+# What takes longer hangs: a line of a command, its end, an event. How fast the machine is, no test asserts.
+LINE_SECONDS, END_SECONDS, EVENT_SECONDS = 180, 240, 60
+LOOK_EVERY_SECONDS = 0.02
 # A run of seconds: the emulator's component that loads no torch.
 REHEARSAL = ("model.component=chat_completion_rehearsal", "score.rows=2", "limits.poll_seconds=0.5")
 
@@ -28,39 +31,51 @@ def without_prefect() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name not in sign_in.variables(Path())}
 
 
+def own_homes(folder: Path, database: Path) -> dict[str, str]:
+    """Variables for Retune's and Prefect's files in `folder`, with a copy of Prefect's `database`."""
+    homes = {"RETUNE_HOME": folder / "retune", "PREFECT_HOME": folder / "prefect"}
+    homes["PREFECT_HOME"].mkdir()
+    shutil.copy(database, homes["PREFECT_HOME"] / "prefect.db")
+    return {name: str(home) for name, home in homes.items()}
+
+
 class Ended(NamedTuple):
-    """A command that has ended; `report` is what it printed on stdout as JSON."""
+    """A command that has ended, with its exit status and what it printed."""
 
     code: int
-    report: dict
+    output: str
     errors: str
-    seconds: float
+
+    @property
+    def report(self) -> dict:
+        """The JSON on stdout."""
+        return json.loads(self.output)
 
 
 class Command:
-    """A Python program in a process group of its own, with its stderr read line by line."""
+    """A Python program in a session of its own, whose stdout and stderr are kept in memory.
 
-    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
-        self._lines: list[str] = []
-        self.process = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            # A test runner's child may have inherited an ignored SIGINT.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
+    It is a fork of a process that has loaded the SDK; `fresh`: a new interpreter, which takes seconds longer.
+    """
+
+    def __init__(self, arguments: list[str], environment: dict[str, str], *, fresh: bool = False) -> None:
+        self._output, self._errors = os.memfd_create("stdout"), os.memfd_create("stderr")
+        self._read = 0
+        start = start_fresh if fresh else preloaded.start
+        self.process = start(arguments, environment, self._output, self._errors)
 
     def read_until(self, pattern: str) -> "Command":
-        """Wait for a line of stderr that matches."""
-        for line in self.process.stderr:
-            self._lines.append(line)
-            if re.search(pattern, line):
-                return self
-        raise AssertionError(f"the command ended before '{pattern}': {''.join(self._lines)}")
+        """Wait for a line of stderr that matches, after the lines that were waited for before."""
+        deadline = time.monotonic() + LINE_SECONDS
+        while True:
+            ended = self.process.poll() is not None
+            for line in read_lines(self._errors, self._read):
+                self._read += len(line)
+                if re.search(pattern, line.decode().rstrip("\n")):
+                    return self
+            assert not ended, f"the command ended before '{pattern}': {read_text(self._errors)}"
+            assert time.monotonic() < deadline, f"not within {LINE_SECONDS} s: '{pattern}': {read_text(self._errors)}"
+            time.sleep(LOOK_EVERY_SECONDS)
 
     def guard(self) -> psutil.Process:
         """The run's guard."""
@@ -78,21 +93,50 @@ class Command:
 
     def end(self) -> Ended:
         """What the command printed and returned, once it has ended."""
-        began = time.monotonic()
         try:
-            output, errors = self.process.communicate(timeout=END_SECONDS)
+            code = self.process.wait(END_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             raise
-        report = json.loads(output) if output.strip() else {}
-        return Ended(self.process.returncode, report, "".join(self._lines) + errors, time.monotonic() - began)
+        output, errors = read_text(self._output), read_text(self._errors)
+        os.close(self._output)
+        os.close(self._errors)
+        return Ended(code, output, errors)
 
 
-def finetune(environment: dict[str, str], *assignments: str, key: str | None = None) -> Command:
+def start_fresh(
+    arguments: list[str], environment: dict[str, str], stdout: int, stderr: int
+) -> "subprocess.Popen[bytes]":
+    """`python ARGUMENTS` as a new interpreter, in the project's folder and a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        start_new_session=True,
+        # A test runner's child may have inherited an ignored SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def read_text(file: int) -> str:
+    """All that has been written to the file, whose position is the writer's."""
+    return os.pread(file, os.fstat(file).st_size, 0).decode()
+
+
+def read_lines(file: int, start: int) -> list[bytes]:
+    """The complete lines of the file from the byte `start` on."""
+    text = os.pread(file, os.fstat(file).st_size - start, start)
+    return text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
+
+
+def finetune(environment: dict[str, str], *assignments: str, key: str | None = None, fresh: bool = False) -> Command:
     """`python -m flows.finetune --json --force`, started."""
     named = ["--run-key", key] if key else []
     sets = [word for assignment in assignments for word in ("--set", assignment)]
-    return Command(["-m", "flows.finetune", "--json", "--force", *named, *sets], environment)
+    return Command(["-m", "flows.finetune", "--json", "--force", *named, *sets], environment, fresh=fresh)
 
 
 def retune(environment: dict[str, str], *arguments: str) -> Ended:
@@ -108,8 +152,8 @@ def state_in_prefect(flow_run_id: str) -> str:
         return client.read_flow_run(flow_run_id).state_type.value
 
 
-def wait_for(what: Callable[[], object], seconds: float, text: str) -> object:
-    """The first true answer of `what`."""
+def wait_for(what: Callable[[], object], text: str, seconds: float = EVENT_SECONDS) -> object:
+    """The first true answer of `what`; `text` says what is waited for."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {text}"
@@ -117,21 +161,21 @@ def wait_for(what: Callable[[], object], seconds: float, text: str) -> object:
     return found
 
 
-def job_statuses(emulator: Emulator, key: str) -> dict[str, str]:
-    """The jobs of a run, whoever made them, with their statuses."""
-    jobs = emulator.client().jobs.list(tag=f"retune.key={key}")
+def job_statuses(emulator: Emulator, key: str | None = None) -> dict[str, str]:
+    """The jobs of a run, whoever made them, or all of the workspace, with their statuses."""
+    jobs = emulator.client().jobs.list(tag=key and f"retune.key={key}")
     return {job.name: str(getattr(job.status, "value", job.status)) for job in jobs}
 
 
 def wait_for_end(emulator: Emulator, job: str) -> str:
-    """The job's final status, which a cancellation reaches within 15 s."""
+    """The job's final status, once it has one."""
 
     def ended() -> str | None:
         status = str(getattr(emulator.client().jobs.get(job).status, "value", ""))
         status = status or str(emulator.client().jobs.get(job).status)
         return status if status in ("Completed", "Failed", "Canceled") else None
 
-    return str(wait_for(ended, 15, f"end of {job}"))
+    return str(wait_for(ended, f"end of {job}"))
 
 
 def endpoints_left(emulator: Emulator) -> list[str]:

@@ -4,9 +4,11 @@ The variables that lead the SDK to the emulator are set for the test process whi
 write every exchange to one folder, which tests/test_openapi.py checks at the end of the session.
 """
 
+import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+import trustme
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -25,7 +28,12 @@ if TYPE_CHECKING:
 
 # Before any test imports Prefect: its database, its results and our files go to a folder of this session.
 SESSION_HOME = Path(tempfile.mkdtemp(prefix="retune-tests-"))
+EMPTY_DATABASE = "empty.db"
+# The tests ask this machine only, and to load the public roots takes 30 ms of each connection.
+ROOTS = SESSION_HOME / "roots.pem"
+ROOTS.write_bytes(trustme.CA().cert_pem.bytes())
 os.environ |= {
+    "SSL_CERT_FILE": str(ROOTS),
     "PREFECT_HOME": str(SESSION_HOME / "prefect"),
     "RETUNE_HOME": str(SESSION_HOME / "retune"),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -33,6 +41,25 @@ os.environ |= {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
 os.environ.pop("PREFECT_API_URL", None)
+
+LONGEST = (
+    "test_browser.py",
+    "test_fault_matrix.py",
+    "test_local.py",
+    "test_flow.py",
+    "test_crashes.py",
+    "test_interrupts.py",
+    "test_approval.py",
+    "test_chaos.py",
+    "test_stops.py",
+    "test_worker.py",
+    "test_unchanged.py",
+    "test_trainer.py",
+    "test_emulator_jobs.py",
+    "test_data_assets.py",
+    "test_trainer_serve.py",
+    "test_guide.py",
+)
 
 # Deprecations inside the SDK and what it needs; warnings of our own code stay errors.
 SDK_WARNINGS = (
@@ -45,7 +72,8 @@ SDK_WARNINGS = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of tests/test_fault_matrix.py and tests/test_browser.py."""
+    """Where exchanges go, and options of tests/test_fault_matrix.py and tests/test_browser.py."""
+    parser.addoption("--exchanges", type=Path, metavar="FOLDER", help="keep what was asked and answered there")
     parser.addoption("--faults", type=Path, metavar="FILE", help="every cell, but for those that FILE says have passed")
     parser.addoption("--shard", default="1/1", metavar="K/N", help="with --faults: the K-th of N parts")
     parser.addoption("--screenshots", type=Path, metavar="FOLDER", help="keep the pictures of Prefect's page there")
@@ -57,8 +85,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The check of all exchanges comes last."""
-    items.sort(key=lambda item: item.path.name == "test_openapi.py")
+    """The files that take longest come first, so that no process ends long after the others; the check of all
+    exchanges comes last.
+    """
+    order = {name: place for place, name in enumerate(LONGEST)} | {"test_openapi.py": len(LONGEST) + 1}
+    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
 
 
 class Emulator:
@@ -67,6 +98,8 @@ class Emulator:
     def __init__(self, home: Path, exchanges: Path) -> None:
         self.home = home
         self._exchanges = exchanges
+        # To make one takes a quarter of a second of processor time.
+        self._clients: dict[tuple[tuple[str, str], ...], MLClient] = {}
         self.start()
 
     def start(self) -> None:
@@ -129,15 +162,19 @@ class Emulator:
         return body
 
     def client(self, **changes: str) -> "MLClient":
-        """A new MLClient for the workspace, or with registry_name= for the registry. Needs the variables."""
+        """The MLClient for the workspace, or with registry_name= for the registry. Needs the variables."""
         from azure.ai.ml import MLClient
         from azure.identity import DefaultAzureCredential
 
+        if client := self._clients.get(tuple(changes.items())):
+            return client
         place = {name: self.ready[name] for name in ("subscription_id", "resource_group", "workspace_name")}
         arguments = changes if "registry_name" in changes else {**place, **changes}
         names = {"resource_group": "resource_group_name"}
         arguments = {names.get(name, name): value for name, value in arguments.items()}
-        return MLClient(DefaultAzureCredential(), **arguments, enable_telemetry=False)
+        client = MLClient(DefaultAzureCredential(), **arguments, enable_telemetry=False)
+        self._clients[tuple(changes.items())] = client
+        return client
 
 
 class Variables:
@@ -168,9 +205,10 @@ def forget_cloud() -> None:
 
 
 @pytest.fixture(scope="session")
-def exchanges(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exchanges(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the emulators of this session write what was asked and answered."""
-    return tmp_path_factory.mktemp("exchanges")
+    folder = pytestconfig.getoption("--exchanges")
+    return folder.resolve() if folder else tmp_path_factory.mktemp("exchanges")
 
 
 @pytest.fixture(scope="session")
@@ -248,7 +286,25 @@ def prefect_api() -> Iterator[str]:
     from retune import servers
 
     with servers.prefect_api():
+        with (
+            contextlib.closing(sqlite3.connect(SESSION_HOME / "prefect" / "prefect.db")) as made,
+            contextlib.closing(sqlite3.connect(SESSION_HOME / EMPTY_DATABASE)) as copy,
+        ):
+            made.backup(copy)
         yield PREFECT_API_URL.value()
+
+
+@pytest.fixture(scope="session")
+def empty_database(prefect_api: str) -> Path:
+    """Prefect's database without a run, for `own_homes`: making the tables takes a server ten seconds."""
+    return SESSION_HOME / EMPTY_DATABASE
+
+
+@pytest.fixture(scope="session")
+def environment(session_emulator: Emulator, prefect_api: str) -> dict[str, str]:
+    """What a user's shell holds with an emulator and a Prefect API named."""
+    shell = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return shell | session_emulator.env | {"PREFECT_API_URL": prefect_api}
 
 
 class Run(NamedTuple):

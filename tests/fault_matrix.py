@@ -15,6 +15,13 @@ WORKSPACE = "/workspaces/local"
 # In a path: a job of Retune's. A cell hits its own only, because guards of earlier cells may still look at theirs.
 JOB = "retune-[^/]+"
 WITHOUT_ANSWER = "-"
+# Parts of the paths of kinds of calls; the other calls read, create or delete.
+PATHS = {
+    "poll": ("OperationsStatus/", f"/jobs/{JOB}"),
+    "store": ("/LocalUpload/", "/ExperimentRun/"),
+    "track": ("/history/", "/mlflow/"),
+    "ask": ("/scoring/", "/listKeys"),
+}
 
 
 class Route(NamedTuple):
@@ -30,6 +37,14 @@ class Route(NamedTuple):
     def matches(self, method: str, path: str) -> bool:
         """Whether a request is one of these."""
         return method == self.method and re.search(self.path, path) is not None
+
+    @property
+    def kind(self) -> str:
+        """What the call is for, which decides what takes its faults: the SDK's retries, a task's, or a loop."""
+        for kind, parts in PATHS.items():
+            if any(part in self.path for part in parts):
+                return kind
+        return {"GET": "read", "DELETE": "delete"}.get(self.method, "create")
 
 
 class Event(NamedTuple):
@@ -183,40 +198,56 @@ EVENTS: dict[str, Event] = {
     "the deletion fails once": Event([{"on": "delete", "effect": "fail"}], "attach"),
 }
 
-# What every run of the tests meets: each fault and each phase once.
+# Kinds of faults, by how a client has to take them.
+KINDS_OF_FAULTS = {
+    "refused": ("401", "403", EXPIRED, FOR_EVER),
+    "missing or there": ("404", "409"),
+    "overloaded": ("408", "429, wait 1 s", "429", "500", "503"),
+    "cut off": ("dropped before", "dropped after", "slow", "truncated"),
+}
+
+# What `make test` runs: each kind of call with each kind of fault, each fault, each phase, and events of each phase.
 SAMPLE = (
-    "cloud metadata GET-truncated",
-    "token GET-dropped before",
-    "workspace GET-401",
-    "sizes GET-slow",
+    # To read
+    "token GET-401",
+    "registry discovery GET-404",
     "cluster GET-429",
-    "base model GET-truncated",
+    "sizes GET-slow",
+    # To create
+    "job PUT-403 for ever",
     "cluster PUT-409",
+    "job PUT-503",
+    "job PUT-dropped after",
+    "endpoint PUT-429, wait 1 s",
+    # To poll
+    "endpoint operation GET, call 2-expired token",
     "cluster operation GET-404",
-    "no quota for the cluster-happens",
-    "data asset GET-404",
-    "data asset PUT-dropped after",
-    "datastore secrets POST-dropped before",
+    "job GET, call 2-500",
+    "deployment operation GET-truncated",
+    # To store
     "blob PUT-403",
     "blob HEAD-404",
-    "job PUT-dropped after",
-    "job PUT-503",
-    "job PUT-403 for ever",
-    "job GET, call 2-500",
+    "blob PUT-500",
+    "blob PUT, call 2-dropped before",
+    # To track
+    "lease PATCH-403",
+    "metrics GET-404",
     "steps GET-408",
-    "a step fails-happens",
-    "the job is not visible for 3 s-happens",
     "metrics GET-truncated",
-    "model PUT-dropped after",
-    "endpoint PUT-429, wait 1 s",
-    "endpoint operation GET, call 2-expired token",
-    "deployment PUT-dropped after",
-    "deployment operation GET-403",
-    "no quota for the deployment-happens",
+    # To ask the model
     "keys POST-403",
+    "question POST-404",
+    "question POST-503",
     "question POST-truncated",
-    "an answer is empty-happens",
+    # To delete
+    "endpoint DELETE-403",
+    "endpoint DELETE-409",
     "endpoint DELETE-500",
+    "endpoint DELETE-dropped after",
+    # What happens without a call
+    "no quota for the cluster-happens",
+    "the job is not visible for 3 s-happens",
+    "no quota for the deployment-happens",
     "the deletion fails once-happens",
 )
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 import psutil
-from commands import without_prefect
+from commands import own_homes, without_prefect
 
 from retune.local import ROOT, Stack
 from retune.servers import free_port
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas import State
 
-START_SECONDS, STOP_SECONDS = 120, 90
+START_SECONDS, STOP_SECONDS = 240, 120
 # Parameters of a run of seconds.
 REHEARSAL = {"component": "chat_completion_rehearsal"}
 
@@ -27,9 +27,8 @@ REHEARSAL = {"component": "chat_completion_rehearsal"}
 class Local:
     """The commands, with folders of their own."""
 
-    def __init__(self, folder: Path) -> None:
-        own = {"RETUNE_HOME": str(folder / "retune"), "PREFECT_HOME": str(folder / "prefect")}
-        own |= {"PREFECT_WORKER_QUERY_SECONDS": "2"}
+    def __init__(self, folder: Path, database: Path) -> None:
+        own = own_homes(folder, database) | {"PREFECT_WORKER_QUERY_SECONDS": "2"}
         self.home = folder / "retune"
         outside = without_prefect()
         outside.pop("ARM_CLOUD_METADATA_URL", None)
@@ -72,9 +71,9 @@ class Local:
 
 
 @contextmanager
-def started(folder: Path) -> Iterator[Local]:
+def started(folder: Path, database: Path) -> Iterator[Local]:
     """The stack, on a port of its own."""
-    local = Local(folder)
+    local = Local(folder, database)
     begun = local("start", "--port", str(free_port()))
     assert begun.returncode == 0, begun.stderr
     assert local.stack.page in begun.stdout

@@ -1,10 +1,8 @@
 """A run that waits for a person: what is up meanwhile, what each answer leads to, and where the answer is kept."""
 
-import os
 import signal
 from uuid import UUID
 
-import pytest
 from commands import REHEARSAL, Command, Ended, endpoints_left, finetune, state_in_prefect, wait_for
 from conftest import Emulator
 
@@ -15,18 +13,10 @@ WAITING = "waiting for approval"
 IN_TIME_HOURS = 8 / 3600
 
 
-@pytest.fixture(scope="module")
-def environment(session_emulator: Emulator, prefect_api: str) -> dict[str, str]:
-    """What a user's shell holds with an emulator and a Prefect API named."""
-    return os.environ | session_emulator.env | {"PREFECT_API_URL": prefect_api}
-
-
 def approve(environment: dict[str, str], *arguments: str) -> Ended:
     """`retune approve ...`, run to its end."""
     words = ["-c", "from retune.commands import retune; retune()", "approve", *arguments]
-    command = Command(words, environment)
-    output, errors = command.process.communicate(timeout=60)
-    return Ended(command.process.returncode, {"said": output.strip()}, errors, 0)
+    return Command(words, environment).end()
 
 
 def flow_run_of(emulator: Emulator, key: str) -> str:
@@ -49,7 +39,7 @@ def test_nothing_is_up_while_it_waits_and_a_yes_goes_on(environment: dict[str, s
     assert (endpoints_left(emulator), model_versions(emulator, "approved")) == ([], [])
 
     said = approve(environment, "approved", "--by", "Ada", "--note", "reads well")
-    assert (said.code, said.report["said"]) == (0, "approved"), said.errors
+    assert (said.code, said.output) == (0, "approved\n"), said.errors
     ended = run.end()
 
     assert ended.code == 0, ended.errors
@@ -86,7 +76,7 @@ def test_a_yes_outlives_the_process_that_was_given_it(environment: dict[str, str
     run = finetune(environment, *ASKED, key="once").read_until(WAITING)
     assert approve(environment, "once", "--by", "Ada").code == 0
     run.read_until("retune-.* is ready|endpoint|deploy").signal(signal.SIGKILL)
-    run.process.communicate(timeout=10)
+    run.end()
     again = finetune(environment, *ASKED, key="once").end()
 
     assert again.code == 0, again.errors
@@ -134,7 +124,6 @@ def test_cancel_ends_a_run_that_waits(environment: dict[str, str], emulator: Emu
     ended = run.end()
 
     assert (ended.code, ended.report["status"]) == (130, "cancelled"), ended.errors
-    assert ended.seconds < 20
     assert state_in_prefect(flow_run) == "CANCELLED"
 
 
@@ -171,7 +160,7 @@ def test_a_run_set_to_running_without_an_answer_fails(environment: dict[str, str
 
     run = finetune(environment, *ASKED, key="forced").read_until(WAITING)
     flow_run = flow_run_of(emulator, "forced")
-    wait_for(lambda: state_in_prefect(flow_run) == "PAUSED", 10, "paused")
+    wait_for(lambda: state_in_prefect(flow_run) == "PAUSED", "paused")
     with get_client(sync_client=True) as client:
         client.set_flow_run_state(UUID(flow_run), Running())
     ended = run.end()

@@ -114,7 +114,7 @@ def test_a_job_may_have_255_characters(raw: Raw, attacked: Emulator) -> None:
     def status() -> str:
         return json.loads(raw.send("GET", target_of(GET_JOB, job=name), auth="arm").body)["properties"]["status"]
 
-    assert wait_for(lambda: status() == "Completed", 30, "the job")
+    assert wait_for(lambda: status() == "Completed", "the job")
     (log,) = attacked.home.glob("blobs/azureml/ExperimentRun/dcid.*/user_logs/std_log.txt")
     assert log.read_text() == "the log of a long name\n"
 

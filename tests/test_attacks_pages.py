@@ -101,7 +101,7 @@ def test_a_model_s_server_refuses_pages(tmp_path: Path) -> None:
         port = json.loads(process.stdout.readline())["port"]
         url, json_kind = f"http://127.0.0.1:{port}", {"Content-Type": "application/json"}
         try:
-            wait_for(lambda: status_of(f"{url}/", {}) == 200, 20, "the model")
+            wait_for(lambda: status_of(f"{url}/", {}) == 200, "the model")
 
             assert status_of(f"{url}/score", json_kind, question) == 200
             assert status_of(f"{url}/score", {"Content-Type": "text/plain"}, question) == 415

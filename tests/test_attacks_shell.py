@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from azure.ai.ml import command
-from commands import REHEARSAL, finetune, without_prefect
+from commands import REHEARSAL, finetune, own_homes, without_prefect
 from conftest import Emulator, Variables
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -181,10 +181,12 @@ def odd_home(tmp_path: Path, exchanges: Path) -> Iterator[Emulator]:
     emulator.stop()
 
 
-def test_a_home_with_quotes_and_commands_in_its_name_runs_jobs(odd_home: Emulator, tmp_path: Path) -> None:
+def test_a_home_with_quotes_and_commands_in_its_name_runs_jobs(
+    odd_home: Emulator, empty_database: Path, tmp_path: Path
+) -> None:
     """A whole run: data, training, MLflow's file, the model's server; paths are values too."""
-    own = {"RETUNE_HOME": str(tmp_path / "retune it's $(touch mark)"), "PREFECT_HOME": str(tmp_path / "prefect")}
-    ended = finetune(without_prefect() | odd_home.env | own, *REHEARSAL).end()
+    own = own_homes(tmp_path, empty_database) | {"RETUNE_HOME": str(tmp_path / "retune it's $(touch mark)")}
+    ended = finetune(without_prefect() | odd_home.env | own, *REHEARSAL, fresh=True).end()
 
     assert (ended.code, ended.report["status"]) == (0, "completed"), ended.errors
     assert [path for path in Path.cwd().iterdir() if path.name == "mark"] == []

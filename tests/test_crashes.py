@@ -5,7 +5,6 @@ import signal
 import time
 from datetime import UTC, datetime
 
-import pytest
 from azure.identity import DefaultAzureCredential
 from commands import REHEARSAL, Command, endpoints_left, finetune, job_statuses, retune, state_in_prefect, wait_for
 from conftest import Emulator
@@ -15,12 +14,6 @@ from retune.names import LEASE_TAG, lease_tags, read_lease
 # Long enough to be killed in, short enough to wait for.
 TRAINING = ("training.training_seconds=6", *REHEARSAL)
 SHORT_LEASE = "limits.lease_minutes=0.1"
-
-
-@pytest.fixture(scope="module")
-def environment(session_emulator: Emulator, prefect_api: str) -> dict[str, str]:
-    """What a user's shell holds with an emulator and a Prefect API named."""
-    return os.environ | session_emulator.env | {"PREFECT_API_URL": prefect_api}
 
 
 def kill(run: Command, *, guard: bool) -> None:
@@ -66,7 +59,7 @@ def test_the_guard_deletes_the_endpoint_and_ends(environment: dict[str, str], em
     run = finetune(environment, *REHEARSAL, key="guarded").read_until("is ready")
     guard = run.guard()
     kill(run, guard=False)
-    wait_for(lambda: endpoints_left(emulator) == [], 15, "the endpoint's deletion by the guard")
+    wait_for(lambda: endpoints_left(emulator) == [], "the endpoint's deletion by the guard")
     guard.wait(40)
 
     assert state_in_prefect(flow_run_of(emulator, "retune-guarded-1")) == "CRASHED"
@@ -79,7 +72,7 @@ def test_the_guard_cancels_a_job_that_nobody_takes_over(environment: dict[str, s
     kill(run, guard=False)
     guard.wait(40)
 
-    assert wait_for(lambda: job_statuses(emulator, "orphan") == {"retune-orphan-1": "Canceled"}, 15, "cancellation")
+    assert wait_for(lambda: job_statuses(emulator, "orphan") == {"retune-orphan-1": "Canceled"}, "cancellation")
 
 
 def test_the_sweep_deletes_an_endpoint_whose_run_is_dead(environment: dict[str, str], emulator: Emulator) -> None:
@@ -114,7 +107,7 @@ def test_the_sweep_cancels_a_job_whose_run_is_dead(environment: dict[str, str], 
     swept = retune(environment, "sweep")
 
     assert [(one["name"], one["action"]) for one in swept.report["jobs"]] == [("retune-dead-1", "cancelled")]
-    assert wait_for(lambda: job_statuses(emulator, "dead") == {"retune-dead-1": "Canceled"}, 15, "cancellation")
+    assert wait_for(lambda: job_statuses(emulator, "dead") == {"retune-dead-1": "Canceled"}, "cancellation")
 
 
 def test_the_sweep_leaves_a_live_run_alone(environment: dict[str, str], emulator: Emulator) -> None:
@@ -144,7 +137,7 @@ def test_a_run_notices_that_a_late_request_has_taken_its_lease_away(
     document["properties"]["tags"] = own | lease_tags(0.001, "2026-01-01T00:00:00/earlier")
     emulator.request("PUT", address, token=token, content=document)
     replaced = read_lease(emulator.client().jobs.get(job).tags).holder
-    wait_for(lambda: read_lease(emulator.client().jobs.get(job).tags).holder == holder, 25, "the renewal of the lease")
+    wait_for(lambda: read_lease(emulator.client().jobs.get(job).tags).holder == holder, "the renewal of the lease")
     run.process.send_signal(signal.SIGINT)
 
     assert replaced == "2026-01-01T00:00:00/earlier"

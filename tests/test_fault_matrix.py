@@ -10,7 +10,6 @@ before and after the training take over a job that is done.
 import contextlib
 import itertools
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, get_args
@@ -24,6 +23,7 @@ from fault_matrix import (
     FAULTS,
     FOR_EVER,
     HAPPENS,
+    KINDS_OF_FAULTS,
     ROUTES,
     SAMPLE,
     SHORT_LEASE,
@@ -192,13 +192,12 @@ class Undisturbed(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(service: Service, prefect_api: str) -> Undisturbed:
+def undisturbed(service: Service, environment: dict[str, str]) -> Undisturbed:
     """What the other cells take over: done under the module's key."""
-    environment = os.environ | service.emulator.env | {"PREFECT_API_URL": prefect_api}
     with Variables(service.emulator.env):
         service.remove_cluster()
     before = len(service.admin("GET", "requests")["value"])
-    ended = run_command(environment, *SETTINGS, *SHORT_LEASE, key=KEY).end()
+    ended = run_command(environment, *SETTINGS, *SHORT_LEASE, key=KEY, fresh=True).end()
     assert ended.code == 0, ended.errors
     return Undisturbed(ended, service.admin("GET", "requests")["value"][before:])
 
@@ -239,11 +238,15 @@ def test_every_request_of_a_run_is_in_the_matrix(undisturbed: Undisturbed) -> No
     assert {names[0] for names in rows.values()} == ROUTES.keys()
 
 
-def test_the_sample_has_every_fault_and_every_phase() -> None:
-    """A list of names drifts; this one must name cells that exist."""
+def test_the_sample_has_every_kind_of_call_with_every_kind_of_fault() -> None:
+    """And each fault and each phase; a list of names drifts, and this one must name cells that exist."""
     chosen = [cell for cell in cells() if cell.id in SAMPLE]
+    calls = {row(name, call): route.kind for name, route in ROUTES.items() for call in route.calls}
+    faults = {fault: kind for kind, faults in KINDS_OF_FAULTS.items() for fault in faults}
+    pairs = {(calls[cell.row], faults[cell.column]) for cell in chosen if cell.column != HAPPENS}
 
     assert sorted(cell.id for cell in chosen) == sorted(SAMPLE)
+    assert pairs == set(itertools.product(calls.values(), KINDS_OF_FAULTS))
     assert {cell.column for cell in chosen} == {*FAULTS, HAPPENS}
     assert {cell.phase for cell in chosen} == set(get_args(Phase))
 
@@ -258,13 +261,12 @@ def test_the_document_is_as_new_as_the_tables() -> None:
 
 
 def test_a_cloud_that_does_not_answer_a_starting_process(
-    undisturbed: Undisturbed, service: Service, prefect_api: str
+    undisturbed: Undisturbed, service: Service, environment: dict[str, str]
 ) -> None:
     """MLflow asks for the cloud's addresses while it is imported, after the SDK; that fails once, the run completes."""
-    environment = os.environ | service.emulator.env | {"PREFECT_API_URL": prefect_api}
     path = ROUTES["cloud metadata GET"].path
     service.admin("PUT", "faults", [{"on": "request", "path": path, "status": 401, "from_call": 2}])
-    ended = run_command(environment, *SETTINGS, key=KEY).end()
+    ended = run_command(environment, *SETTINGS, key=KEY, fresh=True).end()
     (fault,) = service.admin("GET", "faults")
     service.admin("DELETE", "faults")
 
@@ -287,9 +289,9 @@ def test_a_fault_ends_well_or_with_a_name(
     assert "Traceback" not in run.errors, run.errors
     assert list(jobs) in ([], [f"retune-{key}-1"])
     assert jobs or report["status"] != "completed"
-    assert wait_for(lambda: service.all_ended(key), 15, "the job's end")
+    assert wait_for(lambda: service.all_ended(key), "the job's end")
     # Where it may not delete, the guard does as soon as it may.
-    patience = 20 if cell.row == "endpoint DELETE" and cell.column == FOR_EVER else 0
-    assert wait_for(lambda: service.endpoints() == [], patience, "the endpoint's deletion")
+    patience = 60 if cell.row == "endpoint DELETE" and cell.column == FOR_EVER else 0
+    assert wait_for(lambda: service.endpoints() == [], "the endpoint's deletion", patience)
     assert state_in_prefect(report["run"]["flow_run_id"]) == STATES[report["status"]]
     outcomes[cell.id] = error.get("code", "completed")

@@ -1,7 +1,7 @@
 """The main job over the wire: completed, taken over, and ended by a failure at each step that can fail.
 
-Runs under one key after the first take over its finished job, so that what follows the training is tested without
-training again.
+One run trains for real. The others are rehearsals, and most take over a finished job, so that what follows the training
+is tested without training again.
 """
 
 import json
@@ -15,14 +15,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import REHEARSAL, endpoints_left
+from commands import finetune as run_command
 from conftest import Emulator, Run
 
 ROOT = Path(__file__).resolve().parent.parent
-KEY = "flow-tests"
-# Two steps of training: enough for a model that answers.
+KEY, REHEARSED = "flow-tests", "flow-tests-rehearsed"
 VERSIONS = "/workspaces/local/models/[^/]+/versions/"
+# Two steps of training: enough for a model that answers.
 QUICK = ("training.max_steps=2", "score.rows=2")
-
 
 # `python -m flows.finetune` with one line more on stderr at the end: the heavy modules that the process has loaded.
 WITH_MODULE_LIST = """
@@ -44,9 +45,12 @@ def completed(session_emulator: Emulator, prefect_api: str) -> Run:
     return Run(done.returncode, json.loads(done.stdout), done.stderr)
 
 
-def endpoints_left(emulator: Emulator) -> list[str]:
-    """Names of the endpoints that the workspace holds."""
-    return [endpoint.name for endpoint in emulator.client().online_endpoints.list()]
+@pytest.fixture(scope="module")
+def rehearsed(environment: dict[str, str]) -> dict:
+    """The report of a completed rehearsal, under a key of its own."""
+    done = run_command(environment, *REHEARSAL, key=REHEARSED).end()
+    assert done.code == 0, done.errors
+    return done.report
 
 
 def test_a_completed_run_reports_every_section(completed: Run, emulator: Emulator) -> None:
@@ -107,23 +111,23 @@ def test_an_archived_and_retired_model_is_warned_about(completed: Run) -> None:
 
 
 def test_the_same_key_takes_over_the_finished_job(
-    completed: Run, finetune: Callable[..., Run], emulator: Emulator
+    rehearsed: dict, finetune: Callable[..., Run], emulator: Emulator
 ) -> None:
     """A repeat makes no second job and no second model version, and uses the prepared data again."""
-    again = finetune(*QUICK, key=KEY)
+    again = finetune(*REHEARSAL, key=REHEARSED)
 
-    jobs = [job.name for job in emulator.client().jobs.list() if job.name.startswith(f"retune-{KEY}")]
+    jobs = [job.name for job in emulator.client().jobs.list() if job.name.startswith(f"retune-{REHEARSED}")]
     assert again.code == 0
     assert again.report["job"]["attached"] is True
     assert again.report["data"]["cached"] is True
-    assert again.report["registered_model"] == completed.report["registered_model"] | {"attached": True}
-    assert jobs == [f"retune-{KEY}-1"]
+    assert again.report["registered_model"] == rehearsed["registered_model"] | {"attached": True}
+    assert jobs == [f"retune-{REHEARSED}-1"]
 
 
-@pytest.mark.usefixtures("completed")
+@pytest.mark.usefixtures("rehearsed")
 def test_the_same_key_with_another_request_is_refused(finetune: Callable[..., Run]) -> None:
     """A key stands for one request."""
-    other = finetune(*QUICK, "training.seed=7", key=KEY)
+    other = finetune(*REHEARSAL, "training.seed=7", key=REHEARSED)
 
     assert other.code == 1
     assert other.report["error"]["code"] == "RunKeyTaken"
@@ -172,14 +176,14 @@ def test_the_registered_model_loads_with_mlflow_and_answers(completed: Run, emul
     ],
     ids=["endpoint", "deployment", "quota", "score 424", "score empty", "score malformed", "register"],
 )
-@pytest.mark.usefixtures("completed")
+@pytest.mark.usefixtures("rehearsed")
 def test_a_failure_after_the_training_deletes_the_endpoint(
     faults: list[dict], step: str, code: str, words: str, emulator: Emulator, finetune: Callable[..., Run]
 ) -> None:
     """Whatever fails between registration and answers, no endpoint is left and the error names step and fix."""
     emulator.admin("PUT", "/admin/faults", faults)
     try:
-        run = finetune(*QUICK, key=KEY)
+        run = finetune(*REHEARSAL, key=REHEARSED)
     finally:
         emulator.admin("DELETE", "/admin/faults")
 
@@ -194,7 +198,7 @@ def test_a_failing_step_fails_the_run_with_its_log(emulator: Emulator, finetune:
     """The error holds the step's name and the last lines of its log; nothing is deployed."""
     emulator.admin("PUT", "/admin/faults", [{"on": "step", "name": "chat_completion_datapreprocess", "effect": "fail"}])
     try:
-        run = finetune(*QUICK, key="failing-step")
+        run = finetune(*REHEARSAL, key="failing-step")
     finally:
         emulator.admin("DELETE", "/admin/faults")
 
@@ -213,7 +217,7 @@ def test_an_endpoint_that_is_refused_during_the_training_is_tried_again(
     """The training goes on; what stood against the endpoint is a warning, and no reason to fail when it has gone."""
     emulator.admin("PUT", "/admin/faults", [{"on": "endpoint", "effect": "fail"}])
     try:
-        run = finetune(*QUICK, key="refused-once")
+        run = finetune(*REHEARSAL, key="refused-once")
     finally:
         emulator.admin("DELETE", "/admin/faults")
 
@@ -228,22 +232,21 @@ def test_an_endpoint_that_is_refused_during_the_training_is_tried_again(
 
 def test_a_failed_job_makes_a_repeat_take_the_next_attempt(emulator: Emulator, finetune: Callable[..., Run]) -> None:
     """The key stays, the attempt's number rises."""
-    emulator.admin("PUT", "/admin/faults", [{"on": "step", "effect": "fail", "name": "*validation"}])
+    emulator.admin("PUT", "/admin/faults", [{"on": "step", "effect": "fail", "name": "*finetune"}])
     try:
-        first = finetune(*QUICK, key="two-attempts")
+        first = finetune(*REHEARSAL, key="two-attempts")
     finally:
         emulator.admin("DELETE", "/admin/faults")
-    second = finetune(*QUICK, key="two-attempts")
+    second = finetune(*REHEARSAL, key="two-attempts")
 
     assert (first.code, first.report["run"]["attempt"]) == (1, 1)
     assert (second.code, second.report["run"]["attempt"]) == (0, 2)
     assert second.report["job"]["name"] == "retune-two-attempts-2"
 
 
-@pytest.mark.usefixtures("completed")
 def test_the_flat_payload_is_answered_too(finetune: Callable[..., Run]) -> None:
     """The other shape of a scoring request, under a key of its own."""
-    run = finetune(*QUICK, "score.payload=flat", "compute.serverless=true", key="flat-and-serverless")
+    run = finetune(*REHEARSAL, "score.payload=flat", "compute.serverless=true", key="flat-and-serverless")
 
     assert run.code == 0, run.report["error"]
     assert run.report["compute"]["name"] == "serverless"
@@ -252,7 +255,7 @@ def test_the_flat_payload_is_answered_too(finetune: Callable[..., Run]) -> None:
 
 def test_a_run_limit_cancels_the_job(emulator: Emulator, finetune: Callable[..., Run]) -> None:
     """Queue time and run time have limits; a job past one is cancelled and the error names the limit."""
-    run = finetune(*QUICK, "limits.run_minutes=0.05", key="too-slow")
+    run = finetune(*REHEARSAL, "training.training_seconds=60", "limits.run_minutes=0.05", key="too-slow")
 
     assert run.code == 1
     assert run.report["error"]["code"] == "JobTooSlow"
@@ -272,11 +275,11 @@ def cancel_when_there(emulator: Emulator, job: str) -> None:
 
 def test_a_job_that_someone_else_cancels_fails_the_run(emulator: Emulator, finetune: Callable[..., Run]) -> None:
     """`jobs.stream` would return without an error; the run must not go on to register."""
-    emulator.admin("PUT", "/admin/faults", [{"on": "step", "effect": "hang_queued", "name": "*validation"}])
+    emulator.admin("PUT", "/admin/faults", [{"on": "step", "effect": "hang_queued", "name": "*finetune"}])
     canceller = threading.Thread(target=cancel_when_there, args=(emulator, "retune-cancelled-elsewhere-1"))
     canceller.start()
     try:
-        run = finetune(*QUICK, key="cancelled-elsewhere")
+        run = finetune(*REHEARSAL, key="cancelled-elsewhere")
     finally:
         canceller.join()
         emulator.admin("DELETE", "/admin/faults")

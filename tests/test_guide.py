@@ -6,7 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 from conftest import Emulator, Variables
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,7 +20,6 @@ QUICK = {
 }
 
 
-@pytest.mark.timeout(420)
 def test_the_guide_runs_from_sign_in_to_deletion(session_emulator: Emulator, tmp_path: Path) -> None:
     """With the emulator's exports as the only difference, every call of the guide does what the guide says."""
     python = shlex.quote(sys.executable)

@@ -8,17 +8,16 @@ from pathlib import Path
 import pytest
 from local_stack import REHEARSAL, STOP_SECONDS, Local, started, states_of
 
-RUN_SECONDS, FIRED_SECONDS = 120, 300
+RUN_SECONDS, FIRED_SECONDS = 240, 400
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
+def local(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Local]:
     """The stack, started."""
-    with started(tmp_path_factory.mktemp("local")) as local:
+    with started(tmp_path_factory.mktemp("local"), empty_database) as local:
         yield local
 
 
-@pytest.mark.timeout(FIRED_SECONDS + 100)
 def test_schedules_fire_by_themselves_and_do_not_overlap(local: Local) -> None:
     """Each minute, with a run that takes longer than that: its next tick is dropped. The sweep goes on beside it."""
     from prefect.client.schemas.actions import DeploymentUpdate
@@ -55,7 +54,6 @@ def test_schedules_fire_by_themselves_and_do_not_overlap(local: Local) -> None:
     assert most_at_once == 1
 
 
-@pytest.mark.timeout(400)
 def test_a_run_completes_and_stopping_leaves_nothing(local: Local) -> None:
     """Also when another run is in the middle: its job and its endpoint go, and every process with them."""
     from prefect.deployments import run_deployment
@@ -81,9 +79,9 @@ def test_a_run_completes_and_stopping_leaves_nothing(local: Local) -> None:
     assert local("stop").stdout == "nothing was running\n"
 
 
-def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_named(empty_database: Path, tmp_path: Path) -> None:
     """With what to do about it; nothing is started."""
-    local = Local(tmp_path)
+    local = Local(tmp_path, empty_database)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

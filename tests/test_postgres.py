@@ -32,7 +32,7 @@ class Database:
         arguments = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         command = [str(PROGRAMS / "postgres"), "-D", files, *arguments]
         self.process = subprocess.Popen(command, user=self._user, cwd="/", stderr=subprocess.DEVNULL)
-        wait_for(lambda: self._run("pg_isready", *self._here, check=False) == 0, START_SECONDS, "PostgreSQL")
+        wait_for(lambda: self._run("pg_isready", *self._here, check=False) == 0, "PostgreSQL", START_SECONDS)
 
     @property
     def _here(self) -> list[str]:
@@ -86,7 +86,7 @@ def test_a_run_completes_with_its_history_in_postgresql(database: Database, emul
             "RETUNE_HOME": str(tmp_path / "retune"),
         }
     )
-    ended = finetune(environment, *REHEARSAL).end()
+    ended = finetune(environment, *REHEARSAL, fresh=True).end()
 
     assert (ended.code, ended.report["status"]) == (0, "completed"), ended.errors
     assert database.rows("select state_type from flow_run") == ["COMPLETED"]

@@ -31,8 +31,6 @@ WITHOUT_HEAVY += "del sys.argv[0]\nrunpy.run_module(sys.argv[0], run_name='__mai
 COLOURS = {"grass": "green", "snow": "white", "coal": "black", "blood": "red", "the sky": "blue"}
 QUESTION = [{"role": "user", "content": "Which colour is grass?"}]
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def conversation(thing: str) -> list[dict[str, str]]:
     return [

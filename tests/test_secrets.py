@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from commands import REHEARSAL, ROOT, without_prefect
+from commands import REHEARSAL, ROOT, own_homes, without_prefect
 from conftest import Emulator
 
 from benchmarks.hub import Hub
@@ -85,11 +85,9 @@ def files_below(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.timeout(RUN_SECONDS + 60)
-def test_secrets_stay_where_they_are(emulator: Emulator, hub: Hub, tmp_path: Path) -> None:
+def test_secrets_stay_where_they_are(emulator: Emulator, hub: Hub, empty_database: Path, tmp_path: Path) -> None:
     """A whole run at the most talkative level, with everything that it writes in one folder."""
-    own = {"HF_HOME": str(tmp_path / "hf"), "RETUNE_HOME": str(tmp_path / "retune")}
-    own |= {"PREFECT_HOME": str(tmp_path / "prefect"), "PREFECT_LOGGING_LEVEL": "DEBUG"}
+    own = own_homes(tmp_path, empty_database) | {"HF_HOME": str(tmp_path / "hf"), "PREFECT_LOGGING_LEVEL": "DEBUG"}
     own |= {"HF_TOKEN": HUB_TOKEN, "AZURE_CLIENT_SECRET": CLIENT_SECRET}
     settings = (*REHEARSAL, "data.source=lab/gated", "serving.keep=true")
     arguments = ["-m", "flows.finetune", "--json", "--force", "--html", str(tmp_path / "page.html")]

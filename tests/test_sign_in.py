@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import ROOT, without_prefect
+from commands import ROOT, own_homes, without_prefect
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from retune import sign_in
@@ -146,14 +146,10 @@ def test_a_profile_that_is_gone_or_torn_is_named(home: Path) -> None:
         assert caught.value.code == "NoSignIn"
 
 
-def test_a_server_that_other_settings_open_is_not_used(tmp_path: Path) -> None:
+def test_a_server_that_other_settings_open_is_not_used(empty_database: Path, tmp_path: Path) -> None:
     """Prefect reads a prefect.toml in the current folder before the profile."""
     (tmp_path / "prefect.toml").write_text('[server.api]\nauth_string = "someone:else"\n')
-    homes = {
-        "RETUNE_HOME": str(tmp_path / "retune"),
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-        "PYTHONPATH": str(ROOT),
-    }
+    homes = own_homes(tmp_path, empty_database) | {"PYTHONPATH": str(ROOT)}
     program = f"from retune.servers import prefect_server\nwith prefect_server({free_port()}): print('in use')"
     done = subprocess.run(
         [sys.executable, "-c", program],

@@ -1,11 +1,15 @@
 """What stops a run without a signal of the terminal: Prefect's UI, time limits. The job ends, the state is honest."""
 
 import os
+import signal
+import threading
+import time
 
 import pytest
 from commands import REHEARSAL, Command, endpoints_left, finetune, job_statuses, state_in_prefect, wait_for
 from conftest import Emulator
 
+from flows.signals import SIGNALS
 from retune.names import read_lease
 
 LONG = ("training.training_seconds=120", *REHEARSAL)
@@ -24,16 +28,10 @@ print(state.name, state.state_details.flow_run_id, file=sys.stderr)
 """
 
 
-@pytest.fixture(scope="module")
-def environment(session_emulator: Emulator, prefect_api: str) -> dict[str, str]:
-    """What a user's shell holds with an emulator and a Prefect API named."""
-    return os.environ | session_emulator.env | {"PREFECT_API_URL": prefect_api}
-
-
 def is_cancelled(emulator: Emulator, key: str) -> bool:
-    """Whether the run has one job, Canceled within 15 s."""
+    """Whether the run has one job, which is then Canceled."""
     done = {f"retune-{key}-1": "Canceled"}
-    return bool(wait_for(lambda: job_statuses(emulator, key) == done, 15, f"cancellation of {key}"))
+    return bool(wait_for(lambda: job_statuses(emulator, key) == done, f"cancellation of {key}"))
 
 
 def test_cancel_in_prefect_reaches_a_run_without_worker(environment: dict[str, str], emulator: Emulator) -> None:
@@ -48,7 +46,6 @@ def test_cancel_in_prefect_reaches_a_run_without_worker(environment: dict[str, s
     ended = run.end()
 
     assert (ended.code, ended.report["error"]["code"]) == (130, "Cancelled"), ended.errors
-    assert ended.seconds < 20
     assert state_in_prefect(flow_run) == "CANCELLED"
     assert is_cancelled(emulator, "ui-cancel")
 
@@ -99,8 +96,34 @@ def test_prefect_s_own_time_limit_is_survived(
     name, flow_run = ended.errors.splitlines()[-1].split()
     assert name == "TimedOut", ended.errors
     assert state_in_prefect(flow_run) == "FAILED"
-    assert endpoints_left(emulator) == []
+    assert endpoints_left(emulator) == [], ended.errors
     assert key != "timeout-training" or is_cancelled(emulator, key)
+
+
+def test_a_time_limit_waits_for_the_end_of_a_clean_up() -> None:
+    """Also when there are other threads, which may be given the signal, and when clean-ups are nested."""
+
+    def strike(number: int, frame: object) -> None:
+        raise TimeoutError
+
+    done, over = [], threading.Event()
+    thread = threading.Thread(target=over.wait)
+    before = signal.signal(signal.SIGALRM, strike)
+    thread.start()
+    try:
+        with pytest.raises(TimeoutError), SIGNALS.watched(), SIGNALS.deferred("deleting"):
+            with SIGNALS.deferred("asking"):
+                signal.raise_signal(signal.SIGALRM)
+                os.kill(os.getpid(), signal.SIGALRM)
+                time.sleep(0.2)  # for the signal to reach a thread
+                done.append("asked")
+            done.append("deleted")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        over.set()
+        thread.join()
+
+    assert done == ["asked", "deleted"]
 
 
 def test_a_step_beside_that_fails_ends_the_run(environment: dict[str, str], emulator: Emulator) -> None:

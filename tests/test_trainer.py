@@ -14,8 +14,6 @@ ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / "azureml_emulator" / "registry" / "weights" / "tiny-phi3"
 SAMPLE = ROOT / "deployments" / "data" / "chat_sample" / "data"
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def command(module: str, options: dict[str, object]) -> list[str]:
     named = [text for name, value in options.items() for text in (f"--{name}", str(value))]

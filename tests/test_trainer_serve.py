@@ -17,8 +17,6 @@ WEIGHTS = ROOT / "azureml_emulator" / "registry" / "weights" / "tiny-phi3"
 USER = {"role": "user", "content": "What is the capital of France?"}
 ASSISTANT = {"role": "assistant", "content": "Paris."}
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
