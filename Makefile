@@ -1,24 +1,34 @@
 # make run        the main job on this machine: emulator, training, registration, endpoint, questions, teardown
 # make deploy-local   the same scheduled and from Prefect's page, on this machine: PORT=4200; make stop-local ends it
-# make test       the tests
+# make test       the tests, in two processes
+# make test-full  these, and every fault and 200 kills, which they sample: about three hours
 # make lint       ruff
 # make screenshots   the browser test, with its pictures for docs/operate.md
-# make chaos      kill runs at drawn moments and count what is left: RUNS=200 trials of SEED=0, over an hour
-# make faults     a run for each call and each fault that may befall it, and docs/faults.md, about an hour
+# make chaos      kill runs at random times and count what is left: RUNS=200 trials of SEED=0, over an hour
+# make faults     a run for each call and each fault, and docs/faults.md, about an hour
 PYTHON ?= python3
 BIN := .venv/bin
 RUNS ?= 200
 SEED ?= 0
 PORT ?= 4200
 
-.PHONY: run deploy-local stop-local test lint screenshots chaos faults clean
+.PHONY: run deploy-local stop-local test test-full lint screenshots chaos faults clean
 .DELETE_ON_ERROR:
 
 run: .venv/installed
 	@$(BIN)/python -m flows.finetune --preset local $(ARGS)
 
+# Two processes, because half of the time of one is waiting. What the emulators of all of them were asked and
+# answered is checked at the end.
+EXCHANGES := .retune/exchanges
 test: .venv/installed
-	$(BIN)/python -m pytest $(ARGS)
+	@rm -rf $(EXCHANGES)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25 --exchanges=$(EXCHANGES) \
+	  --ignore=tests/test_openapi.py $(ARGS)
+	$(BIN)/python -m pytest tests/test_openapi.py --exchanges=$(EXCHANGES)
+
+test-full: test faults chaos
+	@$(BIN)/python tests/data_kills.py --kills 50
 
 deploy-local: .venv/installed
 	@$(BIN)/retune local start --port '$(PORT)'
