@@ -18,7 +18,7 @@ PORT ?= 4200
 run: .venv/installed
 	@$(BIN)/python -m flows.finetune --preset local $(ARGS)
 
-# Two processes, because half of the time of one is waiting. What the emulators of all of them were asked and
+# Two processes, because each spends half of its time waiting. What the emulators of all of them were asked and
 # answered is checked at the end.
 EXCHANGES := .retune/exchanges
 test: .venv/installed

@@ -152,10 +152,10 @@ def state_in_prefect(flow_run_id: str) -> str:
         return client.read_flow_run(flow_run_id).state_type.value
 
 
-def wait_for(what: Callable[[], object], text: str, seconds: float = EVENT_SECONDS) -> object:
-    """The first true answer of `what`; `text` says what is waited for."""
+def wait_for(event: Callable[[], object], text: str, seconds: float = EVENT_SECONDS) -> object:
+    """The first true answer of `event`, which `text` names in words."""
     deadline = time.monotonic() + seconds
-    while not (found := what()):
+    while not (found := event()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {text}"
         time.sleep(0.3)
     return found

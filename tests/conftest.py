@@ -42,6 +42,7 @@ os.environ |= {
 }
 os.environ.pop("PREFECT_API_URL", None)
 
+# Files that take over a minute. They start first, so that no process ends long after the others.
 LONGEST = (
     "test_browser.py",
     "test_fault_matrix.py",
@@ -85,11 +86,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest come first, so that no process ends long after the others; the check of all
-    exchanges comes last.
-    """
-    order = {name: place for place, name in enumerate(LONGEST)} | {"test_openapi.py": len(LONGEST) + 1}
-    items.sort(key=lambda item: order.get(item.path.name, len(LONGEST)))
+    """The longest files come first, the check of all exchanges last."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)} | {"test_openapi.py": len(LONGEST) + 1}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(LONGEST)))
 
 
 class Emulator:

@@ -201,12 +201,12 @@ EVENTS: dict[str, Event] = {
 # Kinds of faults, by how a client has to take them.
 KINDS_OF_FAULTS = {
     "refused": ("401", "403", EXPIRED, FOR_EVER),
-    "missing or there": ("404", "409"),
+    "missing or taken": ("404", "409"),
     "overloaded": ("408", "429, wait 1 s", "429", "500", "503"),
     "cut off": ("dropped before", "dropped after", "slow", "truncated"),
 }
 
-# What `make test` runs: each kind of call with each kind of fault, each fault, each phase, and events of each phase.
+# What `make test` runs: each kind of call with each kind of fault, each fault, each phase, and a few events.
 SAMPLE = (
     # To read
     "token GET-401",

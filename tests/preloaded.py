@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-START_SECONDS = 60
+START_SECONDS = 180
 LARGEST_ORDER_BYTES = 1 << 17
 NUMBER_BYTES = 4
 # Threads that libraries would start while they are loaded.
