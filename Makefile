@@ -23,7 +23,7 @@ run: .venv/installed
 EXCHANGES := .retune/exchanges
 test: .venv/installed
 	@rm -rf $(EXCHANGES)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25 --exchanges=$(EXCHANGES) \
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25 --exchanges=$(EXCHANGES) \
 	  --ignore=tests/test_openapi.py $(ARGS)
 	$(BIN)/python -m pytest tests/test_openapi.py --exchanges=$(EXCHANGES)
 

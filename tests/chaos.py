@@ -24,6 +24,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
 
 import httpx
 import psutil
@@ -49,7 +50,9 @@ def main() -> int:
         signal.signal(number, signal.default_int_handler)
     trials = [draw(options.seed, number) for number in options.only or range(options.runs)]
     began = time.monotonic()
-    with Stage() as stage:
+    # The shared one comes first, where undisturbed runs are made.
+    clouds = dict.fromkeys(["shared", *(trial.cloud for trial in trials)])
+    with Stage(clouds, options.database) as stage:
         play = Play(stage, options.seed, options.lanes)
         try:
             play.all(trials)
@@ -69,6 +72,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="decides all trials (default: %(default)s)")
     parser.add_argument("--only", type=int, nargs="+", help="these trials of the seed instead")
     parser.add_argument("--lanes", type=int, default=2, help="trials at a time (default: %(default)s)")
+    parser.add_argument("--database", type=Path, help="an empty database of Prefect's, whose tables need not be made")
     return parser.parse_args(words)
 
 

@@ -1,6 +1,7 @@
-"""The stage of the kill harness: two emulators, a Prefect server, folders, and an end that leaves nothing behind.
+"""The stage of the kill harness: emulators, a Prefect server, folders, and an end that leaves nothing behind.
 
-One emulator is shared by all lanes and is never harmed; the other one is the victim of those trials that kill it.
+One emulator is shared by all lanes and is never harmed; the other one is the victim of those trials that kill it, and
+is there only for them.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -200,8 +201,10 @@ def command_line(process: psutil.Process) -> str:
 class Stage:
     """All that the trials share. Leaving it ends every process that was started on it."""
 
-    def __init__(self) -> None:
+    def __init__(self, clouds: Iterable[str], database: Path | None = None) -> None:
+        """Start an emulator of each name. Prefect's server begins with a copy of `database`, if given."""
         self.folder = Path(tempfile.mkdtemp(prefix="retune-chaos-"))
+        self._names, self._database = clouds, database
         self.keep = True
         # Keys of runs that go on and that nobody has struck yet.
         self.live: set[str] = set()
@@ -219,12 +222,15 @@ class Stage:
 
         for name in (*sign_in.variables(Path()), "ARM_CLOUD_METADATA_URL"):
             os.environ.pop(name, None)
+        if self._database:
+            (self.folder / "prefect").mkdir()
+            shutil.copy(self._database, self.folder / "prefect" / "prefect.db")
         try:
             from prefect.settings import PREFECT_API_URL
 
             from retune import servers
 
-            self.clouds = {name: self._cloud(name) for name in ("shared", "mortal")}
+            self.clouds = {name: self._cloud(name) for name in self._names}
             self._exit.enter_context(servers.prefect_api())
             self.prefect = PREFECT_API_URL.value()
         except BaseException:

@@ -91,6 +91,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks.get(item.path.name, len(LONGEST)))
 
 
+# `/admin/timing`: long enough that each state is one, short enough not to be waited for.
+QUICK = dict.fromkeys(
+    (
+        "retry_after_seconds",
+        "compute_seconds",
+        "queue_seconds",
+        "prepare_seconds",
+        "finalize_seconds",
+        "endpoint_seconds",
+        "deployment_seconds",
+        "delete_seconds",
+    ),
+    0.1,
+)
+
+
 class Emulator:
     """One emulator process on one home."""
 
@@ -212,7 +228,9 @@ def exchanges(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def session_emulator(tmp_path_factory: pytest.TempPathFactory, exchanges: Path) -> Iterator[Emulator]:
+    """With `QUICK` timing, which a test that changes it sets again."""
     emulator = Emulator(tmp_path_factory.mktemp("emulator") / "home", exchanges)
+    emulator.admin("PUT", "/admin/timing", QUICK)
     yield emulator
     emulator.stop()
 

@@ -1,6 +1,6 @@
 """Prefect's page as a person uses it, in a real browser, against `retune local`.
 
-`make screenshots` keeps the pictures for docs/operate.md.
+`make screenshots` keeps the pictures for docs/operate.md, of a real training; without them one of seconds is enough.
 """
 
 import re
@@ -17,9 +17,12 @@ from commands import wait_for
 from hostile_page import CONTROL, Attack, hostile_page
 from local_stack import REHEARSAL, Local, started
 from playwright.sync_api import Locator, Page, Response, expect, sync_playwright
+from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.states import Scheduled
 
 if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import Artifact
 
 CHROMIUM = shutil.which("chromium")
@@ -100,10 +103,14 @@ class Browser:
         return answer.value
 
     def start_run(self, act: Callable[[], None]) -> UUID:
-        """The run that an act starts, and to its page."""
+        """The run that an act starts. The page is left: it is drawn again and again while a run goes on."""
         run = UUID(self.ask("create_flow_run", act).json()["id"])
-        self.open_run(run)
+        self.leave()
         return run
+
+    def leave(self) -> None:
+        """Look at nothing."""
+        self.page.goto("about:blank")
 
     def quick_run(self) -> None:
         """The usual run of the deployment whose page is open."""
@@ -151,39 +158,59 @@ def wait_for_state(local: Local, run: UUID, name: str, seconds: float = RUN_SECO
             time.sleep(0.5)
 
 
-def artifacts_of(local: Local, run: UUID) -> "dict[str, Artifact]":
+def artifacts_of(client: "SyncPrefectClient", run: UUID) -> "dict[str, Artifact]":
     """The last artifact of each key of a run."""
-    with local.client() as client:
-        found = [one for one in client.read_artifacts() if one.flow_run_id == run]
+    of_it = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run]))
+    found = client.read_artifacts(artifact_filter=of_it)
     return {one.key: one for one in sorted(found, key=lambda one: one.created)}
 
 
-def description_of_training(local: Local, run: UUID) -> str:
-    """What the bar says."""
-    found = artifacts_of(local, run).get("training")
-    return found.description or "" if found else ""
+def wait_for_progress(local: Local, run: UUID, progress: re.Pattern[str]) -> None:
+    """Until the bar of the training says how far it is."""
+
+    def shown() -> object:
+        bar = artifacts_of(client, run).get("training")
+        return bar and progress.search(bar.description or "")
+
+    with local.client() as client:
+        wait_for(shown, "progress of the training", RUN_SECONDS)
 
 
+@pytest.fixture
+def quick(local: Local, request: pytest.FixtureRequest) -> None:
+    """finetune/local trains for seconds, unless pictures are taken."""
+    if request.config.getoption("--screenshots"):
+        return
+    with local.client() as client:
+        deployment = client.read_deployment_by_name("finetune/local")
+        usual = deployment.parameters
+        quick = {"model": usual["model"] | REHEARSAL, "training": usual["training"] | {"training_seconds": 30}}
+        client.update_deployment(deployment.id, DeploymentUpdate(parameters=usual | quick))
+
+
+@pytest.mark.usefixtures("quick")
 def test_one_click_runs_to_completion_and_the_page_shows_it(browser: Browser, local: Local) -> None:
-    """Quick run of finetune/local: a real training. Every artifact is there and can be opened."""
+    """Quick run of finetune/local. Every artifact is there and can be opened."""
     browser.open_deployment("local")
     browser.keep("deployment")
     run = browser.start_run(browser.quick_run)
     wait_for_state(local, run, "Running")
     page = browser.page
     progress = re.compile(r"step \d+, epoch [\d.]+, ")
-    wait_for(lambda: progress.search(description_of_training(local, run)), "progress of the training", RUN_SECONDS)
+    wait_for_progress(local, run, progress)
     browser.open(f"/runs/flow-run/{run}?tab=Artifacts")
     page.get_by_text("training", exact=True).click()
     expect(page.get_by_text(progress).first).to_be_visible()
     browser.keep("running")
+    browser.leave()
     wait_for_state(local, run, "Completed")
 
     browser.open(f"/runs/flow-run/{run}?tab=Artifacts")
     for name in ARTIFACTS:
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
     browser.keep("artifacts")
-    made = artifacts_of(local, run)
+    with local.client() as client:
+        made = artifacts_of(client, run)
     assert {*made} == {*ARTIFACTS}
     for name, artifact in made.items():
         browser.open(f"/artifacts/artifact/{artifact.id}")
@@ -218,7 +245,8 @@ def test_a_form_is_refused_then_filled_and_its_run_is_approved(browser: Browser,
     page.get_by_label("Required (Optional)", exact=True).click()
     run = browser.start_run(browser.button("Submit").click)
     wait_for_state(local, run, "Paused")
-    assert artifacts_of(local, run)["summary"].data.startswith("# Retune: waiting for approval\n")
+    with local.client() as client:
+        assert artifacts_of(client, run)["summary"].data.startswith("# Retune: waiting for approval\n")
 
     def approve() -> None:
         browser.open_run(run)
@@ -232,8 +260,10 @@ def test_a_form_is_refused_then_filled_and_its_run_is_approved(browser: Browser,
         dialog.get_by_role("button", name="Resume").click()
 
     browser.ask("resume", approve)
+    browser.leave()
     wait_for_state(local, run, "Completed")
-    assert "Approved by Ada: reads well" in artifacts_of(local, run)["summary"].data
+    with local.client() as client:
+        assert "Approved by Ada: reads well" in artifacts_of(client, run)["summary"].data
 
 
 def test_a_run_is_cancelled_in_the_page(browser: Browser, local: Local) -> None:
@@ -250,8 +280,9 @@ def test_a_run_is_cancelled_in_the_page(browser: Browser, local: Local) -> None:
         browser.page.get_by_role("alertdialog").get_by_role("button", name="Cancel Flow Run").click()
 
     browser.ask("set_state", cancel)
+    browser.leave()
     wait_for_state(local, run, "Cancelled")
-    browser.page.reload()
+    browser.open_run(run)
     browser.keep("cancelled")
 
 

@@ -73,9 +73,9 @@ def test_decoys_are_twenty_and_only_two_carry_the_tags_of_a_run() -> None:
     assert [run for run in tagged if run] == [("decoy", 1), ("decoy", 1)]
 
 
-def test_a_sample_of_trials_leaves_nothing() -> None:
+def test_a_sample_of_trials_leaves_nothing(empty_database: Path) -> None:
     """Two trials of seed 0 pass, and the harness leaves no process and no folder."""
-    command = [sys.executable, "tests/chaos.py", "--only", *SAMPLE]
+    command = [sys.executable, "tests/chaos.py", "--database", str(empty_database), "--only", *SAMPLE]
     played = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=570)
     folder = played.stdout.split(maxsplit=1)[0]
     environments = [process.info["environ"] or {} for process in psutil.process_iter(["environ"])]

@@ -9,11 +9,10 @@ import psutil
 import pytest
 from azure.ai.ml.entities import ManagedOnlineEndpoint, Model, OnlineRequestSettings, ProbeSettings
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
-from conftest import Emulator
+from conftest import QUICK, Emulator
 from tiny_model import (
     DEPLOYMENT_VERSION,
     ENDPOINT_VERSION,
-    QUICK,
     Service,
     create_endpoint,
     deploy,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
-from conftest import Emulator
+from conftest import QUICK, Emulator
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -138,7 +138,7 @@ def test_states_come_in_order(ml_client: "MLClient", emulator: Emulator) -> None
         return job_states[-1] in ("Completed", "Failed")
 
     wait_until(note, "the job ends")
-    emulator.admin("PUT", "/admin/timing", dict.fromkeys(LATENCIES, 0.2))
+    emulator.admin("PUT", "/admin/timing", QUICK)
 
     assert job_states == ["Preparing", "Running", "Finalizing", "Completed"]
     assert [state for state in step_states if state != "NotStarted"] == [

@@ -38,19 +38,6 @@ DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "faults.md"
 KEY = "matrix"
 CLUSTER = "gpu-cluster"
 TRAINING_ROWS = 460
-QUICK_TIMING = dict.fromkeys(
-    (
-        "retry_after_seconds",
-        "compute_seconds",
-        "queue_seconds",
-        "prepare_seconds",
-        "finalize_seconds",
-        "endpoint_seconds",
-        "deployment_seconds",
-        "delete_seconds",
-    ),
-    0.1,
-)
 # Its own rows: those that another test of the session has uploaded would not be uploaded again.
 SETTINGS = (*REHEARSAL, "data.fraction=0.1", "limits.poll_seconds=0.2", "limits.delete_minutes=0.5")
 STATES = {"completed": "COMPLETED", "failed": "FAILED", "rejected": "FAILED"}
@@ -120,7 +107,6 @@ class Service:
         self._session.trust_env = False
         self._session.verify = emulator.ready["ca_bundle"]
         self._session.headers["Authorization"] = f"Bearer {emulator.ready['admin_token']}"
-        self.admin("PUT", "timing", QUICK_TIMING)
 
     def admin(self, method: str, what: str, content: object = None) -> object:
         """An admin call's answer."""
@@ -149,11 +135,9 @@ class Service:
 
 
 @pytest.fixture(scope="module")
-def service(session_emulator: Emulator) -> Iterator[Service]:
+def service(session_emulator: Emulator) -> Service:
     """The session's emulator: azureml-mlflow keeps the addresses of the first cloud that this process has asked."""
-    timing = session_emulator.admin("GET", "/admin/timing")
-    yield Service(session_emulator)
-    session_emulator.admin("PUT", "/admin/timing", timing)
+    return Service(session_emulator)
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ import requests
 from azure.ai.ml import MLClient
 from azure.ai.ml.entities import ManagedOnlineDeployment, ManagedOnlineEndpoint, Model, OnlineRequestSettings
 from azure.identity import DefaultAzureCredential
-from conftest import Emulator, Variables
+from conftest import QUICK, Emulator, Variables
 
 SIZE = "Standard_DS3_v2"
-QUICK = {"retry_after_seconds": 0.1, "endpoint_seconds": 0.2, "deployment_seconds": 0.1, "delete_seconds": 0.1}
 ENDPOINT_VERSION = "api-version=2022-02-01-preview"
 DEPLOYMENT_VERSION = "api-version=2023-04-01-preview"
 
@@ -99,9 +98,7 @@ class Service:
 @contextmanager
 def running(emulator: Emulator, folder: Path, endpoint: str) -> Iterator[Service]:
     """A service on a shared emulator, which is left as it was found."""
-    before = emulator.admin("GET", "/admin/timing")
     with Variables(emulator.env):
         service = Service(emulator, folder, endpoint)
         yield service
         service.client.online_endpoints.begin_delete(endpoint).wait()
-    emulator.admin("PUT", "/admin/timing", before)
