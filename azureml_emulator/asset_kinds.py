@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from azureml_emulator import mlmodel
+from azureml_emulator.blobs import Blobs
 from azureml_emulator.names import JOB_MEMBER, check_address, check_name
 from azureml_emulator.wire import Json, JsonValue, ServiceError, versions
 from azureml_emulator.world import World
@@ -55,7 +55,7 @@ def complete_model(world: World, sent: Json, locate: Callable[[str], Path]) -> J
         uri = f"azureml://datastores/workspaceblobstore/paths/{path}"
     flavors = sent.get("flavors") or {}
     if sent.get("modelType") == "mlflow_model" and not flavors:
-        flavors = read_flavors(files, uri)
+        flavors = read_flavors(world, files, uri)
     return {
         "autoDeleteSetting": None,
         "flavors": flavors,
@@ -68,16 +68,21 @@ def complete_model(world: World, sent: Json, locate: Callable[[str], Path]) -> J
     }
 
 
-def read_flavors(folder: Path, uri: str) -> Json:
-    """The flavors of a folder's MLmodel file. Raises: ServiceError 400 when there is none."""
-    file = folder / "MLmodel"
+def read_flavors(world: World, folder: Path, uri: str) -> Json:
+    """The flavors of a folder's MLmodel file. Raises: ServiceError 400 when there is none, or it cannot be read."""
+    file = folder / mlmodel.NAME
+    world.room(Blobs).check_links(file)
     if not file.is_file():
         text = (
             f"The MLmodel file is missing in '{uri}'. Register the folder that holds it, or use the type custom_model."
         )
         raise ServiceError(400, "UserError", text, inner_error="MLmodelFileMissing")
-    flavors = yaml.safe_load(file.read_text(encoding="utf-8")).get("flavors") or {}
-    return {name: {"data": {key: str(value) for key, value in fields.items()}} for name, fields in flavors.items()}
+    try:
+        flavors = mlmodel.read_flavors(folder)
+    except mlmodel.Unreadable as error:
+        text = f"The MLmodel file in '{uri}' cannot be read: {error}."
+        raise ServiceError(400, "UserError", text, inner_error="MLmodelFileInvalid") from error
+    return {name: {"data": {str(key): str(value) for key, value in fields.items()}} for name, fields in flavors.items()}
 
 
 def complete_data(world: World, sent: Json, locate: Callable[[str], Path]) -> Json:

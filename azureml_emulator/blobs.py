@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from azureml_emulator.names import path_below
-from azureml_emulator.store import write_atomically
-from azureml_emulator.wire import Answer, Call, Route, ServiceError
+from azureml_emulator.store import set_aside, write_atomically
+from azureml_emulator.wire import Answer, Call, Route, ServiceError, whole_number
 from azureml_emulator.world import World
 
 ACCOUNT = "localstore"
@@ -68,8 +69,27 @@ class Blobs:
         return f"https://{authority}/{ACCOUNT}.blob.{authority}"
 
     def folder(self, container: str, path: str) -> Path:
-        """The place on disk of a blob or a prefix; it need not exist. Raises: ServiceError 400 as `path_below`."""
-        return path_below(self._root, container, *filter(None, path.split("/")))
+        """The place on disk of a blob or a prefix; it need not exist.
+
+        Raises: ServiceError 400 as `path_below`, 403 as `check_links`.
+        """
+        place = path_below(self._root, container, *filter(None, path.split("/")))
+        self.check_links(place)
+        return place
+
+    def check_links(self, place: Path) -> None:
+        """Raises: ServiceError 403 when a link, which a job may have made, leads from the place out of the storage."""
+        if place.is_relative_to(self._root / REGISTRY_CONTAINER):
+            return
+        try:
+            inside = place.resolve().is_relative_to(self._root.resolve())
+        except (OSError, RuntimeError):
+            inside = False  # a link to itself
+        if not inside:
+            text = (
+                f"'{place.relative_to(self._root)}' leads through a link out of the storage. Put the file there itself."
+            )
+            raise ServiceError(403, "AuthorizationFailure", text, shape="storage")
 
     def locate(self, url: str) -> Path | None:
         """The place on disk of a blob's https URL (its query is ignored), or None for another server's URL."""
@@ -122,7 +142,13 @@ class Blobs:
 
     def _metadata(self, call: Call) -> dict[str, str]:
         file = self._details_file(call)
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        try:
+            return json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            set_aside(file, error)
+            return {}
 
     def _set_metadata(self, call: Call) -> None:
         prefix = "x-ms-meta-"
@@ -231,7 +257,11 @@ class Blobs:
 
     def _commit(self, call: Call) -> Answer:
         assert call.upload is not None
-        names = [element.text or "" for element in ElementTree.fromstring(call.upload.read_bytes())]
+        try:
+            names = [element.text or "" for element in ElementTree.fromstring(call.upload.read_bytes())]
+        except ElementTree.ParseError as error:
+            text = f"The list of blocks is not XML: {error}."
+            raise ServiceError(400, "InvalidXmlDocument", text, shape="storage") from error
         files = [self._block_folder(call) / block_file(name) for name in names]
         missing = [name for name, file in zip(names, files, strict=True) if not file.exists()]
         if missing:
@@ -269,8 +299,9 @@ class Blobs:
 
     def _list(self, call: Call, folder: Path) -> Answer:
         prefix, delimiter, marker = (call.query.get(name, "") for name in ("prefix", "delimiter", "marker"))
-        size = min(int(call.query.get("maxresults") or PAGE_SIZE), PAGE_SIZE)
-        entries = [entry for entry in listing(folder, prefix, delimiter) if entry.name > marker]
+        size = whole_number("maxresults", call.query.get("maxresults"), PAGE_SIZE, least=1, shape="storage")
+        size = min(size, PAGE_SIZE)
+        entries = [entry for entry in self._listing(folder, prefix, delimiter) if entry.name > marker]
         with_metadata = "metadata" in call.query.get("include", "")
         lines = [self._element(call, entry, with_metadata) for entry in entries[:size]]
         following = entries[size - 1].name if len(entries) > size else ""
@@ -281,6 +312,24 @@ class Blobs:
             f"<Blobs>{''.join(lines)}</Blobs><NextMarker>{escape(following)}</NextMarker></EnumerationResults>"
         )
         return Answer(200, text.encode(), {"Content-Type": "application/xml", "x-ms-version": STORAGE_VERSION})
+
+    def _listing(self, folder: Path, prefix: str, delimiter: str) -> list[Listed]:
+        """The blobs of a container that begin with `prefix`, in order of their names, folded at the delimiter.
+
+        Links to folders are followed in the registry's container alone.
+        """
+        start = path_below(folder, *filter(None, prefix.split("/")[:-1]))
+        self.check_links(start)
+        found: dict[str, Listed] = {}
+        walk = os.walk(start, followlinks=folder.name == REGISTRY_CONTAINER)
+        for path in (Path(parent, name) for parent, _, names in walk for name in names):
+            name = path.relative_to(folder).as_posix()
+            if not name.startswith(prefix) or not path.exists():
+                continue
+            head, separator, _ = name[len(prefix) :].partition(delimiter) if delimiter else (name, "", "")
+            folded = prefix + head + separator
+            found[folded if separator else name] = Listed(folded, None) if separator else Listed(name, path)
+        return [found[name] for name in sorted(found)]
 
     def _element(self, call: Call, entry: Listed, with_metadata: bool) -> str:
         if entry.file is None:
@@ -297,21 +346,6 @@ class Blobs:
             f"<Content-Length>{entry.file.stat().st_size}</Content-Length><Content-Type>application/octet-stream</Content-Type>"
             f"<BlobType>BlockBlob</BlobType></Properties><Metadata>{metadata}</Metadata></Blob>"
         )
-
-
-def listing(folder: Path, prefix: str, delimiter: str) -> list[Listed]:
-    """The blobs of a container that begin with `prefix`, in order of their names, folded at the delimiter."""
-    start = path_below(folder, *filter(None, prefix.split("/")[:-1]))
-    found: dict[str, Listed] = {}
-    paths = [Path(parent, name) for parent, _, names in os.walk(start, followlinks=True) for name in names]
-    for path in paths:
-        name = path.relative_to(folder).as_posix()
-        if not name.startswith(prefix):
-            continue
-        head, separator, _ = name[len(prefix) :].partition(delimiter) if delimiter else (name, "", "")
-        folded = prefix + head + separator
-        found[folded if separator else name] = Listed(folded, None) if separator else Listed(name, path)
-    return [found[name] for name in sorted(found)]
 
 
 def block_file(block_id: str) -> str:
@@ -331,9 +365,14 @@ def check_conditions(call: Call, file: Path) -> None:
 
 
 def parse_range(text: str, size: int) -> tuple[int, int]:
-    """First and last byte of `bytes=0-99` or `bytes=100-`, cut at the size."""
-    first, _, last = text.removeprefix("bytes=").partition("-")
-    return int(first), min(int(last) if last else size - 1, size - 1)
+    """First and last byte of `bytes=0-99` or `bytes=100-`, cut at the size. Raises: ServiceError 400 for others."""
+    match = re.fullmatch("bytes=([0-9]{1,18})-([0-9]{0,18})", text)
+    first, last = (int(match[1]), int(match[2] or size - 1)) if match else (0, -1)
+    if match is None or (match[2] and last < first):
+        raise ServiceError(
+            400, "InvalidHeaderValue", "The range must be bytes=FIRST-LAST or bytes=FIRST-.", shape="storage"
+        )
+    return first, min(last, size - 1)
 
 
 def chunks(file: Path, start: int, length: int) -> Iterator[bytes]:

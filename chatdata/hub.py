@@ -113,4 +113,5 @@ def is_chosen(one: Subset, wanted: str | None, known: int) -> bool:
 
 def matching(system: HfFileSystem, root: str, pattern: str) -> list[str]:
     """The files below the root that a pattern names; none where it could name hidden files or those of elsewhere."""
-    return [] if "**" in pattern or "://" in pattern else sorted(system.glob(f"{root}/{pattern}", expand_info=False))
+    elsewhere = "://" in pattern or pattern.startswith("/") or ".." in pattern.split("/")
+    return [] if "**" in pattern or elsewhere else sorted(system.glob(f"{root}/{pattern}", expand_info=False))

@@ -220,9 +220,26 @@ def _matching(system: "AbstractFileSystem", root: str, split: str) -> list[Sourc
         raise unreachable(path, error) from error
     files = [(file, kind_of(file)) for file in found]
     wanted = [SourceFile(_below(file, root), file, kind) for file, kind in files if kind]
+    # A user may name files of elsewhere; a folder's own links and patterns may not.
+    if _is_local(system) and not split.startswith("/") and ".." not in split.split("/"):
+        for file in wanted:
+            _check_inside(root, file)
     if not wanted:
         raise BadRequest([f"Split '{split}': no file of that name below '{root}' ({', '.join(KINDS)} are read)."])
     return wanted
+
+
+def _is_local(system: "AbstractFileSystem") -> bool:
+    return system.protocol in ("file", ("file", "local"))
+
+
+def _check_inside(folder: str, file: SourceFile) -> None:
+    """Raises: BadRequest for a file that is elsewhere, through a link or by the word of the data set's card."""
+    real = Path(file.path).resolve()
+    if not real.is_relative_to(Path(folder).resolve()):
+        raise BadRequest(
+            [f"'{file.name}' of the data in '{folder}' is {real}, outside the folder. Put the file there."]
+        )
 
 
 def _below(path: str, root: str) -> str:
@@ -246,7 +263,9 @@ def _digest_of_files(data: Data, place: Path) -> str:
                 f"e.g. data.train_split={place.name}."
             ]
         )
+    # What a link leads to elsewhere is refused where a split has it, and else is no part of the data.
     files = sorted(path for path in place.rglob("*") if path.is_file() and ".cache" not in path.parts)
+    files = [path for path in files if path.resolve().is_relative_to(place.resolve())]
     if not files:
         raise BadRequest([f"data.source '{place}' is an empty folder."])
     return digest_of(files, place)
@@ -262,7 +281,7 @@ def _digest_of_urls(data: Data) -> str:
     for file in [file for name in names for file in _matching(system, root, name)]:
         about = system.info(file.path)
         identity = next((str(about[name]) for name in IDENTITIES if about.get(name)), None)
-        if identity is None and system.protocol in ("file", ("file", "local")):
+        if identity is None and _is_local(system):
             identity = file_digest(Path(file.path))
         if identity is None:
             raise BadRequest(
@@ -285,7 +304,7 @@ def _layout(pinned: PinnedData, system: "AbstractFileSystem", names: list[str]) 
         raise BadRequest(
             [f"data.source '{data.source}' has no split '{name}'. Its splits: {known}." for name in missing]
         )
-    return {name: list(_described(data, pinned.place, found[name])) for name in names}
+    return {name: list(_described(pinned, found[name])) for name in names}
 
 
 def _named_by_card(pinned: PinnedData, system: "CountingHub") -> dict[str, list[str]]:
@@ -321,14 +340,23 @@ def files_found_by_datasets(pinned: PinnedData) -> dict[str, list[str]]:
     return {str(split): list(map(str, files)) for split, files in (builder.config.data_files or {}).items()}
 
 
-def _described(data: Data, place: str | None, paths: list[str]) -> Iterator[SourceFile]:
+def _described(pinned: PinnedData, paths: list[str]) -> Iterator[SourceFile]:
+    """The files at these paths, which the data set's own card may have named."""
+    source, place = pinned.data.source, pinned.place
+    # hub: hf://datasets/<owner>/<name>@<commit>/<path below>
+    of_the_hub = re.compile(rf"(?:hf://)?datasets/[^@:]+@{re.escape(pinned.revision)}/(?P<below>.+)")
     for path in paths:
         kind = kind_of(path)
         if kind is None:
-            raise BadRequest([f"data.source '{data.source}': file '{path}' is none of {', '.join(KINDS)}."])
-        # hub: hf://datasets/<owner>/<name>@<commit>/<path below>
-        name = _below(path, place) if place else path.partition("@")[2].partition("/")[2]
-        yield SourceFile(name, path, kind)
+            raise BadRequest([f"data.source '{source}': file '{path}' is none of {', '.join(KINDS)}."])
+        if place:
+            file = SourceFile(_below(path, place), path, kind)
+            _check_inside(place, file)
+            yield file
+        elif (match := of_the_hub.fullmatch(path)) and ".." not in match["below"].split("/"):
+            yield SourceFile(match["below"], path, kind)
+        else:
+            raise BadRequest([f"data.source '{source}': its card names '{path}', which is no file of the data set."])
 
 
 def _hub_commit(data: Data) -> str:

@@ -1,0 +1,47 @@
+"""The MLmodel file of a model in MLflow form, which a job or a client has written.
+
+Source: https://mlflow.org/docs/latest/ml/model/#mlmodel-file
+"""
+
+from pathlib import Path
+
+import yaml
+
+from azureml_emulator.wire import Json
+
+NAME = "MLmodel"
+LARGEST_BYTES = 1 << 20
+
+
+class Unreadable(ValueError):
+    """The file is not what MLflow writes; the text says how."""
+
+
+class _WithoutAliases(yaml.SafeLoader):
+    """Of a few lines that refer to each other the safe loader makes billions of entries."""
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it refers to a part of itself (*alias)")
+        return super().compose_node(parent, index)
+
+
+def read_flavors(folder: Path) -> dict[str, Json]:
+    """The settings of each flavor, by name.
+
+    Raises:
+        Unreadable: the file holds no mapping, or other `flavors` than a mapping of mappings, or is over 1 MiB.
+    """
+    file = folder / NAME
+    if file.stat().st_size > LARGEST_BYTES:
+        raise Unreadable(f"it is larger than {LARGEST_BYTES} bytes")
+    try:
+        document = yaml.load(file.read_text(encoding="utf-8"), _WithoutAliases)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        raise Unreadable(" ".join(str(error).split())) from error
+    if not isinstance(document, dict):
+        raise Unreadable("it holds no mapping")
+    flavors = document.get("flavors") or {}
+    if not isinstance(flavors, dict) or not all(isinstance(fields, dict) for fields in flavors.values()):
+        raise Unreadable("its `flavors` are no mapping from names to settings")
+    return {str(name): fields for name, fields in flavors.items()}
