@@ -18,6 +18,21 @@ from contextlib import suppress
 from pathlib import Path
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
+# What a job's code and a model's server find of the emulator's own variables: how this machine is set up, and nothing
+# that signs in anywhere.
+INHERITED = {
+    *("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER"),
+    *("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM", "TORCH_HOME", "TRANSFORMERS_OFFLINE"),
+}
+INHERITED_PREFIXES = ("CUDA_", "KMP_", "LC_", "MKL_", "NCCL_", "NVIDIA_", "OMP_", "OPENBLAS_", "PYTORCH_", "XDG_")
+
+
+def own_environment() -> dict[str, str]:
+    """What every child finds: this machine's variables, and the programs beside the emulator."""
+    kept = {
+        name: value for name, value in os.environ.items() if name in INHERITED or name.startswith(INHERITED_PREFIXES)
+    }
+    return kept | {"PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
 
 
 class Child:

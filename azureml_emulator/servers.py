@@ -9,7 +9,6 @@ This module knows nothing of the REST API; `deployments.py` decides what a failu
 """
 
 import logging
-import os
 import re
 import sys
 import threading
@@ -20,7 +19,8 @@ from pathlib import Path
 import httpx
 import yaml
 
-from azureml_emulator.processes import start_child
+from azureml_emulator import mlmodel
+from azureml_emulator.processes import own_environment, start_child
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +32,6 @@ READINESS_SECONDS = 1.0
 STOP_GRACE_SECONDS = 2.0
 # What the proxy in front of a container answers while nothing listens behind it.
 NOTHING_LISTENS = 502
-# Variables of the emulator's own that a model has no business with: the caller's credentials and addresses.
-PRIVATE = ("AZURE_", "AZUREML_", "IDENTITY_", "MLFLOW_", "_MLFLOW_", "PREFECT_")
 SERVING_TABLE = Path(__file__).parent / "registry" / "serving.yaml"
 
 
@@ -200,12 +198,6 @@ class Server:
             return NOTHING_LISTENS
 
 
-def own_environment() -> dict[str, str]:
-    """What every server finds: the variables of this machine without secrets, and the programs beside the emulator."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
-    return {**kept, "PYTHONPATH": str(Path(__file__).parents[1]), "PYTHONUNBUFFERED": "1"}
-
-
 def announced_port(log_file: Path, offset: int) -> int | None:
     """The port in the first `{"port": N}` line that was written to the log after `offset`."""
     if not log_file.exists():
@@ -241,20 +233,32 @@ def mlflow_folder(folder: Path) -> Path:
 
 
 def serving_command(folder: Path, home: Path) -> list[str]:
-    """The command that serves an MLflow model folder: the model's own, or its flavor's from the serving table.
+    """The command that serves an MLflow model folder: that of its first flavor in HOME/serving.yaml or in ours.
 
     Raises: ServingError when there is none.
     """
-    document = yaml.safe_load((folder / "MLmodel").read_text(encoding="utf-8")) or {}
-    own = (document.get("metadata") or {}).get("serving_command")
-    table = yaml.safe_load(
-        next(file for file in (home / "serving.yaml", SERVING_TABLE) if file.exists()).read_text(encoding="utf-8")
-    )
-    flavors = document.get("flavors") or {}
-    template = own or next((command for flavor, command in table.items() if flavor in flavors), None)
+    try:
+        flavors = mlmodel.read_flavors(folder)
+    except mlmodel.Unreadable as error:
+        raise ServingError(f"The model's MLmodel file cannot be read: {error}.") from error
+    table = {**read_serving_table(home / "serving.yaml"), **read_serving_table(SERVING_TABLE)}
+    template = next((command for flavor, command in table.items() if flavor in flavors), None)
     if template is None:
         raise ServingError(
-            f"No server is known for the model's flavors ({', '.join(flavors) or 'none'}); known: {', '.join(table)}."
+            f"No server is known for the model's flavors ({', '.join(flavors) or 'none'}); known: {', '.join(table)}. "
+            f"Name one in {home / 'serving.yaml'}."
         )
-    words = [str(word).replace("{model}", str(folder)) for word in template]
+    words = [word.replace("{model}", str(folder)) for word in template]
     return [sys.executable if words[0] == "python" else words[0], *words[1:]]
+
+
+def read_serving_table(file: Path) -> dict[str, list[str]]:
+    """The command of each flavor; none when there is no file. Raises: ServingError when it holds something else."""
+    if not file.exists():
+        return {}
+    table = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if not isinstance(table, dict) or not all(
+        isinstance(words, list) and words and all(isinstance(word, str) for word in words) for words in table.values()
+    ):
+        raise ServingError(f"{file} is no mapping from flavors to commands such as [python, server.py, '{{model}}'].")
+    return table

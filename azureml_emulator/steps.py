@@ -19,7 +19,7 @@ from azureml_emulator.faults import Fault
 from azureml_emulator.names import path_below
 from azureml_emulator.operations import Interrupted
 from azureml_emulator.plan import Asset, Literal, Made, Plan, Step, Value, entries, output_type
-from azureml_emulator.processes import Child, start_child, wait_for_end
+from azureml_emulator.processes import Child, own_environment, start_child, wait_for_end
 from azureml_emulator.runs import Runs
 from azureml_emulator.wire import Json, now
 from azureml_emulator.world import World
@@ -28,8 +28,6 @@ POLL_SECONDS = 0.05
 LOG_TAIL_LINES = 15
 # A killed emulator's steps end within the grace of their supervisors.
 LEFTOVER_SECONDS = 10
-# Variables of the emulator's own environment that a step must not see.
-PRIVATE = ("AZUREML_", "IDENTITY_", "MLFLOW_", "_MLFLOW_", "PREFECT_")
 
 
 class StepFailed(Exception):
@@ -268,14 +266,11 @@ class StepRun:
 
     def _environment(self) -> dict[str, str]:
         """The step's environment: this interpreter as `python`, the trainer importable, and the run's MLflow access."""
-        root = Path(__file__).parents[1]
         bundle = str(self._world.settings.home / "ca_bundle.pem")
         experiment = self._runs.get(self._plan.job)["experiment"]
         return {
-            **{name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)},
+            **own_environment(),
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-            "PYTHONPATH": str(root),
-            "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
             "MLFLOW_TRACKING_URI": self._world.tracking_url,
             "MLFLOW_TRACKING_TOKEN": self._world.tokens.step_token(self._run_id),

@@ -5,26 +5,25 @@ run exists there under the job's name: what runs.py knows of a run (state, name,
 background, and a request waits until all of it is there. The state of a job's run is the job's: what a client says
 about it is left out.
 
-MLflow takes seconds to load, so its process starts with the first job or the first request. Of azureml-mlflow's own
-additions to the API only asynchronous batches are known; they are written at once.
+MLflow takes seconds to load, so its process starts with the first job or the first request. What of its API is
+offered, and to whom, is in tracking_rules.py; azureml-mlflow's asynchronous batches are written at once.
 """
 
-import json
 import logging
-import os
 import queue
 import secrets
 import sys
 import threading
 from datetime import datetime
-from pathlib import Path
 
 import httpx
 
-from azureml_emulator.processes import Child, start_child
+from azureml_emulator.identity import PRINCIPAL
+from azureml_emulator.processes import Child, own_environment, start_child
 from azureml_emulator.runs import WORKSPACE, Runs
 from azureml_emulator.servers import announced_port
-from azureml_emulator.wire import Answer, Call, Json, Route
+from azureml_emulator.tracking_rules import API, ASYNC_BATCH, Refused, check, run_named
+from azureml_emulator.wire import Answer, Call, Json, Route, ServiceError
 from azureml_emulator.world import World
 
 log = logging.getLogger(__name__)
@@ -32,8 +31,6 @@ log = logging.getLogger(__name__)
 # azureml-mlflow asks under v2.0, the workspace's address says v1.0.
 PREFIXES = [f"/mlflow/{version}{WORKSPACE}" for version in ("v1.0", "v2.0")]
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-API = "/api/2.0/mlflow"
-ASYNC_BATCH = "/api/2.0/preview/mlflow/runs/log-batch-async"
 START_SECONDS = 90
 REQUEST_SECONDS = 60
 STATES = {
@@ -87,9 +84,9 @@ class Tracking:
             try:
                 self._client = self._start()
                 for run_id, run in self._world.store.list("runs"):
-                    self._write(self._client, run_id, run)
+                    self._bring(self._client, run_id, run)
                 self._follow(self._client)
-            except (httpx.HTTPError, Unavailable):
+            except (httpx.HTTPError, Unavailable, OSError):
                 if not self._world.stopping.wait(1):
                     log.exception("MLflow's process does not serve; it is started again")
 
@@ -102,7 +99,7 @@ class Tracking:
             if isinstance(change, threading.Event):
                 change.set()
             elif run := self._world.store.get("runs", change):
-                self._write(client, change, run)
+                self._bring(client, change, run)
 
     def _start(self) -> httpx.Client:
         """A client of MLflow's process, which serves. Raises: Unavailable when it ends or takes too long."""
@@ -115,10 +112,8 @@ class Tracking:
         names = {
             "MLFLOW_SERVER_SECRET": secret,
             "MLFLOW_DISABLE_TELEMETRY": "true",
-            "PYTHONPATH": str(Path(__file__).parents[1]),
         }
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "_MLFLOW_"))}
-        self._child = start_child(command, folder=home, env={**inherited, **names}, log_file=log_file)
+        self._child = start_child(command, folder=home, env=own_environment() | names, log_file=log_file)
         for _ in range(START_SECONDS * 10):
             if port := announced_port(log_file, offset):
                 headers = {"x-secret": secret}
@@ -128,6 +123,13 @@ class Tracking:
             if self._child.wait(0.1) is not None:
                 break
         raise Unavailable(f"MLflow's server did not start. Its log: {log_file}")
+
+    def _bring(self, client: httpx.Client, run_id: str, run: Json) -> None:
+        """Write a run, unless its document lacks something: the others follow all the same."""
+        try:
+            self._write(client, run_id, run)
+        except (LookupError, TypeError, ValueError, AttributeError, ServiceError):
+            log.exception("run %s was not written to MLflow", run_id)
 
     def _write(self, client: httpx.Client, run_id: str, run: Json) -> None:
         document: Json = {
@@ -145,49 +147,50 @@ class Tracking:
 
     def _answer(self, call: Call) -> Answer:
         """MLflow's answer, when all that runs.py has said so far is in its store."""
+        path, find = "/" + call.path_params["rest"], self._world.room(Runs).find
+        # MLflow reads one of them, and gets only that one.
+        query, body = (call.query, {}) if call.method == "GET" else ({}, call.json())
+        try:
+            check(call.method, path, query | body, self._step(call), find)
+        except Refused as refused:
+            return Answer(refused.status, {"error_code": refused.code, "message": str(refused)})
+        run_id = run_named(query | body) or ""
+        of_job = find(run_id) is not None
+        if path == f"{API}/runs/update" and of_job:
+            body = {key: value for key, value in body.items() if key not in ("status", "end_time", "endTime")}
+        if path == ASYNC_BATCH:
+            path = f"{API}/runs/log-batch"
         self._load()
         reached = threading.Event()
         self._changes.put(reached)
-        path = "/" + call.path_params["rest"]
-        body, run = self._read(call)
-        if path == f"{API}/runs/update" and run is not None:
-            body = {key: value for key, value in body.items() if key not in ("status", "end_time")}
-        if path == ASYNC_BATCH:
-            path = f"{API}/runs/log-batch"
         if not reached.wait(START_SECONDS) or self._client is None:
             return unavailable(f"MLflow was not ready within {START_SECONDS} s")
         try:
-            content = json.dumps(body) if body else call.body
-            answer = self._client.request(
-                call.method, path, params=call.query, content=content, headers=content_type(call)
-            )
+            answer = self._client.request(call.method, path, params=query, json=body or None)
         except httpx.HTTPError as error:
             return unavailable(f"MLflow did not answer: {error}")
-        if answer.is_success and run is not None and path in (f"{API}/runs/set-tag", f"{API}/runs/log-batch"):
-            self._keep_tags(body)
+        if answer.is_success and of_job and path in (f"{API}/runs/set-tag", f"{API}/runs/log-batch"):
+            self._keep_tags(run_id, body)
         return Answer(
             answer.status_code, answer.content, {"Content-Type": answer.headers.get("content-type", "text/plain")}
         )
 
-    def _read(self, call: Call) -> tuple[Json, Json | None]:
-        """The body of a request that has one, and the job's run that it is about, if any."""
-        if call.method == "GET" or not call.body:
-            return {}, None
-        body = call.json()
-        return body, self._world.room(Runs).find(str(body.get("run_id") or body.get("run_uuid") or ""))
+    def _step(self, call: Call) -> Json | None:
+        """The run of the step whose token the call carries; None for a user's. Raises: Refused 403 when it is gone."""
+        if call.principal == PRINCIPAL:
+            return None
+        step = self._world.room(Runs).find(call.principal)
+        if step is None:
+            raise Refused(403, "PERMISSION_DENIED", f"The token's run {call.principal} is not known.")
+        return step
 
-    def _keep_tags(self, body: Json) -> None:
+    def _keep_tags(self, run_id: str, body: Json) -> None:
         """Tags set through MLflow are tags of the job too."""
         entries = [body] if "key" in body else body.get("tags")
-        tags = {str(entry["key"]): str(entry["value"]) for entry in entries or [] if isinstance(entry, dict)}
+        tags = {str(entry.get("key")): str(entry.get("value")) for entry in entries or [] if isinstance(entry, dict)}
         own = {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
         if own:
-            run_id = str(body.get("run_id") or body.get("run_uuid"))
             self._world.store.change("runs", run_id, lambda run: run["tags"].update(own))
-
-
-def content_type(call: Call) -> dict[str, str]:
-    return {"Content-Type": call.headers["content-type"]} if "content-type" in call.headers else {}
 
 
 def unavailable(reason: str) -> Answer:

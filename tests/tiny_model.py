@@ -1,5 +1,6 @@
 """What the tests of endpoints and faults share: a small model, and the steps from it to a deployment."""
 
+import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,10 @@ from conftest import QUICK, Emulator, Variables
 SIZE = "Standard_DS3_v2"
 ENDPOINT_VERSION = "api-version=2022-02-01-preview"
 DEPLOYMENT_VERSION = "api-version=2023-04-01-preview"
+# In an emulator's home: a model's own code is run only where the user says so.
+SERVING_TABLE = {
+    f"tiny-{mode}": ["python", "{model}/tiny_server.py", mode] for mode in ("serve", "exit", "deaf", "late")
+}
 
 
 def register(client: MLClient, folder: Path, mode: str = "serve") -> str:
@@ -22,8 +27,7 @@ def register(client: MLClient, folder: Path, mode: str = "serve") -> str:
     model = folder / f"model-{mode}"
     model.mkdir(exist_ok=True)
     shutil.copy(Path(__file__).with_name("tiny_server.py"), model / "tiny_server.py")
-    command = f"[python, '{{model}}/tiny_server.py', {mode}]"
-    (model / "MLmodel").write_text(f"flavors: {{tiny: {{}}}}\nmetadata: {{serving_command: {command}}}\n")
+    (model / "MLmodel").write_text(f"flavors: {{tiny-{mode}: {{}}}}\n")
     registered = client.models.create_or_update(
         Model(name=f"tiny-{mode}", version="1", path=model, type="mlflow_model")
     )
@@ -67,6 +71,7 @@ class Service:
         self.folder = folder
         self.endpoint = endpoint
         emulator.admin("PUT", "/admin/timing", QUICK)
+        (emulator.home / "serving.yaml").write_text(json.dumps(SERVING_TABLE))
         self.client: MLClient = emulator.client()
         self.model = register(self.client, folder)
         create_endpoint(self.client, endpoint)

@@ -34,11 +34,11 @@ flavors:
     data: data
     loader_module: trainer.rehearsal
     python_version: {python}
+  rehearsal: {{}}
 metadata:
   base_model_name: {name}
   base_model_sha256: {sha256}
   base_model_task: chat-completion
-  serving_command: [python, -m, trainer.rehearsal_serve, --model, '{{model}}', --port, '0']
 """
 
 
