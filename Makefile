@@ -1,10 +1,11 @@
 # make run        the main job on this machine: emulator, training, registration, endpoint, questions, teardown
 # make deploy-local   the same scheduled and from Prefect's page, on this machine: PORT=4200; make stop-local ends it
-# make test       the tests, in two processes
+# make test       the tests, in three processes
 # make test-full  these, and every fault and 200 kills, which they sample: about three hours
 # make lint       ruff
 # make screenshots   the browser test, with its pictures for docs/operate.md
 # make chaos      kill runs at random times and count what is left: RUNS=200 trials of SEED=0, over an hour
+# make fuzz       20,000 drawn requests to the emulator, a few minutes
 # make faults     a run for each call and each fault, and docs/faults.md, about an hour
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,13 +13,13 @@ RUNS ?= 200
 SEED ?= 0
 PORT ?= 4200
 
-.PHONY: run deploy-local stop-local test test-full lint screenshots chaos faults clean
+.PHONY: run deploy-local stop-local test test-full lint screenshots chaos fuzz faults clean
 .DELETE_ON_ERROR:
 
 run: .venv/installed
 	@$(BIN)/python -m flows.finetune --preset local $(ARGS)
 
-# Two processes, because each spends half of its time waiting. What the emulators of all of them were asked and
+# Three processes, because each waits for half of its time. What the emulators of all of them were asked and
 # answered is checked at the end.
 EXCHANGES := .retune/exchanges
 test: .venv/installed
@@ -27,8 +28,9 @@ test: .venv/installed
 	  --ignore=tests/test_openapi.py $(ARGS)
 	$(BIN)/python -m pytest tests/test_openapi.py --exchanges=$(EXCHANGES)
 
-test-full: test faults chaos
+test-full: test fuzz faults chaos
 	@$(BIN)/python tests/data_kills.py --kills 50
+	$(BIN)/python -m pytest tests/test_browser.py --screenshots .retune/screenshots
 
 deploy-local: .venv/installed
 	@$(BIN)/retune local start --port '$(PORT)'
@@ -45,6 +47,9 @@ screenshots: .venv/installed
 
 chaos: .venv/installed
 	@$(BIN)/python tests/chaos.py --runs '$(RUNS)' --seed '$(SEED)' $(ARGS)
+
+fuzz: .venv/installed
+	$(BIN)/python -m pytest tests/test_fuzz.py --fuzz 20000
 
 # Two processes, each with servers of its own; what has passed is in FAULTS, and CONTINUE=1 does not run it again.
 FAULTS := .retune/faults.jsonl

@@ -15,7 +15,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from azureml_emulator.home import HomeInUse, PortInUse, is_locked
+from azureml_emulator.home import HomeInUse, NotPrivate, PortInUse, is_locked
 
 DEFAULT_HOME = Path(".azureml_emulator")
 
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         serve(options.home, options.port, dict(options.weights), stop_with_stdin=options.stop_with_stdin)
-    except (HomeInUse, PortInUse) as error:
+    except (HomeInUse, PortInUse, NotPrivate) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -1,15 +1,17 @@
 """The whole route table, and the one adapter between the web server and the rooms.
 
-Order of a request: origin, route, token, api-version, workspace, names, fault, handler. An unknown route answers 501
-and an unknown api-version 400, both naming what was asked; nothing is guessed.
+Order of a request: origin, route, token, api-version, workspace, names; only then its body is read, for which there are
+limits; then fault and handler. An unknown route answers 501 and an unknown api-version 400, both naming what was asked;
+nothing is guessed.
 """
 
+import asyncio
 import json
 import logging
 import re
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from urllib.parse import unquote
@@ -26,6 +28,7 @@ from starlette.types import Receive, Scope, Send
 from azureml_emulator.admin import Admin
 from azureml_emulator.assets import Assets
 from azureml_emulator.blobs import STORAGE_VERSION, Blobs
+from azureml_emulator.body_types import check_types
 from azureml_emulator.compute import Compute
 from azureml_emulator.endpoints import Endpoints
 from azureml_emulator.faults import CutAnswer, CutResponse, Faults, with_abort
@@ -38,7 +41,7 @@ from azureml_emulator.operations import Operations
 from azureml_emulator.registry import Registry
 from azureml_emulator.runs import Runs
 from azureml_emulator.tracking import Tracking
-from azureml_emulator.wire import NULL, Answer, Call, Json, Route, ServiceError, now
+from azureml_emulator.wire import NULL, Answer, Call, Json, Route, ServiceError, Shape, now
 from azureml_emulator.workspace import Workspace
 from azureml_emulator.world import Room, World
 from trainer.same_origin import refusal
@@ -49,6 +52,12 @@ log = logging.getLogger(__name__)
 ROOMS = (Identity, Admin, Faults, Workspace, Blobs, Registry, Assets, Compute, Tracking, Runs, Jobs, Endpoints, Gateway)
 # A scoring call holds its thread until the model answers; the limit only guards against a flood.
 THREADS = 200
+# Resource manager takes 4 MB, the storage service 5,000 MiB at once.
+LARGEST_BODY_BYTES, LARGEST_UPLOAD_BYTES = 4 << 20, 5000 << 20
+# The longest wait for the next part of a body.
+BODY_SECONDS = 30
+# Of an answer after which the rest of the request's body is not read.
+LAST = {"Connection": "close"}
 
 
 @dataclass(frozen=True)
@@ -100,27 +109,28 @@ class Application:
 
     async def _serve(self, request: Request) -> Response:
         started = time.monotonic()
-        upload: Path | None = None
+        call, route = self._read(request)
         try:
-            call, entry = self._read(request)
-            if reason := refusal(call.headers, scheme="https", port=self._world.settings.port):
-                foreign = ServiceError(403, "ForeignOrigin", reason, shape="arm")
-                answer = error_answer(foreign, self._world.settings.location)
-            else:
-                if entry and entry.route.streamed:
-                    upload = await self._save_body(request)
-                call = replace_body(call, b"" if upload else await request.body(), upload)
-                answer = await run_sync(self._answer, call, entry, limiter=self._limiter)
-                self._journal.keep_exchange(call, entry.route if entry else None, answer)
+            call = await run_sync(self._admit, call, route, limiter=self._limiter)
+            call = await self._with_body(request, call, route)
+            answer = await run_sync(self._world.faults.around, call, route, limiter=self._limiter)
         except ClientDisconnect:
             return Response(status_code=400)
+        except ServiceError as error:
+            answer = error_answer(error, self._world.settings.location)
+        except Exception as error:
+            log.exception("%s %s failed", call.method, call.path)
+            failure = ServiceError(500, "InternalServerError", f"The emulator failed: {type(error).__name__}: {error}")
+            answer = error_answer(failure, self._world.settings.location)
         finally:
-            if upload:
-                upload.unlink(missing_ok=True)
+            if call.upload:
+                call.upload.unlink(missing_ok=True)
+        self._journal.keep_exchange(call, route, answer)
         self._journal.write(call, answer, time.monotonic() - started)
         return to_response(answer)
 
-    def _read(self, request: Request) -> tuple[Call, Entry | None]:
+    def _read(self, request: Request) -> tuple[Call, Route | None]:
+        """The request without its body, and its route."""
         raw_path = request.scope.get("raw_path", b"").decode("ascii") or request.url.path
         path = unquote(raw_path)
         entry, params = self._find(request.method, path, request.query_params.get("api-version"))
@@ -134,7 +144,40 @@ class Application:
             base_url=self._world.url,
             raw_path=raw_path,
         )
-        return call, entry
+        return call, entry.route if entry else None
+
+    def _admit(self, call: Call, route: Route | None) -> Call:
+        """The call with its principal. Raises: ServiceError for one that need not be read any further."""
+        if reason := refusal(call.headers, scheme="https", port=self._world.settings.port):
+            raise ServiceError(403, "ForeignOrigin", reason, shape="arm")
+        if route is None:
+            raise unknown_route(call)
+        call = self._world.tokens.admit(call, route)
+        check_version(call, route)
+        self._world.room(Workspace).check(call)
+        check_names(call.path_params)
+        return call
+
+    async def _with_body(self, request: Request, call: Call, route: Route) -> Call:
+        """The call with its body: in memory, or of a streamed route in a file.
+
+        Raises: ServiceError 413 for one that is too large, 408 for one of which nothing comes any more, 400 for one of
+        other types than the route's.
+        """
+        chunks = limited(request, LARGEST_UPLOAD_BYTES if route.streamed else LARGEST_BODY_BYTES, shape_of(route))
+        if not route.streamed:
+            call = replace(call, body=b"".join([chunk async for chunk in chunks]))
+            check_types(call, route)
+            return call
+        with NamedTemporaryFile(dir=self._drafts, delete=False) as file:
+            draft = Path(file.name)
+            try:
+                async for chunk in chunks:
+                    await run_sync(file.write, chunk)
+            except BaseException:
+                draft.unlink()
+                raise
+        return replace(call, upload=draft)
 
     def _find(self, method: str, path: str, version: str | None) -> tuple[Entry | None, dict[str, str]]:
         """The route of a path; among several, the one that has the api-version."""
@@ -150,27 +193,37 @@ class Application:
                 found = (entry, match.groupdict())
         return found
 
-    def _answer(self, call: Call, entry: Entry | None) -> Answer:
-        try:
-            if entry is None:
-                raise unknown_route(call)
-            call = self._world.tokens.admit(call, entry.route)
-            check_version(call, entry.route)
-            self._world.room(Workspace).check(call)
-            check_names(call.path_params)
-            return self._world.faults.around(call, entry.route)
-        except ServiceError as error:
-            return error_answer(error, self._world.settings.location)
-        except Exception as error:
-            log.exception("%s %s failed", call.method, call.path)
-            failure = ServiceError(500, "InternalServerError", f"The emulator failed: {type(error).__name__}: {error}")
-            return error_answer(failure, self._world.settings.location)
 
-    async def _save_body(self, request: Request) -> Path:
-        with NamedTemporaryFile(dir=self._drafts, delete=False) as file:
-            async for chunk in request.stream():
-                await run_sync(file.write, chunk)
-        return Path(file.name)
+async def limited(request: Request, most: int, shape: Shape) -> AsyncIterator[bytes]:
+    """The parts of a request's body. Raises: ServiceError 413 above `most` bytes, 408 when none comes for too long."""
+    too_large = ServiceError(
+        413,
+        "RequestBodyTooLarge" if shape == "storage" else "RequestEntityTooLarge",
+        f"The request body is too large and exceeds the maximum permissible limit of {most} bytes.",
+        shape=shape,
+        headers=LAST,
+    )
+    if int(request.headers.get("content-length") or 0) > most:
+        raise too_large
+    size, parts = 0, request.stream()
+    while True:
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                part = await anext(parts, None)
+        except TimeoutError as error:
+            text = f"Nothing of the request body came for {BODY_SECONDS} s."
+            raise ServiceError(408, "RequestTimeout", text, shape=shape, headers=LAST) from error
+        if part is None:
+            return
+        size += len(part)
+        if size > most:
+            raise too_large
+        yield part
+
+
+def shape_of(route: Route) -> Shape:
+    """How the part of the service that answers a route writes its errors."""
+    return "storage" if route.auth == "storage" else "arm"
 
 
 def compile_routes(routes: list[Route]) -> list[Entry]:
@@ -183,10 +236,6 @@ def compile_routes(routes: list[Route]) -> list[Entry]:
         flags = re.DOTALL | (re.IGNORECASE if route.auth == "arm" else re.NOFLAG)
         entries.append(Entry(route, re.compile(pattern, flags)))
     return sorted(entries, key=lambda entry: (":path}" in entry.route.template, entry.route.full_template.count("{")))
-
-
-def replace_body(call: Call, body: bytes, upload: Path | None) -> Call:
-    return Call(**{**call.__dict__, "body": body, "upload": upload})
 
 
 def check_version(call: Call, route: Route) -> None:

@@ -13,7 +13,19 @@ from azureml_emulator.asset_kinds import JOB_URI, KINDS, SHORT_URI, Kind, spec_a
 from azureml_emulator.blobs import ACCOUNT, Blobs
 from azureml_emulator.faults import is_hidden
 from azureml_emulator.registry import REGISTRY_ID, Registry
-from azureml_emulator.wire import Answer, Call, Handler, Json, JsonValue, Route, ServiceError, now, page, system_data
+from azureml_emulator.wire import (
+    Answer,
+    Call,
+    Handler,
+    Json,
+    JsonValue,
+    Route,
+    ServiceError,
+    now,
+    page,
+    system_data,
+    whole_number,
+)
 from azureml_emulator.workspace import Workspace
 from azureml_emulator.world import World
 
@@ -205,7 +217,7 @@ class Assets:
             for version, record in self._versions(kind, name)
             if wanted(record["properties"], call) and not is_hidden(record)
         ]
-        return Answer(200, page(documents, call, int(call.query.get("$top") or 100)))
+        return Answer(200, page(documents, call, whole_number("$top", call.query.get("$top"), 100, least=1)))
 
     def _by_hash(self, kind: Kind, call: Call) -> list[Json]:
         """Versions of any name whose content has the hash: a search over the whole workspace."""

@@ -32,7 +32,7 @@ from azureml_emulator.deployment_rules import (
 from azureml_emulator.faults import Faults, is_hidden
 from azureml_emulator.names import path_below
 from azureml_emulator.servers import Plan, Server, ServingError, last_lines, mlflow_folder, serving_command
-from azureml_emulator.wire import NULL, Answer, Call, Json, Route, ServiceError, now, page, versions
+from azureml_emulator.wire import NULL, Answer, Call, Json, Route, ServiceError, now, page, versions, whole_number
 from azureml_emulator.world import World
 
 log = logging.getLogger(__name__)
@@ -152,7 +152,7 @@ class Deployments:
             known = ", ".join(CONTAINERS)
             raise ServiceError(400, "BadArgument", f"Container type '{container}' is unknown; choose one of {known}.")
         file = self._folder(key_of(str(document["endpoint"]), str(document["name"]))) / CONTAINERS[container]
-        lines = last_lines(file, int(request.get("tail") or 500))
+        lines = last_lines(file, whole_number("tail", request.get("tail"), 500))
         header = f"Instance status:\n{container}: {document['state']}\n\nContainer logs:\n"
         return Answer(200, {"content": header + "\n".join(lines)})
 

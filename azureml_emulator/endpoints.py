@@ -19,7 +19,19 @@ from azureml_emulator.deployment_rules import (
 )
 from azureml_emulator.deployments import Deployments
 from azureml_emulator.faults import Faults, is_hidden
-from azureml_emulator.wire import NULL, PROVIDER, Answer, Call, Json, Route, ServiceError, now, page, versions
+from azureml_emulator.wire import (
+    NULL,
+    PROVIDER,
+    Answer,
+    Call,
+    Json,
+    Route,
+    ServiceError,
+    now,
+    page,
+    versions,
+    whole_number,
+)
 from azureml_emulator.world import World
 
 KIND = "endpoints"
@@ -65,7 +77,7 @@ class Endpoints:
     def _list(self, call: Call) -> Answer:
         documents = [self.find(key) for key, _ in self._world.store.list(KIND)]
         rows = [self._resource(item, call) for item in documents if item and fits(item, call) and not is_hidden(item)]
-        return Answer(200, page(rows, call, int(call.query.get("count") or 30)))
+        return Answer(200, page(rows, call, whole_number("count", call.query.get("count"), 30, least=1)))
 
     def _get(self, call: Call) -> Answer:
         document = self._document(call)

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import jwt
 
-from azureml_emulator.store import write_atomically
+from azureml_emulator.store import set_aside, write_atomically
 from azureml_emulator.wire import Answer, Call, Json, Route, ServiceError, versions
 from azureml_emulator.world import World
 
@@ -36,16 +36,30 @@ PERMISSIONS = {"GET": "rl", "HEAD": "r", "PUT": "cw", "DELETE": "d"}
 class Secrets:
     """Keys of one home, made once, readable by the owner only. They outlive a restart, and so do tokens."""
 
+    NAMES = ("identity_header", "token_key", "storage_key", "admin_token")
+
     def __init__(self, file: Path) -> None:
+        """New keys where there are none, or none that can be read: older tokens and signatures are then void."""
+        values = self._read(file)
+        if values is None:
+            values = {name: secrets.token_urlsafe(48) for name in self.NAMES}
+            write_atomically(file, json.dumps(values))
+        self.identity_header = values["identity_header"]
+        self.token_key = values["token_key"]
+        self.storage_key = values["storage_key"]
+        self.admin_token = values["admin_token"]
+
+    def _read(self, file: Path) -> dict[str, str] | None:
         if not file.exists():
-            names = ("identity_header", "token_key", "storage_key", "admin_token")
-            write_atomically(file, json.dumps({name: secrets.token_urlsafe(48) for name in names}))
-        file.chmod(0o600)
-        values = json.loads(file.read_text(encoding="utf-8"))
-        self.identity_header: str = values["identity_header"]
-        self.token_key: str = values["token_key"]
-        self.storage_key: str = values["storage_key"]
-        self.admin_token: str = values["admin_token"]
+            return None
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            if all(isinstance(values[name], str) and values[name] for name in self.NAMES):
+                return values
+            raise ValueError("a key is empty")
+        except (ValueError, LookupError, TypeError) as error:
+            set_aside(file, error)
+            return None
 
 
 class Identity:
@@ -76,7 +90,7 @@ class Identity:
         if route.auth in ("none", "key"):
             return call
         if route.auth == "admin":
-            if not hmac.compare_digest(bearer(call), self._secrets.admin_token):
+            if not is_same(bearer(call), self._secrets.admin_token):
                 text = "Admin routes need 'Authorization: Bearer <admin_token>', as printed when the emulator starts."
                 raise ServiceError(401, "AuthenticationFailed", text, shape="arm")
             return replace(call, principal="admin")
@@ -137,7 +151,7 @@ class Identity:
     def _check_signature(self, call: Call) -> None:
         permissions, expiry = call.query.get("sp", ""), call.query.get("se", "")
         wanted = self._signature(call.path_params.get("container", ""), permissions, expiry)
-        if not hmac.compare_digest(wanted, call.query["sig"]):
+        if not is_same(wanted, call.query["sig"]):
             text = "Server failed to authenticate the request. The signature is not that of this container."
             raise ServiceError(403, "AuthenticationFailed", text, shape="storage")
         if expiry < time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()):
@@ -171,7 +185,7 @@ class Identity:
         return str(claims["sub"])
 
     def _token(self, call: Call) -> Answer:
-        if not hmac.compare_digest(call.headers.get("x-identity-header", ""), self._secrets.identity_header):
+        if not is_same(call.headers.get("x-identity-header", ""), self._secrets.identity_header):
             text = "The X-IDENTITY-HEADER does not match. Load the variables again: python -m azureml_emulator env"
             return Answer(401, {"statusCode": 401, "message": text})
         resource = call.query.get("resource", "")
@@ -217,6 +231,11 @@ class Identity:
             },
         }
         return Answer(200, [cloud])
+
+
+def is_same(given: str, secret: str) -> bool:
+    """Whether a text is the secret; it takes as long either way."""
+    return hmac.compare_digest(given.encode(errors="replace"), secret.encode())
 
 
 def bearer(call: Call) -> str:

@@ -1,19 +1,25 @@
 """What was asked and answered: one line a request in HOME/requests.jsonl, and on demand whole exchanges for checking.
 
 Neither holds a token, a key or a signature: queries are reduced to the api-version, and exchanges to resource manager
-calls with their headers left out but those of long-running operations.
+calls with their headers left out but those of long-running operations, and secrets in their bodies replaced.
 """
 
 import json
 import os
+import re
 import threading
 from pathlib import Path
 from urllib.parse import urlencode
 
-from azureml_emulator.wire import NULL, Answer, Call, Json, Route, now
+from azureml_emulator.wire import DEEPEST_JSON, NULL, Answer, Call, Json, Route, is_deeper, now
 
 EXCHANGES_VARIABLE = "AZUREML_EMULATOR_EXCHANGES"
 KEPT_HEADERS = ("location", "azure-asyncoperation", "retry-after", "x-ms-async-operation-timeout")
+
+
+# The fields of answers that hold a secret alone.
+SECRET_FIELDS = {"accessToken", "key", "primaryKey", "sasToken", "secondaryKey"}
+SIGNATURE = re.compile(r"(?<=[?&]sig=)[^&\s]+")
 
 
 class Journal:
@@ -66,18 +72,35 @@ def exchange(call: Call, answer: Answer) -> Json:
         "request": {
             "method": call.method,
             "url": f"{call.path}?{urlencode(query)}",
-            "body": parse(call.body),
+            "body": without_secrets(parse(call.body)),
         },
         "response": {
             "status": answer.status,
             "headers": {name: value for name, value in answer.headers.items() if name.lower() in KEPT_HEADERS},
-            "body": None if isinstance(body, bytes | str) else body,
+            "body": None if isinstance(body, bytes | str) else without_secrets(body),
         },
     }
 
 
+def without_secrets(document: object) -> object:
+    """A document with other texts in the place of keys, tokens and signatures."""
+    match document:
+        case dict(members):
+            return {
+                name: "left-out" if name in SECRET_FIELDS and isinstance(value, str) else without_secrets(value)
+                for name, value in members.items()
+            }
+        case list(entries):
+            return [without_secrets(entry) for entry in entries]
+        case str(text):
+            return SIGNATURE.sub("left-out", text)
+    return document
+
+
 def parse(body: bytes) -> object:
+    """The body's document; None where it is none that the emulator reads."""
     try:
-        return json.loads(body)
-    except ValueError:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
         return None
+    return None if is_deeper(document, DEEPEST_JSON) else document

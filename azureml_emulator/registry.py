@@ -12,7 +12,18 @@ import yaml
 
 from azureml_emulator.asset_kinds import spec_as_text
 from azureml_emulator.blobs import ACCOUNT, REGISTRY_CONTAINER, Blobs
-from azureml_emulator.wire import PROVIDER, Answer, Call, Json, Route, ServiceError, page, system_data, versions
+from azureml_emulator.wire import (
+    PROVIDER,
+    Answer,
+    Call,
+    Json,
+    Route,
+    ServiceError,
+    page,
+    system_data,
+    versions,
+    whole_number,
+)
 from azureml_emulator.world import World
 
 REGISTRY_VERSIONS = versions("2021-10-01-dataplanepreview")
@@ -161,7 +172,7 @@ class Registry:
             for version, document in self._versions(call)
             if view == "All" or bool(document.get("archived")) == (view == "ArchivedOnly")
         ]
-        return Answer(200, page(documents, call, int(call.query.get("$top") or 100)))
+        return Answer(200, page(documents, call, whole_number("$top", call.query.get("$top"), 100, least=1)))
 
     def _get_version(self, call: Call) -> Answer:
         plural, shelf = self._shelf(call)

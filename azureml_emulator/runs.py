@@ -14,7 +14,7 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from azureml_emulator.blobs import Blobs
 from azureml_emulator.names import artifact_path, data_container
-from azureml_emulator.wire import ARM_GROUP, Answer, Call, Json, JsonValue, Route, ServiceError, now, page
+from azureml_emulator.wire import ARM_GROUP, Answer, Call, Json, JsonValue, Route, ServiceError, now, page, whole_number
 from azureml_emulator.world import World
 
 TERMINAL = ("Completed", "Failed", "Canceled")
@@ -180,7 +180,7 @@ class Runs:
         parent = call.path_params["run"]
         runs = [(run_id, run) for run_id, run in self.family(self.get(parent)["root"]) if run["parent"] == parent]
         documents = [self._document(run_id, run) for run_id, run in runs]
-        return Answer(200, page(documents, call, int(call.query.get("$top") or 100)))
+        return Answer(200, page(documents, call, whole_number("$top", call.query.get("$top"), 100, least=1)))
 
     def _details(self, call: Call) -> Answer:
         run_id = call.path_params["run"]

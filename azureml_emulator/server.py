@@ -1,7 +1,9 @@
 """One running emulator: its home and lock, its certificate, its address, and an end in an orderly way."""
 
+import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -14,17 +16,23 @@ from pathlib import Path
 import certifi
 import trustme
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from azureml_emulator.app import Application
 from azureml_emulator.home import bind, lock_home
 from azureml_emulator.identity import CLOUD, Secrets
 from azureml_emulator.journal import EXCHANGES_VARIABLE, Journal
-from azureml_emulator.store import Store, write_atomically
+from azureml_emulator.store import Store, set_aside, write_atomically
 from azureml_emulator.wire import Json
 from azureml_emulator.world import Settings, Timing, World
 
+log = logging.getLogger(__name__)
+
 BUNDLE = "ca_bundle.pem"
 READY = "ready.json"
+# Of a request: until its head has come. A browser or a pool of clients may hold some dozen connections.
+HEAD_SECONDS = 10
+MOST_CONNECTIONS = 400
 # Seconds for requests that run when the end is asked for.
 GRACE_SECONDS = 2
 # Seconds from the request to end until the process ends, whatever still runs.
@@ -34,16 +42,27 @@ END_SECONDS = 4
 def make_certificates(home: Path) -> ssl.SSLContext:
     """The server's TLS context. The authority is made once a home; its bundle holds the public roots too."""
     private, public = home / "ca_key.pem", home / "ca.pem"
-    if not (private.exists() and public.exists()):
+    authority = read_authority(public, private)
+    if authority is None:
         authority = trustme.CA(organization_name="azureml_emulator")
         write_atomically(private, authority.private_key_pem.bytes().decode())
-        private.chmod(0o600)
         write_atomically(public, authority.cert_pem.bytes().decode())
-    authority = trustme.CA.from_pem(public.read_bytes(), private.read_bytes())
     write_atomically(home / BUNDLE, public_roots() + public.read_text(encoding="utf-8"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("localhost", "127.0.0.1").configure_cert(context)
     return context
+
+
+def read_authority(public: Path, private: Path) -> trustme.CA | None:
+    """The authority of an earlier start; None where there is none that can be read."""
+    if not (private.exists() and public.exists()):
+        return None
+    try:
+        return trustme.CA.from_pem(public.read_bytes(), private.read_bytes())
+    except ValueError as error:
+        for file in (public, private):
+            set_aside(file, error)
+        return None
 
 
 def public_roots() -> str:
@@ -115,10 +134,40 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+class Connection(H11Protocol):
+    """A connection that ends when the head of a request takes too long, also its first."""
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._wait_for_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_waiting()
+
+    def _wait_for_head(self) -> None:
+        """Begin to wait, or go on; or stop, once the head has come."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_waiting()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _stop_waiting(self) -> None:
+        if self._deadline:
+            self._deadline.cancel()
+            self._deadline = None
+
+
 def serve(home: Path, port: int | None, weights: dict[str, Path], *, stop_with_stdin: bool) -> None:
     """Runs an emulator until SIGTERM, SIGINT or (if asked) the end of standard input.
 
-    Raises: HomeInUse, PortInUse.
+    Raises: HomeInUse, NotPrivate, PortInUse.
     """
     home = home.resolve()
     with lock_home(home):
@@ -138,6 +187,14 @@ def serve(home: Path, port: int | None, weights: dict[str, Path], *, stop_with_s
                 server.should_exit = True
                 ending.start()
 
+        def stop_for(died: threading.ExceptHookArgs) -> None:
+            """What a thread does not do any more would be waited for for ever."""
+            name = died.thread.name if died.thread else "thread"
+            trace = (died.exc_type, died.exc_value or died.exc_type(), died.exc_traceback)
+            log.critical("%s died; the emulator ends", name, exc_info=trace)
+            stop()
+
+        threading.excepthook = stop_for
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         if stop_with_stdin:
@@ -156,6 +213,8 @@ def web_config(application: Application, context: ssl.SSLContext) -> uvicorn.Con
         access_log=False,
         lifespan="off",
         ws="none",
+        http=Connection,
+        limit_concurrency=MOST_CONNECTIONS,
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_keep_alive=30,
     )
@@ -171,7 +230,6 @@ def announce(world: World) -> None:
     write_config(world)
     file = world.settings.home / READY
     write_atomically(file, json.dumps(document, indent=1))
-    file.chmod(0o600)
     print(json.dumps(document), flush=True)
 
 

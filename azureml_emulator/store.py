@@ -5,6 +5,7 @@ A document survives SIGKILL of the process: it is written beside its place, sync
 
 import hashlib
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from urllib.parse import quote
 
 from azureml_emulator.names import path_below
 from azureml_emulator.wire import Json
+
+log = logging.getLogger(__name__)
 
 # Longer file names are refused by most file systems (255 bytes with the suffix).
 LONGEST_NAME = 200
@@ -27,8 +30,13 @@ class Store:
         self._texts: dict[str, dict[str, str]] = {}
         folder.mkdir(parents=True, exist_ok=True)
         for file in sorted(folder.glob("*/*.json")):
-            record = json.loads(file.read_text(encoding="utf-8"))
-            self._texts.setdefault(file.parent.name, {})[record["key"]] = json.dumps(record["document"])
+            try:
+                record = json.loads(file.read_text(encoding="utf-8"))
+                key, document = str(record["key"]), record["document"]
+            except (ValueError, LookupError, TypeError) as error:
+                set_aside(file, error)
+            else:
+                self._texts.setdefault(file.parent.name, {})[key] = json.dumps(document)
 
     def get(self, kind: str, key: str) -> Json | None:
         with self._lock:
@@ -65,6 +73,13 @@ class Store:
         if len(name) > LONGEST_NAME:
             name = hashlib.sha256(key.encode()).hexdigest()
         return path_below(self._folder, kind, f"{name}.json")
+
+
+def set_aside(file: Path, error: Exception) -> None:
+    """Rename a file that cannot be read, so that it stays and the rest can start."""
+    aside = file.with_name(f"{file.name}.broken")
+    file.replace(aside)
+    log.error("%s cannot be read (%s); it is set aside as %s", file, error, aside.name)
 
 
 def write_atomically(file: Path, text: str) -> None:

@@ -4,6 +4,7 @@ Rooms (jobs, compute, ...) take a `Call` and give an `Answer`; only `app.py` kno
 """
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ PREFIXES = {
 }
 
 
+DEEPEST_JSON = 64
 # NUL and unpaired surrogates: neither files nor variables nor UTF-8 can hold them.
 UNSTORABLE = re.compile(r"[\x00\ud800-\udfff]")
 
@@ -62,9 +64,11 @@ class Call:
             text = f"The body's Content-Type is '{kind}'; it must be application/json."
             raise ServiceError(415, "UnsupportedMediaType", text)
         try:
-            document = json.loads(self.body or b"{}")
+            document = json.loads(self.body or b"{}", parse_float=_finite, parse_constant=_finite)
         except (ValueError, RecursionError) as error:
             raise ServiceError(400, "UserError", f"The request body is not JSON: {error}.") from error
+        if is_deeper(document, DEEPEST_JSON):
+            raise ServiceError(400, "UserError", f"The request body is nested deeper than {DEEPEST_JSON} levels.")
         if any(UNSTORABLE.search(text) for text in texts_of(document)):
             raise ServiceError(
                 400, "UserError", "A string in the request body contains NUL or an unpaired surrogate. Remove it."
@@ -96,11 +100,12 @@ class Answer:
     stream: Iterator[bytes] | None = None
 
 
-class ServiceError(Exception):
-    """An error answer.
+# Of an error: most of Azure ML, resource manager, the data plane, storage (XML).
+Shape = Literal["mfe", "arm", "native", "storage"]
 
-    `shape`: "mfe" (most of Azure ML), "arm" (resource manager), "native" (data plane), "storage" (XML).
-    """
+
+class ServiceError(Exception):
+    """An error answer, in the `shape` of the part of the service that gives it."""
 
     def __init__(
         self,
@@ -108,7 +113,7 @@ class ServiceError(Exception):
         code: str,
         message: str,
         *,
-        shape: Literal["mfe", "arm", "native", "storage"] = "mfe",
+        shape: Shape = "mfe",
         inner_error: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
@@ -161,6 +166,49 @@ def texts_of(document: JsonValue) -> Iterator[str]:
                 waiting += entries
 
 
+def is_deeper(document: JsonValue, levels: int) -> bool:
+    """Whether lists and objects are nested in more levels than that."""
+    level = [document]
+    for _ in range(levels):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, list | dict)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return any(isinstance(item, list | dict) for item in level)
+
+
+def _finite(text: str) -> float:
+    """The number; NaN, infinities and what is as large are none that JSON knows."""
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"{text} is no finite number")
+    return number
+
+
+def whole_number(
+    name: str,
+    given: object,
+    default: int,
+    *,
+    least: int = 0,
+    most: int = 10**9,
+    shape: Shape = "mfe",
+) -> int:
+    """A number that a client gives in a query or a body; `default` where it gives none.
+
+    Raises: ServiceError 400 for anything but digits, below `least` or above `most`.
+    """
+    if given in (None, ""):
+        return default
+    text = str(given)
+    if isinstance(given, bool) or not re.fullmatch("[0-9]{1,10}", text) or not least <= int(text) <= most:
+        code = "OutOfRangeQueryParameterValue" if shape == "storage" else "UserError"
+        message = f"{name} must be a whole number from {least} to {most}."
+        raise ServiceError(400, code, message, shape=shape)
+    return int(text)
+
+
 def versions(*names: str) -> frozenset[str]:
     """The api-versions a route answers."""
     return frozenset(names)
@@ -185,7 +233,7 @@ def system_data(created_at: str, modified_at: str | None = None, *, principal: s
 
 def page(items: list[Json], call: Call, size: int = 30) -> Json:
     """One page of `items` as {value, nextLink}; nextLink repeats the call with `$skipToken`, absent at the end."""
-    start = int(call.query.get("$skipToken") or call.query.get("$skip") or 0)
+    start = whole_number("$skipToken", call.query.get("$skipToken") or call.query.get("$skip"), 0)
     chunk = items[start : start + size]
     answer: Json = {"value": chunk}
     if start + size < len(items):

@@ -1,13 +1,26 @@
 """The workspace, its datastores and its service addresses. One workspace exists from the first start."""
 
 from azureml_emulator.blobs import ACCOUNT, Blobs
-from azureml_emulator.wire import PROVIDER, Answer, Call, Json, Route, ServiceError, now, page, system_data, versions
+from azureml_emulator.wire import (
+    PROVIDER,
+    Answer,
+    Call,
+    Json,
+    Route,
+    ServiceError,
+    now,
+    page,
+    system_data,
+    versions,
+    whole_number,
+)
 from azureml_emulator.world import World
 
 WORKSPACE_VERSIONS = versions("2024-10-01-preview", "2023-08-01-preview", "2023-04-01-preview")
 DATASTORE_VERSIONS = versions("2024-10-01-preview", "2023-04-01-preview")
 DEFAULT_DATASTORE = "workspaceblobstore"
 ARTIFACT_DATASTORE = "workspaceartifactstore"
+LONGEST_HOURS = 366 * 24
 
 
 class Workspace:
@@ -127,14 +140,14 @@ class Workspace:
         documents = [self._datastore(name) for name in (DEFAULT_DATASTORE, ARTIFACT_DATASTORE)]
         if call.query.get("isDefault", "").lower() == "true":
             documents = documents[:1]
-        return Answer(200, page(documents, call, int(call.query.get("count") or 30)))
+        return Answer(200, page(documents, call, whole_number("count", call.query.get("count"), 30, least=1)))
 
     def _get_datastore(self, call: Call) -> Answer:
         return Answer(200, self._datastore(call.path_params["datastore"]))
 
     def _list_secrets(self, call: Call) -> Answer:
         container = self.container(call.path_params["datastore"])
-        hours = int(str(call.json().get("expireAfterHours") or 1))
+        hours = whole_number("expireAfterHours", call.json().get("expireAfterHours"), 1, least=1, most=LONGEST_HOURS)
         token = self._world.tokens.sign(container, seconds=hours * 3600)
         return Answer(200, {"secretsType": "Sas", "sasToken": f"?{token}"})
 

@@ -12,10 +12,24 @@ LONGEST_NAME_BYTES = 255
 
 
 def home() -> Path:
-    """The folder named by RETUNE_HOME, or `.retune` in the current folder; absolute, made when missing."""
+    """The folder named by RETUNE_HOME, or `.retune` in the current folder; absolute, made when missing, and private.
+
+    Raises:
+        BadRequest: it is another user's, or a link stands in it.
+    """
     path = Path(os.environ.get("RETUNE_HOME", ".retune")).resolve()
+    # It holds chats, keys and reports; so may what this process writes elsewhere.
+    os.umask(0o077)
     path.mkdir(parents=True, exist_ok=True)
-    return path
+    owner = path.stat().st_uid
+    links = [entry for entry in path.iterdir() if entry.is_symlink()]
+    if owner == os.geteuid() and not links:
+        path.chmod(0o700)
+        return path
+    problem = f"The folder '{path}' belongs to another user (id {owner})."
+    if links:
+        problem = f"'{links[0]}' is a link to '{links[0].readlink()}', which may be anywhere."
+    raise BadRequest([problem], "Set RETUNE_HOME to a folder of your own, without links in it.")
 
 
 def check_file_names(of: str, *names: str) -> None:

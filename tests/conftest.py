@@ -77,6 +77,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--exchanges", type=Path, metavar="FOLDER", help="keep what was asked and answered there")
     parser.addoption("--faults", type=Path, metavar="FILE", help="every cell, but for those that FILE says have passed")
     parser.addoption("--shard", default="1/1", metavar="K/N", help="with --faults: the K-th of N parts")
+    parser.addoption(
+        "--fuzz", type=int, default=2000, metavar="REQUESTS", help="as many requests of tests/test_fuzz.py"
+    )
     parser.addoption("--screenshots", type=Path, metavar="FOLDER", help="keep the pictures of Prefect's page there")
 
 

@@ -41,12 +41,15 @@ def test_a_profile_is_private_new_each_time_and_goes(home: Path) -> None:
 
 
 def test_a_planted_file_or_link_is_not_written_to(home: Path, tmp_path: Path) -> None:
-    """What lies at the file's place is replaced, not followed."""
+    """A file at the file's place is replaced; with a link there nothing is begun."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.write_text("untouched")
-    (home / "prefect-4200.toml").symlink_to(elsewhere)
+    (home / "prefect-4200.toml").hardlink_to(elsewhere)
     with sign_in.new_profile(4200) as file:
-        assert not file.is_symlink()
+        assert "untouched" not in file.read_text()
+    (home / "prefect-4200.toml").symlink_to(elsewhere)
+    with pytest.raises(BadRequest, match="is a link"), sign_in.new_profile(4200):
+        pass
 
     assert elsewhere.read_text() == "untouched"
 
