@@ -215,7 +215,7 @@ def render_entries(entries: list[Entry]) -> None:
     from rich.filesize import decimal
     from rich.table import Table
 
-    from retune.printing import screen
+    from retune.printing import for_terminal, screen
 
     console = screen()
     if not entries:
@@ -224,7 +224,7 @@ def render_entries(entries: list[Entry]) -> None:
     table = Table(box=None, pad_edge=False)
     for heading in ("key", "written", "size", "rows", "source", "problem"):
         table.add_column(heading, overflow="fold")
-    for entry in entries:
+    for entry in map(for_terminal, entries):
         rows = ", ".join(f"{role} {count}" for role, count in entry.rows.items())
         written = f"{entry.created:%Y-%m-%d %H:%M} UTC" if entry.created else ""
         source = f"{entry.source} @ {entry.revision[:12]}" if entry.source else ""

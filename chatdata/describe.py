@@ -1,11 +1,13 @@
 """What was prepared, for a person: a page in Markdown, and a picture of the rows' lengths."""
 
 import io
+import re
 from collections.abc import Iterator
 
 from chatdata.cache import folder
 from retune.report import PreparedData, Split, Spread
 from retune.summary import embedded
+from retune.texts import markdown, visible
 
 PICTURE = "lengths.png"
 # Wong's colours, which people with any colour vision tell apart.
@@ -24,21 +26,27 @@ def to_page(prepared: PreparedData) -> str:
 
 
 def _lines(prepared: PreparedData) -> Iterator[str]:
-    yield f"# Chat data: {prepared.source}"
+    yield f"# Chat data: {markdown(prepared.source)}"
     how = "found and verified" if prepared.cached else f"prepared in {prepared.seconds:g} s"
     chosen = "leading rows" if prepared.selection == "head" else "rows by digest"
-    yield f"Revision `{prepared.revision}`, {chosen}; {how}. Key `{prepared.key}`.\n"
+    yield f"Revision {markdown(prepared.revision)}, {chosen}; {how}. Key {markdown(prepared.key)}.\n"
     yield "| | chosen | left out | written | turns | characters | tokens | size |"
     yield "|---|---:|---:|---:|---|---|---|---:|"
     for role, split in prepared.splits.items():
-        yield f"| **{role}** | {' | '.join(_cells(split))} |"
+        yield f"| **{markdown(role)}** | {' | '.join(_cells(split))} |"
     yield "\nTurns, characters and tokens: median, 90th percentile, largest of a row.\n"
     yield from _found(prepared)
     yield from _roles(prepared)
     for role, split in prepared.splits.items():
         if split.statistics:
-            yield f"\n## First rows: {role}\n"
-            yield from (f"```json\n{row.strip()}\n```" for row in split.statistics.preview)
+            yield f"\n## First rows: {markdown(role)}\n"
+            yield from (_block(row) for row in split.statistics.preview)
+
+
+def _block(row: str) -> str:
+    """A row as it is, between fences that are longer than any in it."""
+    fence = "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", row)), default=0))
+    return f"{fence}json\n{visible(row.strip()).replace(chr(10), ' ')}\n{fence}"
 
 
 def _cells(split: Split) -> Iterator[str]:
@@ -66,19 +74,18 @@ def _found(prepared: PreparedData) -> Iterator[str]:
         return
     yield "## What was found\n\n| | kind | rows | for example |\n|---|---|---:|---|"
     for role, bad in rows:
-        examples = "; ".join(bad.examples).replace("|", "\\|")
-        yield f"| {role} | {bad.kind} | {bad.rows:,} | {examples} |"
+        yield f"| {markdown(role)} | {markdown(bad.kind)} | {bad.rows:,} | {markdown('; '.join(bad.examples))} |"
     for role, kind, count in redacted:
-        yield f"| {role} | {kind}, replaced | {count:,} | |"
+        yield f"| {markdown(role)} | {markdown(kind)}, replaced | {count:,} | |"
     yield ""
 
 
 def _roles(prepared: PreparedData) -> Iterator[str]:
-    yield "| messages | " + " | ".join(prepared.splits) + " |"
+    yield "| messages | " + " | ".join(map(markdown, prepared.splits)) + " |"
     yield "|---|" + "---:|" * len(prepared.splits)
     counts = [split.statistics.roles if split.statistics else {} for split in prepared.splits.values()]
     for role in sorted({role for count in counts for role in count}):
-        yield f"| {role} | " + " | ".join(f"{count.get(role, 0):,}" for count in counts) + " |"
+        yield f"| {markdown(role)} | " + " | ".join(f"{count.get(role, 0):,}" for count in counts) + " |"
 
 
 def picture_of(prepared: PreparedData) -> bytes:

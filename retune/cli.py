@@ -15,6 +15,8 @@ from pathlib import Path
 
 import click
 
+from retune.texts import redact, visible
+
 EPILOG = """\b
 Exit codes: 0 completed, 1 the run failed, 2 bad request (nothing was created), 3 declined, 130 interrupted.
 Sections: workspace, model, data, compute, training, serving, score, approval, limits; docs/presets.md has every key.
@@ -161,7 +163,8 @@ class _StepFormatter(logging.Formatter):
         level = f"{record.levelname.lower()}: " if record.levelno > logging.INFO else ""
         step = record.name.rpartition(".")[2]
         text = f"{self.formatTime(record, '%H:%M:%S')}  {step:<8}  {level}{record.getMessage()}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        text = f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        return visible(redact(text))
 
 
 def import_what_the_flow_uses() -> None:

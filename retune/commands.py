@@ -36,11 +36,12 @@ def retune() -> None:
 def refusals() -> Iterator[None]:
     """RetuneErrors of the body become a message and an exit code."""
     from retune.errors import BadRequest, RetuneError
+    from retune.texts import visible
 
     try:
         yield
     except RetuneError as error:
-        click.echo(f"{error.code}: {error.message}\nNext: {error.fix}", err=True)
+        click.echo(visible(f"{error.code}: {error.message}\nNext: {error.fix}"), err=True)
         sys.exit(2 if isinstance(error, BadRequest) else 1)
     except KeyboardInterrupt:
         sys.exit(130)

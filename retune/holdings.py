@@ -9,7 +9,7 @@ from rich.table import Table
 from retune import ledger, names
 from retune import workspace as cloud
 from retune.errors import BadRequest
-from retune.printing import screen
+from retune.printing import for_terminal, screen
 from retune.report import Part
 from retune.request import Request, Workspace
 
@@ -113,6 +113,7 @@ def end_holdings(workspace: Workspace, key: str, minutes: float) -> None:
 
 def render_holdings(holdings: Holdings) -> None:
     """Print them for a person, on stdout."""
+    holdings = for_terminal(holdings)
     console = screen()
     if not (holdings.jobs or holdings.endpoints):
         console.print(f"Run {holdings.key}: the workspace holds nothing of it.")

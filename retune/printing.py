@@ -1,25 +1,47 @@
 """Reports as a person reads them, on stdout."""
 
+from typing import TypeVar
+
+from pydantic import BaseModel
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from retune.report import ComputeUsed, PreparedData, Report, Swept
 from retune.summary import decision_text, endpoint_fate
+from retune.texts import visible
 
 FILE_WIDTH = 120
+T = TypeVar("T", bound=BaseModel)
 
 
 def screen() -> Console:
     """stdout, with a width of its own where it is a file or a pipe."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console.width = FILE_WIDTH
     return console
 
 
+def for_terminal(model: T) -> T:
+    """The same with every text as a terminal may get it: much of it was said by a service, a model or a data set."""
+    return type(model).model_validate(_visible(model.model_dump()))
+
+
+def _visible(value: object) -> object:
+    match value:
+        case str(text):
+            return visible(text)
+        case dict(members):
+            return {_visible(name): _visible(member) for name, member in members.items()}
+        case list(entries) | tuple(entries):
+            return [_visible(entry) for entry in entries]
+    return value
+
+
 def render(report: Report) -> None:
     """Print the report for a person, on stdout."""
+    report = for_terminal(report)
     console = screen()
     console.print(Text(f"Retune: {report.status}", style="bold"), f"in {report.run.seconds:g} s")
     if report.status == "skipped":
@@ -52,6 +74,7 @@ def render(report: Report) -> None:
 
 def render_swept(swept: Swept) -> None:
     """Print what a sweep did for a person, on stdout."""
+    swept = for_terminal(swept)
     console = screen()
     rows = [("endpoint", one) for one in swept.endpoints] + [("job", one) for one in swept.jobs]
     if rows:

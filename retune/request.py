@@ -28,13 +28,20 @@ RUN_KEY_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}$"
 RUN_KEY = re.compile(RUN_KEY_PATTERN)
 RunKey = Annotated[str, Field(pattern=RUN_KEY_PATTERN)]
 # A component has some seventy inputs; a number beyond is no setting.
-MOST_PARAMETERS, LARGEST_NUMBER = 200, 2**63
+MOST_PARAMETERS, LARGEST_NUMBER, LARGEST_PRESET_BYTES = 200, 2**63, 1 << 20
 
 
 class Section(BaseModel):
     """A frozen group of settings that refuses keys it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", coerce_numbers_to_str=True, protected_namespaces=())
+    # Prefect keeps the error of a refused run, so it must not quote what was refused.
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        coerce_numbers_to_str=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+    )
 
     @field_validator("*")
     @classmethod
@@ -260,18 +267,52 @@ def load(preset: str, assignments: list[str]) -> Request:
         BadRequest: with every problem at once, file and line included.
     """
     path = find_preset(preset)
+    if (size := path.stat().st_size) > LARGEST_PRESET_BYTES:
+        raise BadRequest([f"{path} has {size} bytes; a preset has at most {LARGEST_PRESET_BYTES}."])
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"))
-        document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        document = read_yaml(text) or {}
+        node = yaml.compose(text)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
         raise BadRequest([f"{path}: not readable as YAML: {error}"]) from error
     lines = dict(_lines(node)) if node else {}
     if not isinstance(document, dict):
-        raise BadRequest([f"{path}: expected sections such as `model:` and `data:`, found {document!r}."])
+        raise BadRequest([f"{path}: expected sections such as `model:` and `data:`, found {quoted(document)}."])
     problems = _apply(document, assignments)
     assigned = {assignment.partition("=")[0] for assignment in assignments}
     places = {key: f"{path}:{line}" for key, line in lines.items()} | dict.fromkeys(assigned, "--set")
     return parse(document, places, problems)
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """YAML as a preset needs it: a key stands once, and nothing refers to another part, which could multiply itself."""
+
+    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            alias = self.peek_event()
+            raise yaml.MarkedYAMLError(
+                problem=f"*{alias.anchor} refers to another part; write it out", problem_mark=alias.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                problem = f"the key '{key.value}' stands here for the second time"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str) -> object:
+    """The document of a preset, or the value of a `--set`.
+
+    Raises:
+        yaml.YAMLError: it is none, a key stands twice, or a part refers to another.
+        ValueError, RecursionError: it is too deep, or holds a number of too many digits.
+    """
+    return yaml.load(text, _PlainLoader)
 
 
 def find_preset(preset: str) -> Path:
@@ -316,7 +357,7 @@ def _apply(document: dict[str, object], assignments: list[str]) -> list[str]:
             continue
         group = document.get(section) or {}
         try:
-            value = yaml.safe_load(text) if text else ""
+            value = read_yaml(text) if text else ""
         # Too deep, or a number of too many digits: no value of ours.
         except (yaml.YAMLError, RecursionError, ValueError):
             value = text
@@ -378,4 +419,9 @@ def parse_run_key(key: str | None, option: str = "--run-key") -> str | None:
         raise BadRequest(
             [f"{option} {quoted(key)}: use 1 to 64 letters, digits, '-' and '_', a letter or digit first."]
         )
+    if key is not None:
+        try:
+            check_text("", key)
+        except ValueError as error:
+            raise BadRequest([f"{option} {quoted(key)}: {error}."]) from error
     return key

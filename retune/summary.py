@@ -7,6 +7,7 @@ from string import Template
 
 from retune.pictures import draw_losses
 from retune.report import Answer, Decision, Endpoint, Parameter, Report
+from retune.texts import find_invisible, markdown
 
 EVALUATIONS = {"eval_loss_before": "before the training", "eval_loss_after": "after it", "eval_loss": "at the end"}
 PAGE = Template("""<!doctype html>
@@ -80,50 +81,54 @@ def _tables(report: Report) -> dict[str, list[dict[str, str]]]:
 
 def _table(title: str, rows: list[dict[str, str]]) -> str:
     head = f"## {title}\n\n| {' | '.join(rows[0])} |\n|{'---|' * len(rows[0])}\n"
-    return head + "\n".join(f"| {' | '.join(map(_cell, row.values()))} |" for row in rows)
+    return head + "\n".join(f"| {' | '.join(map(markdown, row.values()))} |" for row in rows)
 
 
 def _lines(report: Report, status: str) -> Iterator[str]:
     yield f"# Retune: {status}"
     if report.run.key:
-        yield f"Run `{report.run.key}`, attempt {report.run.attempt}, {report.run.seconds:g} s.\n"
+        yield f"Run {markdown(report.run.key)}, attempt {report.run.attempt}, {report.run.seconds:g} s.\n"
     if report.error:
-        yield f"**{report.error.code}** in {report.error.step}: {_cell(report.error.message)}\n"
-        yield f"Next: {_cell(report.error.fix)}\n"
+        yield f"**{markdown(report.error.code)}** in {markdown(report.error.step)}: {markdown(report.error.message)}\n"
+        yield f"Next: {markdown(report.error.fix)}\n"
     for warning in report.warnings:
-        yield f"- {_cell(warning)}"
+        yield f"- {markdown(warning)}"
     facts = [(label, text) for label, text in _facts(report) if text]
     if facts:
         yield "\n| | |\n|---|---|"
         yield from (f"| {label} | {text} |" for label, text in facts)
     if report.metrics:
         yield "\n| metric | last value |\n|---|---:|"
-        yield from (f"| {name} | {value:.5g} |" for name, value in sorted(report.metrics.items()))
+        yield from (f"| {markdown(name)} | {value:.5g} |" for name, value in sorted(report.metrics.items()))
     if report.steps:
         yield "\n| step | state | seconds |\n|---|---|---:|"
-        yield from (f"| {step.name} | {step.state} | {step.seconds:g} |" for step in report.steps)
+        yield from (f"| {markdown(step.name)} | {markdown(step.state)} | {step.seconds:g} |" for step in report.steps)
 
 
 def _facts(report: Report) -> Iterator[tuple[str, str]]:
     place, model, data, job = report.identity, report.model, report.data, report.job
     made, endpoint, cost = report.registered_model, report.endpoint, report.cost
     if place:
-        yield "workspace", f"{place.workspace} in {place.location}"
+        yield "workspace", markdown(f"{place.workspace} in {place.location}")
     if model:
-        yield "base model", f"{model.name}:{model.version}, component {model.component}"
+        yield "base model", markdown(f"{model.name}:{model.version}, component {model.component}")
     if data:
         rows = ", ".join(f"{split.rows:,} {role}" for role, split in data.splits.items())
-        yield "data", f"{_cell(data.source)} at {data.revision[:12]}: rows {rows}"
+        yield "data", markdown(f"{data.source} at {data.revision[:12]}: rows {rows}")
     if job:
-        yield "job", f"{_link(job.name, job.studio_url)}: {job.status}{', taken over' if job.attached else ''}"
+        taken_over = ", taken over" if job.attached else ""
+        yield "job", f"{_link(job.name, job.studio_url)}: {markdown(job.status)}{taken_over}"
     if report.decision:
-        yield "decision", _cell(decision_text(report.decision))
+        yield "decision", markdown(decision_text(report.decision))
     if made:
         path = f"/model/{made.name}:{made.version}/details"
         yield "registered model", _link(f"{made.name}:{made.version}", _studio(report, path))
     if endpoint:
         where = _link(endpoint.name, _studio(report, f"/endpoints/realtime/{endpoint.name}/detail"))
-        yield "endpoint", f"{endpoint.name if endpoint.deleted else where}: {endpoint_fate(endpoint)}"
+        yield (
+            "endpoint",
+            f"{markdown(endpoint.name) if endpoint.deleted else where}: {markdown(endpoint_fate(endpoint))}",
+        )
     if cost:
         spent = {"training": cost.training_usd, "endpoint": cost.endpoint_usd}
         known = [f"{name} US$ {value:,.2f}" for name, value in spent.items() if value is not None]
@@ -166,10 +171,6 @@ def _studio(report: Report, path: str) -> str | None:
 
 
 def _link(text: str, address: str | None) -> str:
-    return f"[{text}]({address})" if address else text
-
-
-def _cell(text: str) -> str:
-    """A text in one cell of a table, none of whose characters means anything."""
-    escaped = "".join(f"\\{character}" if character in "\\`*_[]<>|" else character for character in text)
-    return " ".join(escaped.split())
+    """A link where there is an address of a web page; the service says which."""
+    plain = address and address.startswith("https://") and find_invisible(address) is None
+    return f"[{markdown(text)}](<{address}>)" if plain and not {"<", ">"} & set(address) else markdown(text)

@@ -1,0 +1,109 @@
+"""Texts of others on pages and terminals: chats, answers, names and errors are shown as they are, and do nothing."""
+
+import logging
+import types
+import typing
+from datetime import UTC, datetime
+
+import pytest
+from pydantic import BaseModel
+from test_page import Seen, is_picture
+
+from chatdata.describe import to_markdown as data_to_markdown
+from retune.cli import _StepFormatter
+from retune.holdings import Holdings, render_holdings
+from retune.printing import render, render_swept
+from retune.report import Report, Swept
+from retune.summary import to_html, to_markdown
+
+PAGE = [
+    "![seen](http://evil.test/x.png)",
+    "[click](http://evil.test)",
+    "<img src=http://evil.test/x.png>",
+    "<script>alert(1)</script>",
+    "http://evil.test/bare",
+    "www.evil.test",
+    "<http://evil.test>",
+    "a | b | c",
+    "``` \n# heading\n![x](http://evil.test)",
+    "&lt;img src=x&gt; &#60;b&#62;",
+    "[x]: http://evil.test\n\n[x]",
+    "line\n- item\n\n    code\n***",
+    "\\![x](http://evil.test) \\\\[y](http://evil.test)",
+    "`a` ``![x](http://evil.test)``",
+    "~~struck~~ **bold** _it_ <b>b</b>",
+]
+TERMINAL = [
+    "\x1b[2J\x1b[1;31mred",
+    "\x1b]0;title\x07",
+    "\x1b]8;;http://evil.test\x1b\\link\x1b]8;;\x1b\\",
+    "\x9b31m",
+    "a\rb",
+    "a\x08\x08b",
+    "\u202eright to left",
+    "\x1b]52;c;ZXZpbA==\x07",
+    "[red]markup[/red] [link=http://evil.test]x[/link]",
+]
+
+
+def filled(kind: object, text: str) -> object:
+    """A value of a type with the text wherever one may stand."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = {name: filled(field.annotation, text) for name, field in kind.model_fields.items()}
+        return kind.model_construct(**fields)
+    if origin is typing.Literal:
+        return inner[0]
+    if origin in (typing.Union, types.UnionType):
+        return filled(inner[0], text)
+    if origin is typing.Annotated:
+        return filled(inner[0], text)
+    if origin is list:
+        return [filled(inner[0], text)] * 2
+    if origin is dict:
+        return {filled(inner[0], text): filled(inner[1], text)}
+    known = {str: text, int: 1, float: 1.5, bool: False, datetime: datetime(2026, 1, 1, tzinfo=UTC)}
+    return known[kind]
+
+
+@pytest.mark.parametrize("text", PAGE)
+def test_a_page_is_changed_by_no_text(text: str) -> None:
+    """Wherever it stands in a report: no picture, link, heading or script of others."""
+    report, usual = filled(Report, text), filled(Report, "usual")
+    page, before = (Seen(to_html(one, data_to_markdown(one.data))) for one in (report, usual))
+
+    assert sorted(page.tags) == sorted(before.tags)
+    assert [address for address in page.addresses if not is_picture(address)] == []
+
+
+@pytest.mark.parametrize("text", PAGE)
+def test_prefect_s_page_makes_no_link_of_a_text(text: str) -> None:
+    """It makes links of bare addresses too."""
+    report = filled(Report, text)
+    # The first rows of the data stand in blocks of code.
+    outside = data_to_markdown(report.data).partition("## First rows")[0]
+
+    for shown in (to_markdown(report), outside):
+        assert "://" not in shown and "www." not in shown
+        assert shown.replace("\\!\\[", "").count("![") == 0
+
+
+@pytest.mark.parametrize("text", TERMINAL)
+def test_a_terminal_is_sent_no_command(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """By no command that prints what others have said."""
+    render(filled(Report, text))
+    render_swept(filled(Swept, text))
+    render_holdings(filled(Holdings, text))
+    shown = capsys.readouterr().out
+
+    assert not {char for char in shown if ord(char) < 32 or ord(char) in (0x7F, 0x9B, 0x202E)} - {"\n"}
+    assert "[red]markup[/red]" in shown or "markup" not in text
+
+
+@pytest.mark.parametrize("text", TERMINAL)
+def test_a_log_line_is_sent_as_text(text: str) -> None:
+    """Warnings quote the service."""
+    record = logging.LogRecord("retune.model", logging.WARNING, "", 1, "the service says %s", (text,), None)
+    shown = _StepFormatter().format(record)
+
+    assert not {char for char in shown if ord(char) < 32 or ord(char) in (0x7F, 0x9B, 0x202E)}
