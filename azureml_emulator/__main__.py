@@ -21,7 +21,7 @@ DEFAULT_HOME = Path(".azureml_emulator")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The exit status: 0 after an orderly end, 1 when no emulator runs, 2 when it cannot start."""
+    """The exit status: 0 after an orderly end, 1 when it fails or none runs, 2 when it cannot start."""
     options = parse(arguments)
     if options.command == "env":
         return print_environment(options.home)
@@ -32,11 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
         stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     try:
-        serve(options.home, options.port, dict(options.weights), stop_with_stdin=options.stop_with_stdin)
+        ended = serve(options.home, options.port, dict(options.weights), stop_with_stdin=options.stop_with_stdin)
     except (HomeInUse, PortInUse, NotPrivate) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
+    return 0 if ended else 1
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -52,12 +52,16 @@ log = logging.getLogger(__name__)
 ROOMS = (Identity, Admin, Faults, Workspace, Blobs, Registry, Assets, Compute, Tracking, Runs, Jobs, Endpoints, Gateway)
 # A scoring call holds its thread until the model answers; the limit only guards against a flood.
 THREADS = 200
+# Of characters: names of several hundred, in a blob's path of several folders.
+LONGEST_PATH = 4096
 # Resource manager takes 4 MB, the storage service 5,000 MiB at once.
 LARGEST_BODY_BYTES, LARGEST_UPLOAD_BYTES = 4 << 20, 5000 << 20
+# Of a request that needs no token.
+LARGEST_OPEN_BYTES = 0
 # The longest wait for the next part of a body.
 BODY_SECONDS = 30
 # Of an answer after which the rest of the request's body is not read.
-LAST = {"Connection": "close"}
+CLOSE_AFTER = {"Connection": "close"}
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,11 @@ class Application:
         """The request without its body, and its route."""
         raw_path = request.scope.get("raw_path", b"").decode("ascii") or request.url.path
         path = unquote(raw_path)
-        entry, params = self._find(request.method, path, request.query_params.get("api-version"))
+        # Patterns are not tried on what no client sends: that would take minutes.
+        known = len(path) <= LONGEST_PATH
+        entry, params = (
+            self._find(request.method, path, request.query_params.get("api-version")) if known else (None, {})
+        )
         call = Call(
             method=request.method,
             path=path,
@@ -150,6 +158,8 @@ class Application:
         """The call with its principal. Raises: ServiceError for one that need not be read any further."""
         if reason := refusal(call.headers, scheme="https", port=self._world.settings.port):
             raise ServiceError(403, "ForeignOrigin", reason, shape="arm")
+        if len(call.path) > LONGEST_PATH:
+            raise ServiceError(414, "UriTooLong", f"The path is longer than {LONGEST_PATH} characters.", shape="arm")
         if route is None:
             raise unknown_route(call)
         call = self._world.tokens.admit(call, route)
@@ -164,7 +174,8 @@ class Application:
         Raises: ServiceError 413 for one that is too large, 408 for one of which nothing comes any more, 400 for one of
         other types than the route's.
         """
-        chunks = limited(request, LARGEST_UPLOAD_BYTES if route.streamed else LARGEST_BODY_BYTES, shape_of(route))
+        most = LARGEST_OPEN_BYTES if route.auth == "none" else LARGEST_BODY_BYTES
+        chunks = limited(request, LARGEST_UPLOAD_BYTES if route.streamed else most, shape_of(route))
         if not route.streamed:
             call = replace(call, body=b"".join([chunk async for chunk in chunks]))
             check_types(call, route)
@@ -201,7 +212,7 @@ async def limited(request: Request, most: int, shape: Shape) -> AsyncIterator[by
         "RequestBodyTooLarge" if shape == "storage" else "RequestEntityTooLarge",
         f"The request body is too large and exceeds the maximum permissible limit of {most} bytes.",
         shape=shape,
-        headers=LAST,
+        headers=CLOSE_AFTER,
     )
     if int(request.headers.get("content-length") or 0) > most:
         raise too_large
@@ -212,7 +223,7 @@ async def limited(request: Request, most: int, shape: Shape) -> AsyncIterator[by
                 part = await anext(parts, None)
         except TimeoutError as error:
             text = f"Nothing of the request body came for {BODY_SECONDS} s."
-            raise ServiceError(408, "RequestTimeout", text, shape=shape, headers=LAST) from error
+            raise ServiceError(408, "RequestTimeout", text, shape=shape, headers=CLOSE_AFTER) from error
         if part is None:
             return
         size += len(part)

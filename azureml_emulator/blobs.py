@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
@@ -20,7 +21,7 @@ from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from azureml_emulator.names import path_below
+from azureml_emulator.names import is_text, path_below
 from azureml_emulator.store import set_aside, write_atomically
 from azureml_emulator.wire import Answer, Call, Route, ServiceError, whole_number
 from azureml_emulator.world import World
@@ -31,8 +32,11 @@ REGISTRY_CONTAINER = "azureml-registry"
 STORAGE_VERSION = "2021-12-02"
 CHUNK_BYTES = 1 << 20
 PAGE_SIZE = 5000
+# 50,000 blocks, the most that the service takes, with ids of 64 bytes.
+LARGEST_LIST_BYTES = 8 << 20
 CONTAINER = "/{account}.blob.{suffix}/{container}"
 BLOB = CONTAINER + "/{blob:path}"
+METADATA_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class Blobs:
         self._root, self._details, self._blocks = home / "blobs", home / "blob_details", home / "blob_blocks"
         for folder in (self._root, self._details, self._blocks):
             folder.mkdir(exist_ok=True)
+        # Made by `link`.
+        self._links: set[Path] = set()
 
     @property
     def default_container(self) -> str:
@@ -77,19 +83,29 @@ class Blobs:
         self.check_links(place)
         return place
 
+    def link(self, container: str, path: str, target: Path) -> None:
+        """Make a folder of elsewhere readable under a path."""
+        link = path_below(self._root, container, *path.split("/"))
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(target, target_is_directory=True)
+        self._links.add(link)
+
     def check_links(self, place: Path) -> None:
         """Raises: ServiceError 403 when a link, which a job may have made, leads from the place out of the storage."""
-        if place.is_relative_to(self._root / REGISTRY_CONTAINER):
-            return
-        try:
-            inside = place.resolve().is_relative_to(self._root.resolve())
-        except (OSError, RuntimeError):
-            inside = False  # a link to itself
-        if not inside:
-            text = (
-                f"'{place.relative_to(self._root)}' leads through a link out of the storage. Put the file there itself."
-            )
+        if not self._is_inside(place):
+            name = place.relative_to(self._root)
+            text = f"'{name}' leads through a link out of the storage. Put the file there itself."
             raise ServiceError(403, "AuthorizationFailure", text, shape="storage")
+
+    def _is_inside(self, place: Path) -> bool:
+        """Whether no link leads from the place out of the storage, but for those to the registry's files."""
+        if any(place.is_relative_to(link) for link in self._links):
+            return True
+        try:
+            return place.resolve().is_relative_to(self._root.resolve())
+        except (OSError, RuntimeError):
+            return False  # a link to itself
 
     def locate(self, url: str) -> Path | None:
         """The place on disk of a blob's https URL (its query is ignored), or None for another server's URL."""
@@ -153,6 +169,10 @@ class Blobs:
     def _set_metadata(self, call: Call) -> None:
         prefix = "x-ms-meta-"
         values = {name[len(prefix) :]: value for name, value in call.headers.items() if name.startswith(prefix)}
+        for name in values:
+            if not METADATA_NAME.fullmatch(name):
+                text = f"The metadata name {name!r} is invalid: use letters, digits and underscores."
+                raise ServiceError(400, "InvalidMetadata", text, shape="storage")
         if values:
             write_atomically(self._details_file(call), json.dumps(values))
         else:
@@ -257,9 +277,12 @@ class Blobs:
 
     def _commit(self, call: Call) -> Answer:
         assert call.upload is not None
+        if call.upload.stat().st_size > LARGEST_LIST_BYTES:
+            text = f"The list of blocks is larger than {LARGEST_LIST_BYTES} bytes."
+            raise ServiceError(413, "RequestBodyTooLarge", text, shape="storage")
         try:
             names = [element.text or "" for element in ElementTree.fromstring(call.upload.read_bytes())]
-        except ElementTree.ParseError as error:
+        except (ElementTree.ParseError, ValueError, LookupError) as error:
             text = f"The list of blocks is not XML: {error}."
             raise ServiceError(400, "InvalidXmlDocument", text, shape="storage") from error
         files = [self._block_folder(call) / block_file(name) for name in names]
@@ -282,11 +305,11 @@ class Blobs:
 
     def _create_container(self, call: Call) -> Answer:
         folder = self.folder(call.path_params["container"], "")
-        if folder.exists():
-            raise ServiceError(
-                409, "ContainerAlreadyExists", "The specified container already exists.", shape="storage"
-            )
-        folder.mkdir()
+        try:
+            folder.mkdir()
+        except FileExistsError as error:
+            text = "The specified container already exists."
+            raise ServiceError(409, "ContainerAlreadyExists", text, shape="storage") from error
         return Answer(201, None, file_headers(folder))
 
     def _container(self, call: Call) -> Answer:
@@ -303,7 +326,11 @@ class Blobs:
         size = min(size, PAGE_SIZE)
         entries = [entry for entry in self._listing(folder, prefix, delimiter) if entry.name > marker]
         with_metadata = "metadata" in call.query.get("include", "")
-        lines = [self._element(call, entry, with_metadata) for entry in entries[:size]]
+        lines = []
+        for entry in entries[:size]:
+            # A job may delete it meanwhile.
+            with suppress(FileNotFoundError):
+                lines.append(self._element(call, entry, with_metadata))
         following = entries[size - 1].name if len(entries) > size else ""
         text = (
             f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults ServiceEndpoint="{self.account_url}/" '
@@ -324,7 +351,9 @@ class Blobs:
         walk = os.walk(start, followlinks=folder.name == REGISTRY_CONTAINER)
         for path in (Path(parent, name) for parent, _, names in walk for name in names):
             name = path.relative_to(folder).as_posix()
-            if not name.startswith(prefix) or not path.exists():
+            if not name.startswith(prefix) or not can_be_listed(name):
+                continue
+            if not self._is_inside(path) or not path.exists():
                 continue
             head, separator, _ = name[len(prefix) :].partition(delimiter) if delimiter else (name, "", "")
             folded = prefix + head + separator
@@ -346,6 +375,11 @@ class Blobs:
             f"<Content-Length>{entry.file.stat().st_size}</Content-Length><Content-Type>application/octet-stream</Content-Type>"
             f"<BlobType>BlockBlob</BlobType></Properties><Metadata>{metadata}</Metadata></Blob>"
         )
+
+
+def can_be_listed(name: str) -> bool:
+    """Whether an address and XML can hold a name; a job may give its files any."""
+    return is_text(name) and not set(name) & {"\ufffe", "\uffff"}
 
 
 def block_file(block_id: str) -> str:

@@ -40,7 +40,15 @@ BODIES: dict[tuple[str, str], Types] = {
     ("PUT", "/environments/{asset}/versions/{version}"): {"properties": {**ABOUT, "image": str, "condaFile": str}},
     ("PUT", "/{asset}"): {"properties": ABOUT},
     ("PUT", "/onlineEndpoints/{endpoint}"): RESOURCE
-    | {"properties": {"description": str, "properties": dict, "authMode": str, "traffic": (int,)}},
+    | {
+        "properties": {
+            "description": str,
+            "properties": dict,
+            "authMode": str,
+            "traffic": (int,),
+            "mirrorTraffic": (int,),
+        }
+    },
     ("PUT", "/deployments/{deployment}"): RESOURCE
     | {
         "sku": {"capacity": int},

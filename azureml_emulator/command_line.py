@@ -9,7 +9,7 @@ import re
 from azureml_emulator.wire import ServiceError
 
 EXPRESSION = re.compile(r"\$\{\{\s*([\w.\-]+)\s*\}\}")
-OPTIONAL = re.compile(r"\$\[\[(.*?)\]\]", re.DOTALL)
+OPTIONAL = re.compile(r"\$\[\[((?:[^\[\]]|\[(?!\[)|\](?!\]))*)\]\]")
 # What changes how a shell reads the text behind it, by the quotes in which it stands; a comment is one token.
 TOKENS = {
     "": re.compile(rf"{EXPRESSION.pattern}|\\.|\$?\(\(|\$?\(|\)|(?<!\S)#[^\n]*|(?<!<)<<(?!<)|['\"`]", re.DOTALL),

@@ -87,6 +87,7 @@ class Compute:
             text = f"azureml_emulator makes computes of type 'AmlCompute' only, not '{properties.get('computeType')}'."
             raise ServiceError(400, "UserError", text)
         present = self.find(name)
+        properties["properties"] = properties.get("properties") or {}
         self._check(name, properties["properties"], present)
         document = new_document(f"{self._world.workspace_id}/computes/{name}", name, wanted, present)
         document["location"] = wanted.get("location") or self._world.settings.location

@@ -13,7 +13,8 @@ from azureml_emulator.servers import Probe
 from azureml_emulator.wire import PROVIDER, Json, ServiceError, now
 from azureml_emulator.world import World
 
-DURATION = re.compile(r"^PT(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?$")
+DURATION = re.compile(r"PT(?:([0-9]{1,6})H)?(?:([0-9]{1,6})M)?(?:([0-9]{1,6}(?:\.[0-9]{1,7})?)S)?")
+MOST_TRIES = 1000
 # Limits and sizes: https://learn.microsoft.com/azure/machine-learning/how-to-manage-quotas
 LONGEST_REQUEST_SECONDS = 180.0
 MOST_INSTANCES = 50
@@ -68,7 +69,7 @@ def given(settings: Json | None) -> Json:
 
 def seconds(duration: object) -> float:
     """Seconds of an ISO 8601 duration such as PT1M30S. Raises: ServiceError 400 when it is none."""
-    match = DURATION.match(str(duration))
+    match = DURATION.fullmatch(str(duration))
     if match is None or not any(match.groups()):
         raise ServiceError(400, "BadArgument", f"'{duration}' is no duration; write it as PT90S or PT1M30S.")
     hours, minutes, rest = (float(part or 0) for part in match.groups())
@@ -77,6 +78,9 @@ def seconds(duration: object) -> float:
 
 def probe(settings: Json) -> Probe:
     """A probe's settings as numbers. Raises: ServiceError 400."""
+    for name in ("successThreshold", "failureThreshold"):
+        if not 1 <= settings[name] <= MOST_TRIES:
+            raise ServiceError(400, "BadArgument", f"{name} must be from 1 to {MOST_TRIES}.")
     return Probe(
         initial_delay=seconds(settings["initialDelay"]),
         period=seconds(settings["period"]),

@@ -13,7 +13,9 @@ import shutil
 import threading
 from pathlib import Path
 
+from azureml_emulator import mlmodel
 from azureml_emulator.assets import Assets
+from azureml_emulator.blobs import Blobs
 from azureml_emulator.compute import Compute
 from azureml_emulator.deployment_rules import (
     canceled,
@@ -184,7 +186,7 @@ class Deployments:
     def _check_model(self, document: Json) -> None:
         """Raises: ServiceError when the model is missing or cannot be served."""
         try:
-            serving_command(mlflow_folder(self._model(document)), self._world.settings.home)
+            serving_command(self._mlflow_folder(document), self._world.settings.home)
         except ServingError as error:
             raise ServiceError(400, "BadArgument", str(error)) from error
 
@@ -272,7 +274,7 @@ class Deployments:
         """A started server. Raises: ServingError when the model is not there any more or the deployment was deleted."""
         properties, folder = document["properties"], self._folder(key)
         try:
-            model = mlflow_folder(self._model(document))
+            model = self._mlflow_folder(document)
         except ServiceError as error:
             raise ServingError(error.message) from error
         folder.mkdir(parents=True, exist_ok=True)
@@ -299,8 +301,11 @@ class Deployments:
         if server:
             server.stop()
 
-    def _model(self, document: Json) -> Path:
-        return self._world.room(Assets).locate(str(document["properties"]["model"]))
+    def _mlflow_folder(self, document: Json) -> Path:
+        """The model's folder with its MLmodel file. Raises: ServingError, ServiceError."""
+        folder = mlflow_folder(self._world.room(Assets).locate(str(document["properties"]["model"])))
+        self._world.room(Blobs).check_links(folder / mlmodel.NAME)
+        return folder
 
     def _folder(self, key: str) -> Path:
         return path_below(self._world.settings.home / "deployments", *key.split("/"))

@@ -129,7 +129,7 @@ class Gateway:
         if reply is None:
             return plain(503, REFUSALS[503])
         headers = {
-            "Content-Type": reply.kind,
+            "Content-Type": reply.kind if reply.kind.isascii() and reply.kind.isprintable() else "text/plain",
             "azureml-model-deployment": str(deployment["name"]),
             "azureml-model-session": str(deployment["name"]),
             "x-ms-run-fn-exec-ms": f"{(time.monotonic() - started) * 1000:.3f}",

@@ -28,6 +28,8 @@ DATA_PLANE = "https://ml.azure.local"
 STORAGE = "https://storage.azure.com"
 CLOUD = "AzureMLEmulator"
 STEP_TOKEN_SECONDS = 30 * 24 * 3600
+# No principal is named so, and no run has a blank in its name.
+STEP = "step "
 PRINCIPAL = "33333333-3333-3333-3333-333333333333"
 # The permission letter that a shared access signature needs for a method.
 PERMISSIONS = {"GET": "rl", "HEAD": "r", "PUT": "cw", "DELETE": "d"}
@@ -135,7 +137,7 @@ class Identity:
 
     def step_token(self, run_id: str) -> str:
         """The token of a job's step: good for tracking, and nothing else."""
-        return self.issue("tracking", subject=run_id, seconds=STEP_TOKEN_SECONDS)
+        return self.issue("tracking", subject=f"{STEP}{run_id}", seconds=STEP_TOKEN_SECONDS)
 
     def sign(self, container: str, *, permissions: str = "rcwdl", seconds: int = 3600) -> str:
         """A shared access signature for one container, as a query string without the question mark."""

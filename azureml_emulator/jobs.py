@@ -274,7 +274,7 @@ def service(kind: str, endpoint: str) -> Json:
 def data_inputs(properties: Json) -> Json:
     """The inputs of a job that are data or models, each {uri, type}."""
     return {
-        key: {"uri": value["uri"], "type": value["jobInputType"]}
+        key: {"uri": value["uri"], "type": value.get("jobInputType")}
         for key, value in entries(properties, "inputs")
         if isinstance(value, dict) and value.get("uri")
     }

@@ -18,7 +18,7 @@ KEPT_HEADERS = ("location", "azure-asyncoperation", "retry-after", "x-ms-async-o
 
 
 # The fields of answers that hold a secret alone.
-SECRET_FIELDS = {"accessToken", "key", "primaryKey", "sasToken", "secondaryKey"}
+SECRET_FIELDS = {"accessToken", "key", "keyValue", "primaryKey", "sasToken", "secondaryKey"}
 SIGNATURE = re.compile(r"(?<=[?&]sig=)[^&\s]+")
 
 

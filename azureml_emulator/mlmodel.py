@@ -11,6 +11,8 @@ from azureml_emulator.wire import Json
 
 NAME = "MLmodel"
 LARGEST_BYTES = 1 << 20
+# What PyYAML raises for texts that are none, or whose tags do not fit their values.
+BROKEN_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 class Unreadable(ValueError):
@@ -37,8 +39,12 @@ def read_flavors(folder: Path) -> dict[str, Json]:
         raise Unreadable(f"it is larger than {LARGEST_BYTES} bytes")
     try:
         document = yaml.load(file.read_text(encoding="utf-8"), _WithoutAliases)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise Unreadable(" ".join(str(error).split())) from error
+    except yaml.MarkedYAMLError as error:
+        # Its full text quotes the file, which may be another than a model's.
+        line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise Unreadable(f"{error.problem}{line}") from error
+    except BROKEN_YAML as error:
+        raise Unreadable(f"it is no YAML ({type(error).__name__})") from error
     if not isinstance(document, dict):
         raise Unreadable("it holds no mapping")
     flavors = document.get("flavors") or {}

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from typing import Literal
+from urllib.parse import urlencode
 from uuid import uuid4
 
 from azureml_emulator.wire import PROVIDER, Answer, Call, Json, Route, ServiceError, now
@@ -165,7 +166,7 @@ class Operations:
     def _mfe_result(self, call: Call) -> Answer:
         record = self._record(call)
         if record["status"] == "InProgress":
-            query = "&".join(f"{name}={value}" for name, value in call.query.items())
+            query = urlencode(call.query)
             location = f"{call.base_url}{call.raw_path}?{query}"
             return Answer(202, {}, {**self.polling_headers(), "Location": location})
         if record["status"] == "Failed":

@@ -101,6 +101,7 @@ class Plan:
 
 
 Components = Callable[[str], Json]
+DEEPEST_PIPELINE, MOST_NODES = 8, 500
 
 
 def make_plan(job: str, body: Json, components: Components) -> Plan:
@@ -149,6 +150,9 @@ def unfold(
 ) -> None:
     """Adds the nodes of one pipeline. `owner`: the id of its component, in whose registry short names are looked up."""
     inputs = with_defaults(pipeline, inputs)
+    if path.count("/") >= DEEPEST_PIPELINE or len(plan.steps) + len(plan.pipelines) > MOST_NODES:
+        text = f"The pipeline has more than {MOST_NODES} nodes, or pipelines in more than {DEEPEST_PIPELINE} levels."
+        raise ServiceError(400, "UserError", text)
     for name, node in entries(pipeline, "jobs"):
         if not isinstance(node, dict):
             raise ServiceError(400, "UserError", f"Node '{name}' of the pipeline is not an object.")
@@ -338,9 +342,9 @@ def check(plan: Plan) -> None:
         command = str(step.component.get("command") or "")
         if not command:
             raise ServiceError(400, "UserError", f"Step '{step.path or plan.job}' has no command.")
-        render(command, dict.fromkeys(step.inputs, ""), dict.fromkeys(step.outputs, ""))
         texts = {f"input '{name}'": value.text for name, value in step.inputs.items() if isinstance(value, Literal)}
         check_sizes({"the command": command, **texts, **step.environment})
+        render(command, dict.fromkeys(step.inputs, ""), dict.fromkeys(step.outputs, ""))
         if step.code:
             check_address("code", step.code)
         for made in [plan.source(value) for value in step.inputs.values() if isinstance(value, Made)]:

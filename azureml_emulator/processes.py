@@ -2,8 +2,8 @@
 
 Each command runs in its own session and process group under a small supervisor (supervisor.py) that watches a pipe
 to this process. So the whole group ends when it is told to, when the command itself ends, and when the emulator
-dies, also by SIGKILL. Not covered: a program that leaves its group on purpose, and the supervisor and the emulator
-killed at once.
+dies, also by SIGKILL; when supervisor and emulator are killed at once, the command itself ends, on Linux. Not covered
+then: the command's own children; and ever: a program that leaves its group on purpose.
 """
 
 import fcntl
@@ -23,8 +23,9 @@ SUPERVISOR = Path(__file__).with_name("supervisor.py")
 INHERITED = {
     *("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER"),
     *("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "TOKENIZERS_PARALLELISM", "TORCH_HOME", "TRANSFORMERS_OFFLINE"),
+    *("NVIDIA_VISIBLE_DEVICES", "NVIDIA_DRIVER_CAPABILITIES"),
 }
-INHERITED_PREFIXES = ("CUDA_", "KMP_", "LC_", "MKL_", "NCCL_", "NVIDIA_", "OMP_", "OPENBLAS_", "PYTORCH_", "XDG_")
+INHERITED_PREFIXES = ("CUDA_", "HIP_", "HSA_", "KMP_", "LC_", "MKL_", "NCCL_", "OMP_", "OPENBLAS_", "PYTORCH_", "XDG_")
 
 
 def own_environment() -> dict[str, str]:

@@ -73,10 +73,8 @@ class Registry:
         for prefix in ("", f"{REGISTRY_CONTAINER}/"):
             for name, documents in self._models.items():
                 for version in documents:
-                    link = self._world.room(Blobs).folder(REGISTRY_CONTAINER, f"{prefix}{name}/{version}")
-                    link.parent.mkdir(parents=True, exist_ok=True)
-                    link.unlink(missing_ok=True)
-                    link.symlink_to(self._weights_folder(name, version), target_is_directory=True)
+                    place = f"{prefix}{name}/{version}"
+                    self._world.room(Blobs).link(REGISTRY_CONTAINER, place, self._weights_folder(name, version))
 
     def stop(self) -> None:
         """Nothing runs."""
@@ -128,7 +126,8 @@ class Registry:
         """The plural in the path and what the registry has of it. Raises: ServiceError 404 for another registry."""
         if call.path_params["registry"].lower() != self._world.settings.registry_name.lower():
             raise ServiceError(404, "UserError", f"Not found: registry '{call.path_params['registry']}'.")
-        plural = call.path.split("/registries/")[1].split("/")[1].lower()
+        # The registry's name stands once behind this word, and what is asked for behind the name.
+        plural = call.path.lower().rpartition("/registries/")[2].split("/")[1]
         return plural, {"models": self._models, "components": self._components}[plural]
 
     def _versions(self, call: Call) -> list[tuple[str, Json]]:

@@ -164,8 +164,8 @@ class Connection(H11Protocol):
             self._deadline = None
 
 
-def serve(home: Path, port: int | None, weights: dict[str, Path], *, stop_with_stdin: bool) -> None:
-    """Runs an emulator until SIGTERM, SIGINT or (if asked) the end of standard input.
+def serve(home: Path, port: int | None, weights: dict[str, Path], *, stop_with_stdin: bool) -> bool:
+    """Runs an emulator until SIGTERM, SIGINT or (if asked) the end of standard input; false when it ended by itself.
 
     Raises: HomeInUse, NotPrivate, PortInUse.
     """
@@ -187,11 +187,14 @@ def serve(home: Path, port: int | None, weights: dict[str, Path], *, stop_with_s
                 server.should_exit = True
                 ending.start()
 
+        dead: list[str] = []
+
         def stop_for(died: threading.ExceptHookArgs) -> None:
-            """What a thread does not do any more would be waited for for ever."""
+            """Requests would wait for ever for what the thread does no more."""
             name = died.thread.name if died.thread else "thread"
             trace = (died.exc_type, died.exc_value or died.exc_type(), died.exc_traceback)
             log.critical("%s died; the emulator ends", name, exc_info=trace)
+            dead.append(name)
             stop()
 
         threading.excepthook = stop_for
@@ -204,6 +207,7 @@ def serve(home: Path, port: int | None, weights: dict[str, Path], *, stop_with_s
         if ending.ident is not None:
             ending.join(END_SECONDS)
         (home / READY).unlink(missing_ok=True)
+        return not dead
 
 
 def web_config(application: Application, context: ssl.SSLContext) -> uvicorn.Config:

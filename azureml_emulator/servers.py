@@ -241,7 +241,9 @@ def serving_command(folder: Path, home: Path) -> list[str]:
         flavors = mlmodel.read_flavors(folder)
     except mlmodel.Unreadable as error:
         raise ServingError(f"The model's MLmodel file cannot be read: {error}.") from error
-    table = {**read_serving_table(home / "serving.yaml"), **read_serving_table(SERVING_TABLE)}
+    table = read_serving_table(home / "serving.yaml")
+    for flavor, command in read_serving_table(SERVING_TABLE).items():
+        table.setdefault(flavor, command)
     template = next((command for flavor, command in table.items() if flavor in flavors), None)
     if template is None:
         raise ServingError(
@@ -256,7 +258,10 @@ def read_serving_table(file: Path) -> dict[str, list[str]]:
     """The command of each flavor; none when there is no file. Raises: ServingError when it holds something else."""
     if not file.exists():
         return {}
-    table = yaml.safe_load(file.read_text(encoding="utf-8"))
+    try:
+        table = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ServingError(f"{file} is not readable as YAML: {error}") from error
     if not isinstance(table, dict) or not all(
         isinstance(words, list) and words and all(isinstance(word, str) for word in words) for words in table.values()
     ):

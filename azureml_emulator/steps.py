@@ -188,7 +188,7 @@ class StepRun:
         shutil.rmtree(folder, ignore_errors=True)
         assets = self._world.room(Assets)
         if self._step.code:
-            shutil.copytree(assets.locate(self._step.code), folder)
+            shutil.copytree(assets.locate(self._step.code), folder, symlinks=True)
         folder.mkdir(parents=True, exist_ok=True)
         inputs = {name: self._input_text(value) for name, value in self._step.inputs.items()}
         places = {name: self._output_place(name) for name in self._step.outputs}

@@ -18,7 +18,7 @@ from datetime import datetime
 
 import httpx
 
-from azureml_emulator.identity import PRINCIPAL
+from azureml_emulator.identity import STEP
 from azureml_emulator.processes import Child, own_environment, start_child
 from azureml_emulator.runs import WORKSPACE, Runs
 from azureml_emulator.servers import announced_port
@@ -171,17 +171,18 @@ class Tracking:
             return unavailable(f"MLflow did not answer: {error}")
         if answer.is_success and of_job and path in (f"{API}/runs/set-tag", f"{API}/runs/log-batch"):
             self._keep_tags(run_id, body)
-        return Answer(
-            answer.status_code, answer.content, {"Content-Type": answer.headers.get("content-type", "text/plain")}
-        )
+        # What MLflow does not foresee in a request it answers with 500.
+        status = 400 if answer.status_code == 500 else answer.status_code
+        return Answer(status, answer.content, {"Content-Type": answer.headers.get("content-type", "text/plain")})
 
     def _step(self, call: Call) -> Json | None:
         """The run of the step whose token the call carries; None for a user's. Raises: Refused 403 when it is gone."""
-        if call.principal == PRINCIPAL:
+        if not call.principal.startswith(STEP):
             return None
-        step = self._world.room(Runs).find(call.principal)
+        run_id = call.principal.removeprefix(STEP)
+        step = self._world.room(Runs).find(run_id)
         if step is None:
-            raise Refused(403, "PERMISSION_DENIED", f"The token's run {call.principal} is not known.")
+            raise Refused(403, "PERMISSION_DENIED", f"The token's run {run_id} is not known.")
         return step
 
     def _keep_tags(self, run_id: str, body: Json) -> None:

@@ -2,7 +2,8 @@
 
 MLflow's own server also reads and writes files, keeps secrets and asks other servers, for everybody who may ask it
 anything. Offered is what is about experiments, runs and their metrics. A step of a job may use the part of it that is
-about one run, for the runs of its own job and for those that it makes itself.
+about one run: of its own job, or one that no job is. It does not reach those of
+other jobs, with their states and tags.
 Source of the routes: https://mlflow.org/docs/latest/api_reference/rest-api.html
 """
 

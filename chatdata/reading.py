@@ -8,6 +8,7 @@ Memory holds a few batches, whatever the size of the files.
 import csv
 import io
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ from chatdata import checks
 from chatdata.sources import SourceFile, unreachable
 from chatdata.turns import Conversations, columns_of, elements
 from retune.errors import RetuneError
+from retune.texts import SHOWN_CHARACTERS
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -39,7 +41,10 @@ GAP_BYTES = 1 << 19
 # Of a column that an early parquet-cpp wrote, so many bytes more are read than it says it has.
 PADDING_BYTES = 100
 FOOTERS_AT_ONCE = 8
-CELL_CHARACTERS = 1 << 30
+# A row of chat has kilobytes, and text is compressed by a factor of ten: beyond these a file is meant to fill memory.
+ROW_BYTES, LEVELS = 64 << 20, 64
+EXPANSION, FREE_BYTES, PART_BYTES = 100, 64 << 20, 1 << 20
+TOO_DEEP = f"nested deeper than {LEVELS} levels"
 BOM = b"\xef\xbb\xbf"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 # A row as it was read, or kind and detail of why it could not be.
@@ -115,7 +120,7 @@ class Reader:
         footer = self._footer(file)
         names = footer.schema.to_arrow_schema().names
         if "messages" not in names:
-            raise BadFile(f"{file.name}: no column 'messages'; its columns: {', '.join(names) or 'none'}.")
+            raise BadFile(f"{file.name}: no column 'messages'; its columns: {named(names)}.")
         columns = [name for name in COLUMNS if name in names]
         number = 1
         for groups, stream in read_ahead(map(partial(self._fetch_groups, file), groups_to_fetch(footer, rows))):
@@ -148,7 +153,9 @@ class Reader:
         return self._footers[file.path]
 
     def _text(self, file: SourceFile) -> Iterator[Batch]:
-        with fsspec.open(str(self._here(file)), "rb", compression="infer") as stream:
+        here = self._here(file)
+        with fsspec.open(str(here), "rb", compression="infer") as opened:
+            stream = Expanding(opened, here.stat().st_size)
             start = stream.read(len(BOM))
             if not start:
                 raise BadFile(f"{file.name}: the file is empty.")
@@ -180,6 +187,50 @@ class Reader:
         return getattr(self._system, "fetched_bytes", 0) + whole
 
 
+class Expanding(io.BufferedIOBase):
+    """A file that may be compressed, of which only so much is read as its size allows.
+
+    Raises:
+        ValueError: from its methods, when it expands to far more than its size.
+    """
+
+    def __init__(self, stream: IO[bytes], size: int) -> None:
+        self._stream, self._most, self._size = stream, max(FREE_BYTES, EXPANSION * size), size
+        self._read = 0
+
+    def _count(self, content: bytes) -> bytes:
+        self._read += len(content)
+        if self._read > self._most:
+            raise ValueError(f"its {self._size} bytes expand to over {self._most}, more than {EXPANSION} times as many")
+        return content
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or size < 0:
+            # In parts: the file says only at its end how much it expands to.
+            return b"".join(iter(lambda: self.read(PART_BYTES), b""))
+        return self._count(self._stream.read(size))
+
+    def read1(self, size: int = -1) -> bytes:
+        return self.read(size if size >= 0 else io.DEFAULT_BUFFER_SIZE)
+
+    def readline(self, size: int | None = -1) -> bytes:
+        """The next line. Raises: ValueError also when it is longer than a row may be."""
+        line = self._count(self._stream.readline(ROW_BYTES + 1))
+        if len(line) > ROW_BYTES:
+            raise ValueError(f"a row is larger than {ROW_BYTES} bytes")
+        return line
+
+    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
+        self._read = self._stream.seek(place, whence)
+        return self._read
+
+    def tell(self) -> int:
+        return self._stream.tell()
+
+
 @contextmanager
 def guarded(file: SourceFile) -> Iterator[None]:
     """Turns what libraries raise for an unreadable file into BadFile, and for an absent store into a CloudError."""
@@ -190,8 +241,14 @@ def guarded(file: SourceFile) -> Iterator[None]:
         raise
     except network_errors() as error:
         raise unreachable(file.name, error) from error
-    except (pa.ArrowException, OSError, EOFError, csv.Error, ValueError) as error:
+    except (pa.ArrowException, OSError, EOFError, csv.Error, ValueError, LookupError, TypeError) as error:
         raise BadFile(f"{file.name}: not readable as {file.kind}: {' '.join(str(error).split())[:200]}.") from error
+
+
+def named(columns: list[str]) -> str:
+    """Columns for a message; a file without a header has its first row in their place, which may be long."""
+    text = ", ".join(columns) or "none"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
 def network_errors() -> tuple[type[Exception], ...]:
@@ -312,8 +369,12 @@ def json_rows(stream: IO[bytes]) -> Iterator[Row]:
     beginning = stream.read(64).lstrip()[:1]
     stream.seek(start)
     if beginning == b"[":
-        for number, value in enumerate(orjson.loads(stream.read()), start=1):
-            yield from_object(number, value)
+        text = stream.read()
+        values = orjson.loads(text)
+        if may_repeat_keys(text, values) and (twice := key_that_stands_twice(text)):
+            raise ValueError(f"the key '{twice}' stands twice in an object")
+        for number, value in enumerate(values, start=1):
+            yield (number, None, None, (checks.NOT_JSON, TOO_DEEP)) if is_deep(value) else from_object(number, value)
         return
     for number, line in enumerate(stream, start=1):
         if line.isspace():
@@ -323,7 +384,56 @@ def json_rows(stream: IO[bytes]) -> Iterator[Row]:
         except orjson.JSONDecodeError as error:
             yield number, None, None, unreadable(line, error)
             continue
+        if problem := ambiguous(line, value):
+            yield number, None, None, (checks.NOT_JSON, problem)
+            continue
         yield from_object(number, value)
+
+
+def ambiguous(line: bytes, value: object) -> str | None:
+    """Why a line is ambiguous: a key that stands twice, of which the parser kept the last, or its depth.
+
+    Only a line that has more of the usual keys, or more brackets, than its messages is looked at closely.
+    """
+    if may_repeat_keys(line, [value]) and (twice := key_that_stands_twice(line)):
+        return f"the key '{twice}' stands twice"
+    return TOO_DEEP if line.count(b"[") + line.count(b"{") > LEVELS and is_deep(value) else None
+
+
+def may_repeat_keys(text: bytes, rows: list[object]) -> bool:
+    """Whether a text has the keys of chats more often than its rows and their messages have them."""
+    chats = [row.get("messages") for row in rows if isinstance(row, dict)]
+    messages = sum(len(chat) for chat in chats if isinstance(chat, list))
+    return text.count(b'"messages"') > len(chats) or max(text.count(b'"role"'), text.count(b'"content"')) > messages
+
+
+def key_that_stands_twice(text: bytes) -> str | None:
+    """The first such key of a JSON text; None in one that is too deep to be looked at."""
+    twice: list[str] = []
+
+    def look(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice.extend(name for name in members if names.count(name) > 1)
+        return members
+
+    with suppress(RecursionError):
+        json.loads(text, object_pairs_hook=look)
+    return twice[0] if twice else None
+
+
+def is_deep(value: object) -> bool:
+    """Whether lists and objects are nested in more than `LEVELS` levels."""
+    level = [value]
+    for _ in range(LEVELS):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+    return any(isinstance(item, dict | list) for item in level)
 
 
 def unreadable(line: bytes, error: orjson.JSONDecodeError) -> tuple[str, str]:
@@ -345,13 +455,13 @@ def from_object(number: int, value: object) -> Row:
 
 def csv_rows(file: SourceFile, stream: IO[bytes]) -> Iterator[Row]:
     """Rows of comma or tab separated values, whose cells `messages` and `tools` hold JSON."""
-    csv.field_size_limit(CELL_CHARACTERS)
+    csv.field_size_limit(ROW_BYTES)
     # Bytes that are not UTF-8 become lone surrogates, which are found row by row.
     with io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="") as text:
         lines = csv.reader(text, delimiter="\t" if ".tsv" in file.name else ",", strict=True)
         header = next(lines, [])
         if "messages" not in header:
-            raise BadFile(f"{file.name}: no column 'messages'; its columns: {', '.join(header) or 'none'}.")
+            raise BadFile(f"{file.name}: no column 'messages'; its columns: {named(header)}.")
         places = [header.index(name) if name in header else None for name in COLUMNS]
         for cells in lines:
             if not cells:

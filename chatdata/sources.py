@@ -236,10 +236,14 @@ def _is_local(system: "AbstractFileSystem") -> bool:
 def _check_inside(folder: str, file: SourceFile) -> None:
     """Raises: BadRequest for a file that is elsewhere, through a link or by the word of the data set's card."""
     real = Path(file.path).resolve()
-    if not real.is_relative_to(Path(folder).resolve()):
-        raise BadRequest(
-            [f"'{file.name}' of the data in '{folder}' is {real}, outside the folder. Put the file there."]
-        )
+    if not real.is_relative_to(_bounds(Path(folder))):
+        raise BadRequest([f"'{file.name}' of '{folder}' is {real}, outside the folder. Put the file itself there."])
+
+
+def _bounds(folder: Path) -> Path:
+    """What the links of a folder may lead to: the folder; of a snapshot in the hub's cache, all of its repository."""
+    folder = folder.resolve()
+    return folder.parent.parent if folder.parent.name == "snapshots" else folder
 
 
 def _below(path: str, root: str) -> str:
@@ -265,9 +269,11 @@ def _digest_of_files(data: Data, place: Path) -> str:
         )
     # What a link leads to elsewhere is refused where a split has it, and else is no part of the data.
     files = sorted(path for path in place.rglob("*") if path.is_file() and ".cache" not in path.parts)
-    files = [path for path in files if path.resolve().is_relative_to(place.resolve())]
-    if not files:
-        raise BadRequest([f"data.source '{place}' is an empty folder."])
+    inside = [path for path in files if path.resolve().is_relative_to(_bounds(place))]
+    if not inside:
+        what = f"holds only links to elsewhere, such as '{files[0].name}'" if files else "is an empty folder"
+        raise BadRequest([f"data.source '{place}' {what}. Put the files themselves there."])
+    files = inside
     return digest_of(files, place)
 
 

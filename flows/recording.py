@@ -15,6 +15,7 @@ from prefect.client.schemas.sorting import TaskRunSort
 from prefect.exceptions import TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Completed, Failed, State
 
 from flows import guard
@@ -23,22 +24,27 @@ from flows.watch import Watch
 from retune import ledger
 from retune.errors import BadRequest, RetuneError, Stopped
 from retune.explain import explain
-from retune.folders import report_file
+from retune.folders import keep_report
 from retune.report import Cost, Job, Problem, RegisteredModel, Report, Run, Status, Step
 from retune.request import Request
 from retune.summary import decision_text
+from retune.texts import redact
 from retune.waiting import STOP
 from retune.workspace import find_address, first_line
 from tasks.job import Submission
 from tasks.job_end import cancel_run
 from tasks.metrics import JobMetrics
-from tasks.showing import show_summary
+from tasks.showing import PAGE, show_summary
 from tasks.teardown import delete_endpoint
 
 log = logging.getLogger("retune.run")
 
 FUTURE_SECONDS = 60
-STATES_SECONDS = 5
+STATES_SECONDS, HEALTH_SECONDS = 5, 5
+
+
+# Of the runs of this process, by flow run id, for the one who started them.
+REPORTS: dict[str, Report] = {}
 
 
 class EndsHere(Exception):
@@ -142,7 +148,7 @@ class Recorder:
         self._guard.release("cancel" if not self.job_settled else "done" if settled else "")
 
     def close(self, status: Status, error: BaseException | None = None) -> None:
-        """Write the report to disk; a failure names the step that Prefect saw failing."""
+        """Write the report; a failure names the step that Prefect saw failing."""
         with SIGNALS.deferred("writing the report"):
             self._write(status, error)
 
@@ -167,8 +173,12 @@ class Recorder:
         if error is not None:
             report.error = _problem(error, _first_failure(runs))
         report.cost = self._cost()
-        report_file(self.flow_run_id).write_text(report.to_json(), encoding="utf-8")
+        REPORTS[self.flow_run_id] = report
+        if problem := keep_report(self.flow_run_id, report.to_json()):
+            log.error(problem)
+            report.warnings = [*report.warnings, problem]
         show_summary(report)
+        PAGE.finish()
 
     def _cost(self) -> Cost | None:
         """What was used, at list prices; a cluster's idle time before it shrinks is not in it."""
@@ -349,6 +359,10 @@ def read_task_runs(flow_run_id: str) -> list[TaskRun]:
     Their states reach the API as events, a moment after the tasks ended; this waits for that moment, but not long.
     """
     deadline = time.monotonic() + STATES_SECONDS
+    if not is_there(str(PREFECT_API_URL.value())):
+        # Prefect's client would ask again and again for a minute.
+        log.error("Prefect's API does not answer; the report has no steps")
+        return []
     with get_client(sync_client=True) as client:
         while True:
             try:
@@ -362,6 +376,15 @@ def read_task_runs(flow_run_id: str) -> list[TaskRun]:
             if time.monotonic() > deadline or not any(run.state and run.state.is_running() for run in runs):
                 return runs
             time.sleep(0.1)
+
+
+def is_there(api: str) -> bool:
+    """Whether a Prefect API answers at all, and soon."""
+    try:
+        httpx.get(f"{api}/health", timeout=HEALTH_SECONDS)
+    except httpx.TransportError:
+        return False
+    return True
 
 
 def _first_failure(runs: list[TaskRun]) -> str:
@@ -384,6 +407,6 @@ def _problem(error: BaseException, step: str) -> Problem:
             return Problem(
                 step=step,
                 code=type(error).__name__,
-                message=str(error) or type(error).__name__,
+                message=redact(str(error)) or type(error).__name__,
                 fix="See the traceback in the log.",
             )

@@ -10,14 +10,21 @@ if __name__ == "__main__":
 
     command()
 
+import logging
+
 from prefect import flow
 from prefect.runtime import flow_run
 from prefect.states import Completed, Failed, State
 
-from retune.folders import report_file
+from retune.folders import keep_report
+from retune.report import Swept
 from retune.request import Workspace
 from tasks.sweep import cancel_job, delete_endpoint, find_leftovers
 
+log = logging.getLogger("retune.sweep")
+
+# Reports of this process's sweeps, by flow run id, for the one who started them.
+SWEPT: dict[str, Swept] = {}
 # A constant default: the form in Prefect's UI shows it.
 ENVIRONMENT = Workspace()
 
@@ -30,7 +37,9 @@ def sweep(workspace: Workspace = ENVIRONMENT, dry_run: bool = False, delete_minu
         deleting = [delete_endpoint.submit(workspace, endpoint, delete_minutes) for endpoint in swept.endpoints]
         jobs = [cancel_job(workspace, job) for job in swept.jobs]
         swept = swept.model_copy(update={"jobs": jobs, "endpoints": [future.result() for future in deleting]})
-    report_file(str(flow_run.get_id())).write_text(swept.to_json(), encoding="utf-8")
+    SWEPT[str(flow_run.get_id())] = swept
+    if problem := keep_report(str(flow_run.get_id()), swept.to_json()):
+        log.error(problem)
     if not swept.clean:
         return Failed(message=swept.summary)
     # A name of its own, for the automation that tells of leaks.

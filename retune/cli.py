@@ -97,25 +97,36 @@ def finish(report: "Report", as_json: bool) -> None:  # noqa: F821
 
 def run_flow(request: "Request", key: str | None, *, force: bool = False) -> "Report":  # noqa: F821
     """The report of a run of the flow in this process, which has the servers that it needs."""
-    from flows.finetune import finetune
-    from retune.folders import report_file
-    from retune.report import Report
+    import httpx
+    from prefect.exceptions import PrefectException
 
-    state = finetune(**dict(request), run_key=key, force=force, return_state=True)
-    return Report.model_validate_json(report_file(str(state.state_details.flow_run_id)).read_text("utf-8"))
+    from flows.finetune import finetune
+    from flows.recording import REPORTS
+
+    earlier = set(REPORTS)
+    try:
+        state = finetune(**dict(request), run_key=key, force=force, return_state=True)
+    except (httpx.TransportError, PrefectException) as error:
+        # Prefect could not note how the run ended; the run has ended all the same.
+        own = [report for name, report in REPORTS.items() if name not in earlier]
+        if not own:
+            raise
+        problem = f"Prefect's server was away at the end, so its page is not complete: {type(error).__name__}: {error}"
+        logging.getLogger("retune.cli").warning(problem)
+        return own[-1].model_copy(update={"warnings": [*own[-1].warnings, redact(problem)]})
+    if report := REPORTS.get(str(state.state_details.flow_run_id)):
+        return report
+    raise state.result(raise_on_failure=False)
 
 
 def run_sweep(request: "Request", dry_run: bool) -> "Swept":  # noqa: F821
     """The report of a sweep of the request's workspace, in this process, which has the servers that it needs."""
-    from flows.sweep import sweep
-    from retune.folders import report_file
-    from retune.report import Swept
+    from flows.sweep import SWEPT, sweep
 
     state = sweep(request.workspace, dry_run, request.limits.delete_minutes, return_state=True)
-    file = report_file(str(state.state_details.flow_run_id))
-    if not file.is_file():
-        raise state.result(raise_on_failure=False)
-    return Swept.model_validate_json(file.read_text(encoding="utf-8"))
+    if swept := SWEPT.get(str(state.state_details.flow_run_id)):
+        return swept
+    raise state.result(raise_on_failure=False)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from retune.errors import BadRequest
 from retune.printing import for_terminal, screen
 from retune.report import Part
 from retune.request import Request, Workspace
+from retune.texts import escape_json
 
 
 class HeldJob(Part):
@@ -48,7 +49,7 @@ class Holdings(Part):
 
     def to_json(self) -> str:
         """The document, indented, with the key `schema` first."""
-        return self.model_dump_json(by_alias=True, indent=2)
+        return escape_json(self.model_dump_json(by_alias=True, indent=2))
 
 
 def read_holdings(workspace: Workspace, key: str) -> Holdings:

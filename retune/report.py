@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from retune.errors import RetuneError
 from retune.request import ParameterValue
+from retune.texts import escape_json
 
 Status = Literal["completed", "failed", "cancelled", "rejected", "skipped", "declined"]
 # Share of a file's chosen rows whose loss a person should hear of.
@@ -266,7 +267,7 @@ class Report(BaseModel):
 
     def to_json(self) -> str:
         """The document, indented, with the key `schema` first."""
-        return self.model_dump_json(by_alias=True, indent=2)
+        return escape_json(self.model_dump_json(by_alias=True, indent=2))
 
 
 class Leftover(Part):
@@ -310,7 +311,7 @@ class Swept(Part):
 
     def to_json(self) -> str:
         """The document, indented, with the key `schema` first."""
-        return self.model_dump_json(by_alias=True, indent=2)
+        return escape_json(self.model_dump_json(by_alias=True, indent=2))
 
 
 def refused(error: RetuneError) -> Report:

@@ -273,8 +273,12 @@ def load(preset: str, assignments: list[str]) -> Request:
         text = path.read_text(encoding="utf-8")
         document = read_yaml(text) or {}
         node = yaml.compose(text)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise BadRequest([f"{path}: not readable as YAML: {error}"]) from error
+    except yaml.MarkedYAMLError as error:
+        # Its full text quotes the file, and may cut a secret so that it is not known as one.
+        place = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else str(path)
+        raise BadRequest([f"{place}: not readable as YAML: {error.problem or error.context}."]) from error
+    except BROKEN_YAML as error:
+        raise BadRequest([f"{path}: not readable as YAML: {type(error).__name__}."]) from error
     lines = dict(_lines(node)) if node else {}
     if not isinstance(document, dict):
         raise BadRequest([f"{path}: expected sections such as `model:` and `data:`, found {quoted(document)}."])
@@ -282,6 +286,10 @@ def load(preset: str, assignments: list[str]) -> Request:
     assigned = {assignment.partition("=")[0] for assignment in assignments}
     places = {key: f"{path}:{line}" for key, line in lines.items()} | dict.fromkeys(assigned, "--set")
     return parse(document, places, problems)
+
+
+# What PyYAML raises for texts that are none, or whose tags do not fit their values.
+BROKEN_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -298,6 +306,8 @@ class _PlainLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.MarkedYAMLError(problem="a key is a list or an object", problem_mark=key.start_mark)
             if key.value in seen:
                 problem = f"the key '{key.value}' stands here for the second time"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
@@ -308,9 +318,7 @@ class _PlainLoader(yaml.SafeLoader):
 def read_yaml(text: str) -> object:
     """The document of a preset, or the value of a `--set`.
 
-    Raises:
-        yaml.YAMLError: it is none, a key stands twice, or a part refers to another.
-        ValueError, RecursionError: it is too deep, or holds a number of too many digits.
+    Raises: one of BROKEN_YAML when it is none or too deep, a key stands twice, or a part refers to another.
     """
     return yaml.load(text, _PlainLoader)
 
@@ -359,7 +367,7 @@ def _apply(document: dict[str, object], assignments: list[str]) -> list[str]:
         try:
             value = read_yaml(text) if text else ""
         # Too deep, or a number of too many digits: no value of ours.
-        except (yaml.YAMLError, RecursionError, ValueError):
+        except BROKEN_YAML:
             value = text
         if isinstance(group, dict):
             document[section] = group | {name: value}

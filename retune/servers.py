@@ -6,6 +6,7 @@ both end when this process ends, however it ends: their standard input is a pipe
 
 import base64
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -30,6 +31,8 @@ from retune.workspace import METADATA_URL
 log = logging.getLogger("retune.servers")
 
 START_SECONDS = 180
+# From <sys/prctl.h>.
+PR_SET_PDEATHSIG = 1
 # Prefect's server is a child of ours, which needs longer than the server itself.
 SERVER_STOP_SECONDS, STOP_SECONDS = 10, 20
 DRAIN_SECONDS = 5
@@ -114,7 +117,10 @@ def serve_prefect(port: int) -> None:
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     profile = sign_in.profile_file(port)
     ours = profile.read_bytes()
-    server = subprocess.Popen([*command, "--log-level", "ERROR"], stdin=subprocess.DEVNULL)
+    # It ends also when this process is killed together with the one that holds the pipe.
+    server = subprocess.Popen(
+        [*command, "--log-level", "ERROR"], stdin=subprocess.DEVNULL, preexec_fn=end_with_parent()
+    )
     # Our parent closes the pipe and then sends this, which must not cut short what the first has begun.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     sys.stdin.read()
@@ -154,6 +160,23 @@ def server(
     finally:
         process.stdin.close()
         _end(process, STOP_SECONDS)
+
+
+def end_with_parent() -> Callable[[], None]:
+    """What a new process does first, so that Linux sends it SIGTERM when this thread ends; elsewhere nothing.
+
+    For a process with one thread.
+    """
+    parent, system = os.getpid(), ctypes.CDLL(None)
+
+    def ask() -> None:
+        with contextlib.suppress(AttributeError):
+            system.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        # It may have died already.
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return ask
 
 
 def _end(process: "subprocess.Popen[str]", seconds: float) -> None:

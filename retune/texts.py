@@ -11,21 +11,27 @@ INVISIBLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 JOINERS = "\u200c\u200d"
 
 
+# Not seen, and not part of an address: Prefect's page makes a link of every address that it finds.
+WORD_JOINER = "\u2060"
 MARKDOWN = frozenset("\\`*_[]<>|~!#&")
 # What signs in somewhere, by the forms that its issuers document. In `abfss://container@account` the part before the @
 # is no secret.
 SECRET = re.compile(
     r"""
-    (?<=://)[^/\s@:]*:[^/\s@]*(?=@)                                # the name and the password of an address
-    | (?<=https://)[^/\s@]+(?=@) | (?<=http://)[^/\s@]+(?=@)         # a token in their place
-    | (?<=[?&;])(?P<parameter>sig|signature|x-amz-(?:signature|credential|security-token)|x-goog-signature|token
-        |access_token|api[_-]?key|password|passwd|pwd|secret)=[^&;\s]+
-    | \b(?P<connection>AccountKey|SharedAccessKey|SharedAccessSignature)=[^;\s]+
+    (?<=://)[^/\s:]*:[^/\s]*(?=@)                                  # the name and the password of an address
+    | (?<=https://)[^/\s]+(?=@) | (?<=http://)[^/\s]+(?=@)           # a token in their place
+    | (?:(?<=[?&;\#\s])|(?<![\w-])|(?<=%26))
+        (?P<name>[\w-]*(?:sig|signature|credential|token|secret|password|passwd|pwd|api[_-]?key|access[_-]?key
+        |AccountKey|SharedAccessKey|SharedAccessSignature))(?:\s*=\s*|%3D)[^&;\s]+
     | \b(?:hf_|gh[pousr]_|pnu_|pnb_)[A-Za-z0-9]{30,} | \b(?:github_pat_|glpat-)\w{20,}
-    | \b(?:sk-(?:\w+-)?[A-Za-z0-9]{20,} | xox[abprs]-\d[\w-]{10,})
-    | \b(?:AKIA|ASIA)[0-9A-Z]{16}\b
+    | \b(?:sk-(?:proj|ant|svcacct)-[\w-]{20,}
+        | (?-i:sk-(?=[A-Za-z0-9]*\d)(?=[A-Za-z0-9]*[A-Z])[A-Za-z0-9]{20,})
+        | nvapi-[\w-]{20,} | xox[abprs]-\d[\w-]{10,})
+    | \b[A-Za-z0-9_.~-]{3}[78]Q~[A-Za-z0-9_.~-]{31,}              # a client secret of Entra ID
+    | (?-i:\b(?:AKIA|ASIA)[0-9A-Z]{16}\b | \bAIza[\w-]{30,} | \bya29\.[\w-]{20,})
+    | \b(?:npm_[A-Za-z0-9]{30,} | gsk_[A-Za-z0-9]{30,} | sk_live_\w{20,} | xapp-\d[\w-]{10,} | dapi[0-9a-f]{32})
     | \beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*)?  # a JSON web token
-    | (?<![A-Za-z0-9+/])[A-Za-z0-9+/]{86}(?![A-Za-z0-9+/])(?:==)?    # a storage account's key
+    | (?<![A-Za-z0-9+/])[A-Za-z0-9+/]{86}==                          # a storage account's key
     | -----BEGIN[ A-Z]*PRIVATE[ ]KEY-----(?s:.*)
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -36,8 +42,7 @@ def redact(text: str) -> str:
     """The text with `***` in the place of what signs in somewhere."""
 
     def hidden(match: re.Match[str]) -> str:
-        name = match["parameter"] or match["connection"]
-        return f"{name}=***" if name else "***"
+        return f"{match['name']}=***" if match["name"] else "***"
 
     return SECRET.sub(hidden, text)
 
@@ -72,18 +77,30 @@ def visible(text: str) -> str:
     )
 
 
+def escape_json(document: str) -> str:
+    """A JSON document with escapes in the place of what is not seen, which can stand in its texts alone."""
+    return "".join(
+        f"\\u{ord(char):04x}" if char != "\n" and find_invisible(char) and ord(char) < 0x10000 else char
+        for char in document
+    )
+
+
 def markdown(text: str) -> str:
     """The text for one line or cell of a page in Markdown, in which none of its characters means anything.
 
-    Not even a bare address becomes a link.
+    Not even a bare address, of a page or of a person, becomes a link.
     """
     escaped = "".join(f"\\{char}" if char in MARKDOWN else char for char in visible(text))
-    return " ".join(escaped.replace("://", ":\\/\\/").replace("www.", "www\\.").split())
+    return re.sub(r"(?i)(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)", WORD_JOINER, " ".join(escaped.split()))
 
 
 def quoted(value: object) -> str:
     """A value in quotes for a message: invisible characters escaped, secrets hidden, cut where it is too long."""
-    text = redact(repr(value))
+    try:
+        text = redact(repr(value))
+    except ValueError:
+        # Python writes no number of more than 4,300 digits.
+        text = "a number of thousands of digits"
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 

@@ -25,7 +25,7 @@ from retune.texts import find_invisible
 from retune.waiting import wait_until
 from tasks.job import Submission
 from tasks.retrying import HARMLESS, is_transient
-from tasks.showing import show_summary
+from tasks.showing import PAGE, show_summary
 
 log = logging.getLogger("retune.approval")
 
@@ -57,11 +57,15 @@ def ask_person(request: Request, submission: Submission, report: Report) -> Deci
         CloudError: `NotPaused`, Prefect does not let the run wait; `NoAnswer`, it was set to Running without one.
         Stopped: the run was told to stop.
     """
-    before = ledger.find_job(request.workspace, submission.key, submission.attempt)
+    # Before the first start nobody can have answered; the job itself may have written such a tag.
+    attached = submission.job.attached
+    before = ledger.find_job(request.workspace, submission.key, submission.attempt) if attached else None
     if before and before.decision and before.decision.answer == "approved":
         log.info("%s has approved the model already", before.decision.by)
         return before.decision
     show_summary(report, "waiting for approval")
+    # The person looks at the page.
+    PAGE.finish()
     hours = request.approval.hours
     with get_client(sync_client=True) as client:
         form = Verdict.with_initial_data(description=question(report))

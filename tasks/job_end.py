@@ -93,14 +93,9 @@ def _follow(request: Request, submission: Submission, logs: StepLogs) -> str:
             if time.monotonic() - answered_at > OUTAGE_SECONDS:
                 raise
             look = look._replace(progress=f"no answer from Azure ML, looking again: {cloud.first_line(error)}")
-        if look.progress != seen:
-            log.info("%s", look.progress)
-            seen = look.progress
-            share = _share(look, submission.epochs)
-            bar.show(share, f"{look.progress}{_time_left(share, time.monotonic() - phase_began)}")
-        logs.follow(look.steps)
         if look.running and not running:
             running, phase_began = True, time.monotonic()
+        # Judged before anything else, while the look is fresh.
         minutes = limits.run_minutes if running else limits.queue_minutes
         if look.status not in ledger.ENDED and time.monotonic() - phase_began > minutes * 60:
             limit = "run_minutes" if running else "queue_minutes"
@@ -109,6 +104,12 @@ def _follow(request: Request, submission: Submission, logs: StepLogs) -> str:
                 f"Job '{name}' is {look.status} after {minutes:g} minutes ({look.progress}).",
                 f"Raise limits.{limit}, or see why in Azure ML studio.",
             )
+        if look.progress != seen:
+            log.info("%s", look.progress)
+            seen = look.progress
+            share = _share(look, submission.epochs)
+            bar.show(share, f"{look.progress}{_time_left(share, time.monotonic() - phase_began)}")
+        logs.follow(look.steps)
         if look.status not in ledger.ENDED:
             pause(limits.poll_seconds)
     return look.status

@@ -1,8 +1,14 @@
-"""What a run shows on its page in Prefect. A run never fails because a page cannot be drawn."""
+"""What a run shows on its page in Prefect. No run fails because a page cannot be drawn, and none waits for it long.
 
-import contextlib
+One thread draws everything, each artifact's latest state. A run waits for it only before it asks a person and at its
+end, and then for `FINISH_SECONDS` at most.
+"""
+
+import contextvars
 import logging
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -19,14 +25,57 @@ from retune.summary import parameters_table, picture_address, questions_table, t
 
 log = logging.getLogger("retune.page")
 
+FINISH_SECONDS = 15
 
-@contextlib.contextmanager
-def never_failing() -> Iterator[None]:
-    """A warning instead of any error of the body: the server may be away, and libraries raise what they like."""
-    try:
-        yield
-    except Exception as error:
-        log.warning("Prefect's page lacks something: %s", error)
+
+class Page:
+    """The thread that draws, and what waits for it, by artifact: what is newer replaces what has not been drawn yet."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: dict[str, Callable[[], object]] = {}
+        self._busy = False
+        self._thread: threading.Thread | None = None
+
+    def draw(self, key: str, drawing: Callable[[], object]) -> None:
+        """Have `drawing` called soon, in this run's context."""
+        context = contextvars.copy_context()
+        with self._changed:
+            self._waiting[key] = lambda: context.run(drawing)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="page", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def finish(self) -> None:
+        """Wait until all is drawn, but not long."""
+        deadline = time.monotonic() + FINISH_SECONDS
+        with self._changed:
+            while self._waiting or self._busy:
+                if (left := deadline - time.monotonic()) <= 0:
+                    log.warning("Prefect's server is slow or away; the run's page lacks its last changes")
+                    return
+                self._changed.wait(left)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._waiting:
+                    self._changed.wait()
+                drawing = self._waiting.pop(next(iter(self._waiting)))
+                self._busy = True
+            # Libraries raise what they like.
+            try:
+                drawing()
+            except Exception as error:
+                log.warning("Prefect's page lacks something: %s", error)
+            finally:
+                with self._changed:
+                    self._busy = False
+                    self._changed.notify_all()
+
+
+PAGE = Page()
 
 
 def show_data(prepared: PreparedData) -> None:
@@ -34,35 +83,36 @@ def show_data(prepared: PreparedData) -> None:
     from chatdata.describe import picture_of
     from chatdata.describe import to_markdown as data_page
 
-    with never_failing():
+    def page() -> None:
         create_markdown_artifact(data_page(prepared), key="chat-data", description="Rows, lengths, what was found.")
         show_picture(picture_of(prepared), "chat-data-lengths", "Characters of the rows.")
+
+    PAGE.draw("chat-data", page)
 
 
 def show_parameters(parameters: list[Parameter]) -> None:
     """Where each input of the component came from."""
-    with never_failing():
-        text = "Inputs of the component, and whose values they are."
-        create_table_artifact(parameters_table(parameters), key="parameters", description=text)
+    text = "Inputs of the component, and whose values they are."
+    rows = parameters_table(parameters)
+    PAGE.draw("parameters", lambda: create_table_artifact(rows, key="parameters", description=text))
 
 
 def show_losses(curves: list[Curve]) -> None:
     """The losses as a picture, if any was logged more than once."""
-    with never_failing():
-        if curves:
-            show_picture(draw_losses(curves), "loss", "Losses over the training steps.")
+    if curves:
+        PAGE.draw("loss", lambda: show_picture(draw_losses(curves), "loss", "Losses over the training steps."))
 
 
 def show_questions(answers: list[Answer]) -> None:
     """What the endpoint was asked, what the rows themselves answer, and what it answered."""
-    with never_failing():
-        create_table_artifact(questions_table(answers), key="questions", description="Questions and answers.")
+    rows = questions_table(answers)
+    PAGE.draw("questions", lambda: create_table_artifact(rows, key="questions", description="Questions and answers."))
 
 
 def show_summary(report: Report, status: str | None = None) -> None:
     """What the run did, what it made and deleted, what it cost; `status` is that of one that goes on."""
-    with never_failing():
-        create_markdown_artifact(to_markdown(report, status), key="summary", description="What this run did.")
+    text = to_markdown(report, status)
+    PAGE.draw("summary", lambda: create_markdown_artifact(text, key="summary", description="What this run did."))
 
 
 def show_picture(picture: bytes, key: str, description: str) -> None:
@@ -78,9 +128,10 @@ class Progress:
 
     def show(self, share: float, text: str) -> None:
         """How much is done, from 0 to 1, and what is going on."""
-        with never_failing():
-            percent = round(100 * share, 1)
-            if self._artifact is None:
-                self._artifact = create_progress_artifact(percent, key="training", description=text)
-            else:
-                update_progress_artifact(self._artifact, percent, description=text)
+        PAGE.draw("training", lambda: self._draw(round(100 * share, 1), text))
+
+    def _draw(self, percent: float, text: str) -> None:
+        if self._artifact is None:
+            self._artifact = create_progress_artifact(percent, key="training", description=text)
+        else:
+            update_progress_artifact(self._artifact, percent, description=text)

@@ -1,5 +1,6 @@
 """Large bodies, slow ones, many levels, broken files of an earlier start, and who may read what the emulator keeps."""
 
+import errno
 import os
 import shutil
 import socket
@@ -8,11 +9,12 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from commands import ROOT, wait_for
-from conftest import Emulator
+from conftest import Emulator, Run
 from raw_requests import WORKSPACE, Raw
 
 from azureml_emulator.app import LARGEST_BODY_BYTES
@@ -68,9 +70,8 @@ def test_a_body_that_is_too_large_is_refused(raw: Raw, attacked: Emulator, decla
     with opened(attacked) as connection:
         connection.sendall(head("PUT", JOB, attacked.ready["port"], raw.tokens["arm"], **length))
         if not declared:
-            part = b"%x\r\n" % (1 << 20) + b" " * (1 << 20) + b"\r\n"
-            for _ in range((LARGEST_BODY_BYTES >> 20) + 1):
-                connection.sendall(part)
+            size = LARGEST_BODY_BYTES + 1
+            connection.sendall(b"%x\r\n" % size + b" " * size + b"\r\n")
         assert status_of(connection) == 413
 
 
@@ -150,8 +151,8 @@ def test_nobody_else_reads_what_retune_keeps(tmp_path: Path, monkeypatch: pytest
     """Its folder, and what is made in it."""
     monkeypatch.setenv("RETUNE_HOME", str(tmp_path / "open"))
     (tmp_path / "open").mkdir(mode=0o777)
-    report = folders.report_file("x")
-    report.write_text("kept")
+    assert folders.keep_report("x", "kept") is None
+    assert (tmp_path / "open" / "runs" / "x.json").read_text() == "kept"
 
     assert private(tmp_path / "open") == []
 
@@ -220,21 +221,41 @@ def test_broken_files_are_set_aside_and_the_rest_starts(used: Path, tmp_path: Pa
         assert file.with_name(f"{file.name}.broken").read_bytes() == content
 
 
+def test_a_report_that_finds_no_room_is_handed_over_all_the_same(
+    finetune: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a word about the disk; the run ends as it deserves, and no half of a file stays."""
+
+    def full(file: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(folders.os, "fsync", full)
+    run = finetune("data.fraction=7")
+    assert (run.code, run.report["status"]) == (2, "rejected")
+    run = finetune("model.name=never-made")
+
+    assert run.report["status"] in ("rejected", "failed") and run.report["error"]["message"]
+    (problem,) = [warning for warning in run.report["warnings"] if "not kept" in warning]
+    assert "No space left on device" in problem and str(folders.home() / "runs") in problem and "bytes" in problem
+    kept = [file.name for file in (folders.home() / "runs").iterdir()]
+    assert not [name for name in kept if run.report["run"]["flow_run_id"] in name]
+
+
 def test_a_thread_that_dies_ends_the_emulator(tmp_path: Path) -> None:
     """What it would have done is not waited for for ever."""
     code = (
-        "import threading, time, pathlib\n"
+        "import pathlib, sys, threading, time\n"
         "home = pathlib.Path('home')\n"
         "def die():\n"
         "    while not (home / 'ready.json').exists(): time.sleep(0.1)\n"
         "    raise ValueError('out of order')\n"
         "threading.Thread(target=die, name='worker').start()\n"
         "from azureml_emulator.__main__ import main\n"
-        "main(['--home', str(home)])"
+        "sys.exit(main(['--home', str(home)]))"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=90, check=False
     )
 
-    assert "worker died; the emulator ends" in ended.stderr and "out of order" in ended.stderr
+    assert ended.returncode == 1 and "worker died; the emulator ends" in ended.stderr and "out of order" in ended.stderr
     assert not (tmp_path / "home" / "ready.json").exists()

@@ -13,12 +13,13 @@ from commands import wait_for
 from conftest import Emulator, Variables
 from raw_requests import WORKSPACE, Raw, Reply, kept
 
+from azureml_emulator.servers import ServingError, serving_command
 from azureml_emulator.tracking_rules import API, OFFERED
 
 CANARY = "canary-of-the-environment"
 SECRETS = (
     *("AZURE_CLIENT_SECRET", "AZURE_CLIENT_CERTIFICATE_PASSWORD", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "HF_TOKEN"),
-    *("HUGGING_FACE_HUB_TOKEN", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "OPENAI_API_KEY", "WANDB_API_KEY"),
+    *("HUGGING_FACE_HUB_TOKEN", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "OPENAI_API_KEY", "NVIDIA_API_KEY"),
     *("SSH_AUTH_SOCK", "HTTPS_PROXY", "PIP_INDEX_URL", "NETRC", "MY_OWN_PASSWORD", "MLFLOW_TRACKING_PASSWORD"),
 )
 PLACE = "/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.MachineLearningServices".format(
@@ -236,3 +237,16 @@ def test_a_query_or_a_body_that_mlflow_would_not_read_is_not_handed_on(raw: Raw)
 def test_what_is_offered_is_a_few_calls() -> None:
     """Those of Azure ML's documentation on MLflow."""
     assert len(OFFERED) < 30 and all(path.startswith("/api/2.0/") for _, path in OFFERED)
+
+
+def test_a_model_brings_no_command(tmp_path: Path) -> None:
+    """What its MLmodel file says beside its flavors is not run; what the emulator's home says is."""
+    model, home = tmp_path / "model", tmp_path / "home"
+    for folder in (model, home):
+        folder.mkdir()
+    (model / "MLmodel").write_text("flavors: {mine: {}}\nmetadata: {serving_command: [touch, planted]}\n")
+    with pytest.raises(ServingError, match="No server is known for the model's flavors"):
+        serving_command(model, home)
+
+    (home / "serving.yaml").write_text("mine: [python, '{model}/server.py']\n")
+    assert serving_command(model, home) == [sys.executable, f"{model}/server.py"]

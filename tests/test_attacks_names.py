@@ -26,8 +26,8 @@ HOSTILE = [
 ]
 PUT_JOB = Route("PUT", "{workspace}/jobs/{job}", frozenset(["2025-01-01-preview"]), lambda call: Answer())
 GET_JOB = Route("GET", "{workspace}/jobs/{job}", frozenset(["2024-01-01-preview"]), lambda call: Answer())
-# The status, and whether the rule was said. A HEAD has no body.
-REFUSED = [(400, True), ("another path", False), (400, False)]
+# The status, and whether the rule was said. A HEAD has no body; a path may be too long to be looked at.
+REFUSED = [(400, True), ("another path", False), (400, False), (414, False)]
 JOB_BODY = {"properties": {"jobType": "Command", "command": "true", "experimentName": "attacks"}}
 
 

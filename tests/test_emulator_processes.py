@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from azureml_emulator.processes import Child, start_child, wait_for_end
@@ -106,7 +107,8 @@ def test_grandchildren_end_with_the_command(tmp_path: Path) -> None:
     wait_until(lambda: not is_alive(grandchild))
 
 
-def test_command_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("supervisor_too", [False, True], ids=["parent", "parent and supervisor"])
+def test_command_ends_when_its_parent_is_killed(tmp_path: Path, supervisor_too: bool) -> None:
     """SIGKILL of the process that started a command ends the command, even one that ignores SIGTERM."""
     program = (
         "import os, sys, time\nfrom pathlib import Path\nfrom azureml_emulator.processes import start_child\n"
@@ -123,7 +125,11 @@ def test_command_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     assert parent.stdout
     pid = int(parent.stdout.readline())
     wait_until(lambda: "deaf" in (tmp_path / "inner.txt").read_text())
-    parent.kill()
+    killed = [psutil.Process(parent.pid), *([psutil.Process(pid).parent()] if supervisor_too else [])]
+    # At once: neither sees the other die.
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for process in killed:
+            process.send_signal(number)
     parent.wait()
     parent.stdout.close()
 

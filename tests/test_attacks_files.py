@@ -1,0 +1,96 @@
+"""Chat files that are meant to fill memory or to say two things at once: refused, with the row or the file named."""
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from chatdata import reading
+from chatdata.reading import LEVELS, BadFile, Batch, Reader
+from chatdata.sources import SourceFile, kind_of
+
+ROW = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+LINE = json.dumps(ROW).encode() + b"\n"
+
+
+def read(file: Path) -> list[Batch]:
+    """All batches of the file."""
+    source = SourceFile(file.name, str(file), kind_of(file.name))
+    return list(Reader(fsspec.filesystem("file"), file.parent).batches(source, None))
+
+
+def problems(file: Path) -> dict[int, str]:
+    """What is wrong, by row."""
+    return {batch.numbers[place]: detail for batch in read(file) for place, (_, detail) in batch.broken.items()}
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.json.gz", "rows.csv.gz"])
+def test_a_file_that_expands_too_far_is_not_read_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A few kilobytes of it would else be gigabytes."""
+    monkeypatch.setattr(reading, "FREE_BYTES", 1 << 20)
+    part = {"rows.jsonl.gz": LINE, "rows.json.gz": LINE.strip() + b",", "rows.csv.gz": b'"[{""role"": ""user""}]"\n'}
+    begin = {"rows.jsonl.gz": b"", "rows.json.gz": b"[", "rows.csv.gz": b"messages\n"}
+    (tmp_path / name).write_bytes(gzip.compress(begin[name] + part[name] * 200_000))
+
+    with pytest.raises(BadFile, match=f"{name}.*expand to over"):
+        read(tmp_path / name)
+
+
+def test_a_file_that_is_compressed_as_text_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a factor of ten or twenty."""
+    monkeypatch.setattr(reading, "FREE_BYTES", 1 << 10)
+    lines = [json.dumps({"messages": [{"role": "user", "content": f"{n * 7919:x} " * 5}]}) for n in range(5000)]
+    (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
+
+    assert sum(len(batch.messages) for batch in read(tmp_path / "rows.jsonl.gz")) == 5000
+
+
+def test_a_row_that_is_too_large_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is in memory as a whole."""
+    monkeypatch.setattr(reading, "ROW_BYTES", 1 << 16)
+    (tmp_path / "rows.jsonl").write_bytes(LINE + LINE.replace(b'"a"', b'"' + b"a" * (1 << 17) + b'"'))
+
+    with pytest.raises(BadFile, match="a row is larger than"):
+        read(tmp_path / "rows.jsonl")
+
+
+@pytest.mark.parametrize("levels", [LEVELS + 1, 500, 990, 1020, 5000])
+def test_a_row_that_is_too_deep_is_named(tmp_path: Path, levels: int) -> None:
+    """Whatever it would do to a program that reads it step by step."""
+    deep = b'{"messages": ' + b"[" * levels + b"]" * levels + b"}\n"
+    (tmp_path / "rows.jsonl").write_bytes(LINE + deep + LINE)
+
+    found = problems(tmp_path / "rows.jsonl")
+    assert list(found) == [2] and re.search("deeper|depth|ecursion", found[2]), found
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        (b'{"messages": [], "messages": [{"role": "user", "content": "a"}]}', "messages"),
+        (b'{"messages": [{"role": "user", "role": "system", "content": "a"}]}', "role"),
+        (b'{"messages": [{"role": "user", "content": "a", "content": "b"}]}', "content"),
+    ],
+)
+def test_a_key_that_stands_twice_is_named(tmp_path: Path, line: bytes, key: str) -> None:
+    """A parser keeps the last without a word."""
+    (tmp_path / "rows.jsonl").write_bytes(LINE + line + b"\n" + LINE)
+    (tmp_path / "rows.json").write_bytes(b"[" + LINE.strip() + b"," + line + b"]")
+
+    assert problems(tmp_path / "rows.jsonl") == {2: f"the key '{key}' stands twice"}
+    with pytest.raises(BadFile, match=f"the key '{key}' stands twice"):
+        read(tmp_path / "rows.json")
+
+
+@pytest.mark.parametrize(
+    "content", ['say "role" and "content"', '{"role": "x", "role": "y"}', "role", "content", "[" * 90]
+)
+def test_what_only_looks_alike_is_read(tmp_path: Path, content: str) -> None:
+    """Keys and brackets inside a text."""
+    row = {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": content}]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+
+    assert problems(tmp_path / "rows.jsonl") == {}

@@ -1,0 +1,26 @@
+"""A run whose own Prefect server dies goes on without it: job, model and endpoint do not need it."""
+
+import psutil
+from commands import REHEARSAL, endpoints_left, finetune, own_homes, without_prefect
+from conftest import Emulator
+
+
+def test_a_run_outlives_its_prefect_server(emulator: Emulator, empty_database, tmp_path) -> None:
+    """It completes, its report is printed and says what the page lacks, and nothing is left up."""
+    environment = without_prefect() | emulator.env | own_homes(tmp_path, empty_database)
+    # Prefect's clients ask a server that is away five more times, for a minute.
+    environment |= {"PREFECT_CLIENT_MAX_RETRIES": "1"}
+    run = finetune(environment, *REHEARSAL, "training.training_seconds=8", fresh=True).read_until("job  .*Running")
+    servers = [
+        child
+        for child in psutil.Process(run.process.pid).children(recursive=True)
+        if "prefect server start" in " ".join(child.cmdline()) or "retune.servers" in child.cmdline()
+    ]
+    assert len(servers) == 2
+    for server in servers:
+        server.kill()
+    ended = run.end()
+
+    assert (ended.code, ended.report["status"]) == (0, "completed"), ended.errors
+    assert ended.report["endpoint"]["deleted"] is True and endpoints_left(emulator) == []
+    assert any("Prefect's server" in warning for warning in ended.report["warnings"]), ended.errors
