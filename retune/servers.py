@@ -85,7 +85,9 @@ def prefect_api(meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
             try:
                 yield
             finally:
-                _send_what_is_queued()
+                # Prefect's threads would go on trying for minutes.
+                if _status_of(f"{url}/api/health", {}, DRAIN_SECONDS):
+                    _send_what_is_queued()
 
 
 @contextlib.contextmanager
@@ -211,10 +213,10 @@ def _check_sign_in(url: str, string: str) -> None:
         )
 
 
-def _status_of(url: str, headers: dict[str, str]) -> int:
-    """What a request is answered with; 0 when it is not answered."""
+def _status_of(url: str, headers: dict[str, str], seconds: float = START_SECONDS) -> int:
+    """What a request is answered with; 0 when it is not answered in time."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=START_SECONDS) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=seconds) as answer:
             return answer.status
     except urllib.error.HTTPError as error:
         return error.code

@@ -143,6 +143,7 @@ def browser(local: Local, request: pytest.FixtureRequest, tmp_path: Path) -> Ite
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = chromium.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.set_default_timeout(LOOK_SECONDS * 1000)
+        expect.set_options(timeout=LOOK_SECONDS * 1000)
         browser = Browser(page, local, pictures)
         browser.sign_in()
         yield browser
@@ -238,7 +239,10 @@ def test_a_form_is_refused_then_filled_and_its_run_is_approved(browser: Browser,
     fraction.scroll_into_view_if_needed()
     browser.keep("refused")
     with local.client() as client:
-        assert [run.state.name for run in client.read_flow_runs() if run.state.is_running()] == []
+        # The sweep runs by its schedule.
+        deployment = client.read_deployment_by_name("finetune/local").id
+        runs = [run for run in client.read_flow_runs() if run.deployment_id == deployment]
+        assert [run.state.name for run in runs if run.state.is_running()] == []
 
     browser.open_form("local").get_by_label("Fraction (Optional)", exact=True).fill("1")
     page.get_by_label("Component (Optional)", exact=True).fill(REHEARSAL["component"])

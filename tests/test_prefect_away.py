@@ -1,11 +1,13 @@
 """A run whose own Prefect server dies goes on without it: job, model and endpoint do not need it."""
 
+from pathlib import Path
+
 import psutil
 from commands import REHEARSAL, endpoints_left, finetune, own_homes, without_prefect
 from conftest import Emulator
 
 
-def test_a_run_outlives_its_prefect_server(emulator: Emulator, empty_database, tmp_path) -> None:
+def test_a_run_outlives_its_prefect_server(emulator: Emulator, empty_database: Path, tmp_path: Path) -> None:
     """It completes, its report is printed and says what the page lacks, and nothing is left up."""
     environment = without_prefect() | emulator.env | own_homes(tmp_path, empty_database)
     # Prefect's clients ask a server that is away five more times, for a minute.
