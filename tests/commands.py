@@ -91,6 +91,11 @@ class Command:
             time.sleep(0.2)  # a finger's pace: a second key press, not one coalesced with the first
         return self
 
+    def printed_report(self) -> dict | None:
+        """The JSON on stdout, once it is whole; the command may still be ending."""
+        text = read_text(self._output)
+        return json.loads(text) if text.endswith("}\n") else None
+
     def end(self) -> Ended:
         """What the command printed and returned, once it has ended."""
         try:
