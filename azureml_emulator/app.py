@@ -138,10 +138,9 @@ class Application:
         raw_path = request.scope.get("raw_path", b"").decode("ascii") or request.url.path
         path = unquote(raw_path)
         # Patterns are not tried on what no client sends: that would take minutes.
-        known = len(path) <= LONGEST_PATH
-        entry, params = (
-            self._find(request.method, path, request.query_params.get("api-version")) if known else (None, {})
-        )
+        entry, params = None, {}
+        if len(path) <= LONGEST_PATH:
+            entry, params = self._find(request.method, path, request.query_params.get("api-version"))
         call = Call(
             method=request.method,
             path=path,

@@ -84,7 +84,7 @@ class Blobs:
         return place
 
     def link(self, container: str, path: str, target: Path) -> None:
-        """Make a folder of elsewhere readable under a path."""
+        """Make a folder outside the storage readable under a path."""
         link = path_below(self._root, container, *path.split("/"))
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)

@@ -24,7 +24,8 @@ class _WithoutAliases(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("it refers to a part of itself (*alias)")
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="it refers to a part of itself (*alias)", problem_mark=mark)
         return super().compose_node(parent, index)
 
 
