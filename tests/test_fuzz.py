@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from conftest import QUICK, Emulator, Variables
+from conftest import QUICK, Emulator
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from raw_requests import Raw, all_routes, kept, target_of
@@ -159,6 +159,7 @@ ODD = st.one_of(
     st.just({"": None}),
     st.just([[[[1]]]]),
 )
+ODD_TOKEN = "é.ü.ß"
 RAW_BODIES = st.sampled_from(
     [
         *(b"", b"null", b"[]", b"1", b'"x"', b"{", b"\xff\xfe", b"NaN", b'{"a": Infinity}', b'{"a": 1e999}', b"{}" * 2),
@@ -263,25 +264,6 @@ def fits(route: Route, method: str, end: str) -> bool:
     return route.method == method and route.full_template.endswith(end)
 
 
-@pytest.fixture(scope="module")
-def fuzzed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
-    """An emulator of its own, with a file beside its home. Its exchanges are kept by nobody."""
-    folder = tmp_path_factory.mktemp("fuzzed")
-    (folder / "canary").write_text("untouched")
-    emulator = Emulator(folder / "home", folder / "exchanges")
-    with Variables(emulator.env):
-        yield emulator
-    emulator.stop()
-
-
-@pytest.fixture(scope="module")
-def connection(fuzzed: Emulator) -> Iterator[Raw]:
-    raw = Raw(fuzzed)
-    raw.tokens["odd"] = "é.ü.ß"
-    yield raw
-    raw.close()
-
-
 def send(raw: Raw, drawn: Drawn) -> tuple[int, bytes]:
     """What the emulator answers to it."""
     headers = {name: value.encode("utf-8").decode("latin-1") for name, value in drawn.headers.items()}
@@ -294,41 +276,10 @@ def send(raw: Raw, drawn: Drawn) -> tuple[int, bytes]:
     return answer.status, answer.body
 
 
-def test_every_request_is_answered_and_none_with_500(
-    connection: Raw, fuzzed: Emulator, pytestconfig: pytest.Config, tmp_path: Path
-) -> None:
-    """And no file of elsewhere is read or written."""
-    routes = Table(all_routes(tmp_path / "table"))
-    seen: dict[int, int] = {}
-
-    @settings(
-        max_examples=pytestconfig.getoption("--fuzz"),
-        deadline=None,
-        derandomize=True,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.shrink],
-    )
-    @given(drawn=requests(routes))
-    def check(drawn: Drawn) -> None:
-        status, body = send(connection, drawn)
-        seen[status] = seen.get(status, 0) + 1
-        # 501 is what the emulator knows that it lacks; a model that is asked may answer what it likes.
-        assert status < 500 or status == 501 or "/scoring/" in drawn.target, (status, body[:500])
-        assert b"root:x:0" not in body
-
-    check()
-    assert {200, 201, 400, 401, 404} <= set(seen), seen
-    assert sorted(path.name for path in fuzzed.home.parent.iterdir()) == ["canary", "exchanges", "home", "home.log"]
-    assert (fuzzed.home.parent / "canary").read_text() == "untouched"
-    assert fuzzed.process.poll() is None
-    assert "Traceback" not in fuzzed.home.with_suffix(".log").read_text()
-
-
 def test_without_a_token_nothing_changes(raw: Raw, attacked: Emulator, tmp_path: Path) -> None:
     """Right bodies to every route that changes something."""
     before = kept(attacked.home)
-    raw.tokens["odd"] = "é.ü.ß"
+    raw.tokens["odd"] = ODD_TOKEN
     answers = {}
     for route in all_routes(tmp_path / "table"):
         if route.method in ("PUT", "POST", "PATCH", "DELETE"):
@@ -341,6 +292,38 @@ def test_without_a_token_nothing_changes(raw: Raw, attacked: Emulator, tmp_path:
 
     assert len(answers) > 100 and set(answers.values()) <= {401, 403, 404}, answers
     assert kept(attacked.home) == before
+
+
+def test_every_request_is_answered_and_none_with_500(
+    raw: Raw, attacked: Emulator, pytestconfig: pytest.Config, tmp_path: Path
+) -> None:
+    """And no file of elsewhere is read or written."""
+    routes = Table(all_routes(tmp_path / "table"))
+    seen: dict[int, int] = {}
+    raw.tokens["odd"] = ODD_TOKEN
+
+    @settings(
+        max_examples=pytestconfig.getoption("--fuzz"),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.generate, Phase.shrink],
+    )
+    @given(drawn=requests(routes))
+    def check(drawn: Drawn) -> None:
+        status, body = send(raw, drawn)
+        seen[status] = seen.get(status, 0) + 1
+        # 501 is what the emulator knows that it lacks; a model that is asked may answer what it likes.
+        assert status < 500 or status == 501 or "/scoring/" in drawn.target, (status, body[:500])
+        assert b"root:x:0" not in body
+
+    check()
+    assert {200, 201, 400, 401, 404} <= set(seen), seen
+    assert sorted(path.name for path in attacked.home.parent.iterdir()) == ["canary", "exchanges", "home", "home.log"]
+    assert (attacked.home.parent / "canary").read_text() == "untouched"
+    assert attacked.process.poll() is None
+    assert "Traceback" not in attacked.home.with_suffix(".log").read_text()
 
 
 def test_a_body_is_written_for_every_route_that_takes_one(tmp_path: Path) -> None:
