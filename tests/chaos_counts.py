@@ -6,9 +6,10 @@ from collections import Counter
 from datetime import datetime
 
 from chaos_runs import EXPIRY_SECONDS, LEASE_SECONDS, acted
-from chaos_stage import Cloud, TooSlow, command_line, processes_of, wait_for
+from chaos_stage import Cloud, TooSlow, wait_for
 from chaos_trials import Verdict
 from chaos_victims import Act
+from processes import command_line, processes_of
 
 # A guard waits for requests that were on their way, and for the lease of the job.
 # A guard looks for half a minute whether anything of the dead run comes to pass late.

@@ -16,12 +16,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Self
 
 import psutil
 import requests
+from processes import command_line, processes_of
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS, STOP_SECONDS, ANSWER_SECONDS = 60, 15, 120
@@ -192,12 +193,6 @@ def read_line(process: "subprocess.Popen[str]", seconds: float) -> str:
     return line
 
 
-def command_line(process: psutil.Process) -> str:
-    with contextlib.suppress(psutil.Error):
-        return " ".join(process.cmdline())
-    return ""
-
-
 class Stage:
     """All that the trials share. Leaving it ends every process that was started on it."""
 
@@ -261,16 +256,3 @@ class Stage:
             if process.environ().get("RETUNE_HOME") != os.environ["RETUNE_HOME"]:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
-
-
-def processes_of(folder: Path) -> list[psutil.Process]:
-    """Living processes that were started with a RETUNE_HOME in this folder."""
-    return list(_processes_of(folder))
-
-
-def _processes_of(folder: Path) -> Iterator[psutil.Process]:
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            home = process.environ().get("RETUNE_HOME", "")
-            if home.startswith(f"{folder}/") and process.pid != os.getpid() and process.status() != "zombie":
-                yield process

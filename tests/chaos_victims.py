@@ -19,9 +19,10 @@ from chaos_runs import (
     start_flow,
     sweep,
 )
-from chaos_stage import Cloud, Stage, processes_of, rest, wait_for
+from chaos_stage import Cloud, Stage, rest, wait_for
 from chaos_trials import LONGEST_PAUSE_SECONDS, Trial, Verdict, Victim
 from chaos_worker import Deployment, state_of
+from processes import processes_of
 
 # A lease is renewed at the latest moment before the blow; the rest is for clocks and a slow machine.
 MARGIN_SECONDS = 1.0

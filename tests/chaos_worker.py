@@ -8,8 +8,9 @@ from uuid import UUID
 
 import psutil
 from chaos_runs import RUN_SECONDS, Run, assignments, start
-from chaos_stage import ROOT, Cloud, Stage, processes_of, wait_for
+from chaos_stage import ROOT, Cloud, Stage, wait_for
 from chaos_trials import Trial
+from processes import command_line, processes_of
 
 from retune.request import load
 
@@ -90,7 +91,7 @@ def state_of(run: UUID) -> "State":
 
 def is_flow(process: psutil.Process, run: UUID) -> bool:
     try:
-        line = process.cmdline()
-        return process.environ().get("PREFECT__FLOW_RUN_ID") == str(run) and "flows.guard" not in line
+        own = process.environ().get("PREFECT__FLOW_RUN_ID") == str(run)
+        return own and "flows.guard" not in command_line(process)
     except psutil.Error:
         return False

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import preloaded
 import psutil
 from conftest import Emulator
+from processes import running
 
 from retune import sign_in
 
@@ -79,9 +80,7 @@ class Command:
 
     def guard(self) -> psutil.Process:
         """The run's guard."""
-        (guard,) = [
-            child for child in psutil.Process(self.process.pid).children() if "flows.guard" in " ".join(child.cmdline())
-        ]
+        (guard,) = running(self.process.pid, "flows.guard")
         return guard
 
     def signal(self, number: int, times: int = 1) -> "Command":

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import psutil
 from commands import own_homes, without_prefect
+from processes import processes_of
 
 from retune.local import ROOT, Stack
 from retune.servers import free_port
@@ -51,15 +52,8 @@ class Local:
         return read_profile(self.stack.profile).string
 
     def processes(self) -> list[psutil.Process]:
-        """All that has the folder in its environment."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("RETUNE_HOME") == str(self.home):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
+        """All that were started with its folders."""
+        return processes_of(self.home.parent)
 
     @contextmanager
     def client(self) -> "Iterator[SyncPrefectClient]":

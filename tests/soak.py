@@ -21,6 +21,7 @@ from typing import IO
 
 import psutil
 import requests
+from processes import running
 
 EARLY = 5
 MEMORY_FACTOR = 1.2
@@ -145,7 +146,7 @@ def look(pid: int) -> Held:
     emulator = psutil.Process(pid)
     children = emulator.children(recursive=True)
     # The supervisor of MLflow's process has the same words in its command line and is the smaller one.
-    mlflow = [child.memory_info().rss for child in children if "azureml_emulator.mlflow_server" in child.cmdline()]
+    mlflow = [child.memory_info().rss for child in running(pid, "azureml_emulator.mlflow_server")]
     connections = [one for one in emulator.net_connections("tcp") if one.status != psutil.CONN_LISTEN]
     return Held(
         fds=emulator.num_fds() - len(connections),
@@ -154,7 +155,7 @@ def look(pid: int) -> Held:
         children=len(children),
         memory=emulator.memory_info().rss / 1e6,
         mlflow_memory=max(mlflow, default=0) / 1e6,
-        guards=sum("flows.guard" in child.cmdline() for child in psutil.Process().children()),
+        guards=len(running(os.getpid(), "flows.guard")),
     )
 
 

@@ -11,6 +11,7 @@ import psutil
 import pytest
 from commands import wait_for
 from conftest import Emulator, Variables
+from processes import command_line
 from raw_requests import WORKSPACE, Raw, Reply, kept
 
 from azureml_emulator.servers import ServingError, serving_command
@@ -91,11 +92,11 @@ def test_a_job_sees_no_secret(shown: dict[str, dict[str, str]]) -> None:
 def test_no_child_of_the_emulator_sees_a_secret(emulator: Emulator) -> None:
     """MLflow's server runs others' code too: its plugins, its models."""
     children = psutil.Process(emulator.process.pid).children(recursive=True)
-    commands = [child for child in children if "supervisor" not in " ".join(child.cmdline())]
+    commands = [child for child in children if "supervisor" not in command_line(child)]
 
-    assert any("mlflow_server" in " ".join(child.cmdline()) for child in commands)
+    assert any("mlflow_server" in command_line(child) for child in commands)
     for child in commands:
-        assert CANARY not in " ".join(child.environ().values()), child.cmdline()
+        assert CANARY not in " ".join(child.environ().values()), command_line(child)
 
 
 @pytest.mark.usefixtures("shown")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 from conftest import QUICK, Emulator
+from processes import running
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -410,8 +411,7 @@ def test_killed_mlflow_starts_again(ml_client: "MLClient", emulator: Emulator) -
     ml_client.jobs.create_or_update(pipeline("job-remembered", "echo hello"))
     mlflow.set_tracking_uri(ml_client.workspaces.get(emulator.ready["workspace_name"]).mlflow_tracking_uri)
     mlflow.MlflowClient().log_metric("job-remembered", "loss", 0.5)
-    family = psutil.Process(emulator.ready["pid"]).children(recursive=True)
-    servers = [child for child in family if child.cmdline()[-2:-1] == ["azureml_emulator.mlflow_server"]]
+    servers = running(emulator.ready["pid"], "azureml_emulator.mlflow_server")
     for server in servers:
         server.kill()
         server.wait(10)

@@ -1,13 +1,11 @@
 """Ctrl-C in each step: the job is cancelled, no endpoint and no process is left, and Prefect's state is honest."""
 
-import os
 import re
 import signal
 import sqlite3
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 from commands import (
     REHEARSAL,
@@ -22,6 +20,7 @@ from commands import (
     without_prefect,
 )
 from conftest import Emulator
+from processes import processes_of
 
 KEY = "interrupt-tests"
 ENDED = {"Completed", "Failed", "Canceled"}
@@ -185,15 +184,3 @@ def test_a_killed_command_leaves_no_process(empty_database: Path, tmp_path: Path
     assert processes_of(tmp_path) == []
     # The sign-in goes with its server.
     assert list((tmp_path / "retune").glob("prefect-*.toml")) == []
-
-
-def processes_of(folder: Path) -> list[str]:
-    """Command lines of the processes that were started with this RETUNE_HOME."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("RETUNE_HOME") == str(folder / "retune") and process.pid != os.getpid():
-                found.append(" ".join(process.cmdline()))
-        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            continue
-    return found

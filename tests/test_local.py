@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from local_stack import REHEARSAL, STOP_SECONDS, Local, started, states_of
+from processes import command_line
 
 RUN_SECONDS, FIRED_SECONDS = 240, 400
 
@@ -67,7 +68,7 @@ def test_a_run_completes_and_stopping_leaves_nothing(local: Local) -> None:
         parameters = {"model": REHEARSAL, "training": long}
         going_on = run_deployment("finetune/local", parameters=parameters, timeout=0).id
         deadline = time.monotonic() + RUN_SECONDS
-        while not any("flows.guard" in process.cmdline() for process in local.processes()):
+        while not any("flows.guard" in command_line(process) for process in local.processes()):
             assert time.monotonic() < deadline, client.read_flow_run(going_on).state
             time.sleep(0.5)
 

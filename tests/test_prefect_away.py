@@ -3,9 +3,9 @@
 import signal
 from pathlib import Path
 
-import psutil
 from commands import REHEARSAL, endpoints_left, finetune, own_homes, wait_for, without_prefect
 from conftest import Emulator
+from processes import running
 
 REPORT_SECONDS = 300
 
@@ -16,11 +16,7 @@ def test_a_run_outlives_its_prefect_server(emulator: Emulator, empty_database: P
     # Prefect's clients ask a server that is away five more times, for a minute.
     environment |= {"PREFECT_CLIENT_MAX_RETRIES": "1"}
     run = finetune(environment, *REHEARSAL, "training.training_seconds=8", fresh=True).read_until("job  .*Running")
-    servers = [
-        child
-        for child in psutil.Process(run.process.pid).children(recursive=True)
-        if "prefect server start" in " ".join(child.cmdline()) or "retune.servers" in child.cmdline()
-    ]
+    servers = [*running(run.process.pid, "prefect server start"), *running(run.process.pid, "retune.servers")]
     assert len(servers) == 2
     for server in servers:
         server.kill()

@@ -14,6 +14,7 @@ import pytest
 import requests
 from azure.identity import DefaultAzureCredential
 from conftest import Emulator, Variables
+from processes import running
 from tiny_model import create_endpoint, deploy, set_traffic, wait_until
 
 from retune.tracking import tracking_client
@@ -72,15 +73,7 @@ def wait_for_status(client: "MLClient", name: str, *wanted: str) -> None:
 
 def programs(emulator: Emulator, module: str) -> list[psutil.Process]:
     """The processes below the emulator that run a module."""
-    children = psutil.Process(emulator.process.pid).children(recursive=True)
-    return [child for child in children if child.is_running() and module in command_line(child)]
-
-
-def command_line(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
+    return running(emulator.process.pid, f"-m {module}")
 
 
 @pytest.fixture(scope="module")

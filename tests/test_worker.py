@@ -15,6 +15,7 @@ import psutil
 import pytest
 from commands import ROOT, endpoints_left, job_statuses, state_in_prefect, wait_for
 from conftest import Emulator, Variables
+from processes import running
 
 POOL = "retune"
 # A worker's run begins with a new interpreter.
@@ -78,10 +79,8 @@ def start(**training: object) -> UUID:
 
 def flow_process(worker: subprocess.Popen) -> psutil.Process:
     """The process that runs the flow: the one with a guard."""
-    for child in psutil.Process(worker.pid).children(recursive=True):
-        if "flows.guard" in " ".join(child.cmdline()):
-            return child.parent()
-    raise AssertionError("no run has a guard")
+    (guard,) = running(worker.pid, "flows.guard")
+    return guard.parent()
 
 
 def wait_for_status(emulator: Emulator, run: UUID, *statuses: str) -> None:
