@@ -10,7 +10,7 @@ import sys
 
 from retune import names
 from retune.request import load
-from retune.tracking import load_mlflow
+from retune_cloud.tracking import load_mlflow
 from tasks.auth import sign_in
 from tasks.compute import check_sizes, ensure_cluster, inspect_compute
 from tasks.data import prepare_data

@@ -15,11 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
-from retune import workspace as cloud
 from retune.errors import BadRequest, CloudError
 from retune.folders import check_file_names
 from retune.request import Workspace
 from retune.waiting import pause
+from retune_cloud import workspace as cloud
+from retune_cloud.sdk_errors import first_line
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -240,7 +241,7 @@ def _raise_refusal(what: str, error: "HttpResponseError") -> NoReturn:
     """Raise what a missing role means; any other error as it is."""
     if error.status_code != 403:
         raise error
-    text = f"The blobs of '{what}' may not be read: {cloud.first_line(error)}"
+    text = f"The blobs of '{what}' may not be read: {first_line(error)}"
     raise CloudError("StorageNotAllowed", text, READER) from error
 
 

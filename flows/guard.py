@@ -29,11 +29,11 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel
 
-from retune import ledger
-from retune import workspace as cloud
 from retune.errors import CloudError
 from retune.folders import home
 from retune.request import Workspace
+from retune_cloud import ledger
+from retune_cloud import workspace as cloud
 
 T = TypeVar("T")
 log = logging.getLogger("retune.guard")

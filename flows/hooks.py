@@ -22,7 +22,8 @@ def clean_up_after(flow: Flow, flow_run: FlowRun, state: State) -> None:
     has taken over is left to that run.
     """
     # Only here: whoever shows or starts the flow has nothing to clean up.
-    from retune import ledger, names
+    from retune import names
+    from retune_cloud import ledger
 
     request = complete_stored(flow_run.parameters, flow_run.deployment_id)
     key = flow_run.parameters.get("run_key") or str(flow_run.id)

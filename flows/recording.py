@@ -21,16 +21,16 @@ from prefect.states import Cancelled, Completed, Failed, State
 from flows import guard
 from flows.signals import SIGNALS
 from flows.watch import Watch
-from retune import ledger
 from retune.errors import BadRequest, RetuneError, Stopped
-from retune.explain import explain
 from retune.folders import keep_report
 from retune.report import Cost, Job, Problem, RegisteredModel, Report, Run, Status, Step
 from retune.request import Request
 from retune.summary import decision_text
 from retune.texts import redact
 from retune.waiting import STOP
-from retune.workspace import find_address, first_line
+from retune_cloud import ledger
+from retune_cloud.sdk_errors import explain
+from retune_cloud.workspace import find_address, first_line
 from tasks.job import Submission
 from tasks.job_end import cancel_run
 from tasks.metrics import JobMetrics

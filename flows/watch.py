@@ -16,11 +16,12 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import PrefectException
 
 from flows.signals import SIGNALS
-from retune import ledger, names
-from retune import workspace as cloud
+from retune import names
 from retune.errors import CloudError, Stopped, WaitExpired
 from retune.request import Request
 from retune.waiting import STOP
+from retune_cloud import ledger
+from retune_cloud.sdk_errors import first_line
 
 log = logging.getLogger("retune.run")
 
@@ -108,7 +109,7 @@ class Watch:
         try:
             job = ledger.find_job(self._request.workspace, *self._job)
         except AzureError as error:
-            log.warning("the job's holder could not be read: %s", cloud.first_line(error))
+            log.warning("the job's holder could not be read: %s", first_line(error))
             return False
         if job is None:
             return False
@@ -138,4 +139,4 @@ class Watch:
             ledger.renew_lease(self._request.workspace, job, limits.lease_minutes, self.holder)
             self._renewed_at = now
         except AzureError as error:
-            log.warning("the lease on the job could not be renewed: %s", cloud.first_line(error))
+            log.warning("the lease on the job could not be renewed: %s", first_line(error))

@@ -183,7 +183,7 @@ def import_what_the_flow_uses() -> None:
     for module in ("flows.finetune", "flows.recipe", "azure.identity", "chatdata.prepare", "matplotlib.figure"):
         importlib.import_module(module)
     from retune.errors import CloudError
-    from retune.tracking import load_mlflow
+    from retune_cloud.tracking import load_mlflow
 
     # The flow's first step does it too, and says what is wrong.
     with contextlib.suppress(CloudError):

@@ -6,13 +6,14 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 from rich.table import Table
 
-from retune import ledger, names
-from retune import workspace as cloud
+from retune import names
 from retune.errors import BadRequest
 from retune.printing import for_terminal, screen
 from retune.report import Part
 from retune.request import Request, Workspace
 from retune.texts import escape_json
+from retune_cloud import ledger
+from retune_cloud import workspace as cloud
 
 
 class HeldJob(Part):

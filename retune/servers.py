@@ -26,7 +26,7 @@ from retune import sign_in
 from retune.environment import changed_environment, environment_with
 from retune.errors import CloudError
 from retune.folders import home
-from retune.workspace import METADATA_URL
+from retune_cloud.workspace import METADATA_URL
 
 log = logging.getLogger("retune.servers")
 

@@ -16,13 +16,14 @@ from prefect.runtime import flow_run
 from prefect.states import Paused
 from pydantic import Field, ValidationError, field_validator
 
-from retune import ledger, sign_in
+from retune import sign_in
 from retune.errors import CloudError, WaitExpired
 from retune.report import Decision, RegisteredModel, Report
 from retune.request import Request
 from retune.summary import question
 from retune.texts import find_invisible
 from retune.waiting import wait_until
+from retune_cloud import ledger
 from tasks.job import Submission
 from tasks.retrying import HARMLESS, is_transient
 from tasks.showing import PAGE, show_summary

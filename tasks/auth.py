@@ -10,12 +10,13 @@ import logging
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from retune import explain
-from retune import workspace as cloud
 from retune.errors import CloudError
 from retune.report import Identity
 from retune.request import Workspace
-from retune.tracking import load_mlflow
+from retune_cloud import sdk_errors
+from retune_cloud import workspace as cloud
+from retune_cloud.sdk_errors import first_line
+from retune_cloud.tracking import load_mlflow
 from tasks.retrying import HARMLESS, is_transient
 
 log = logging.getLogger("retune.auth")
@@ -47,12 +48,12 @@ def sign_in(workspace: Workspace) -> Identity:
     try:
         found = cloud.workspace_client(workspace).workspaces.get(address.name)
     except HttpResponseError as error:
-        if explain.is_transient(error):
+        if sdk_errors.is_transient(error):
             raise
         raise CloudError(
             "WorkspaceUnreadable",
             f"Workspace '{address.name}' in resource group '{address.resource_group}' (from {address.found_in}) could "
-            f"not be read: {cloud.first_line(error)}",
+            f"not be read: {first_line(error)}",
             "Check the three parts of the address and that the identity has the role AzureML Data Scientist.",
         ) from error
     claims = _claims(token.token)

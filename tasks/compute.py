@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from retune import explain
-from retune import workspace as cloud
 from retune.errors import BadRequest, CloudError
 from retune.report import ComputeUsed, Part
 from retune.request import Request
 from retune.waiting import finish
+from retune_cloud import sdk_errors
+from retune_cloud import workspace as cloud
+from retune_cloud.sdk_errors import first_line
 from tasks.model import ModelFacts
 from tasks.retrying import HARMLESS, is_transient
 
@@ -145,11 +146,11 @@ def _create(request: Request, tier: str) -> None:
             limit="limits.compute_minutes",
         )
     except HttpResponseError as error:
-        if explain.is_transient(error):
+        if sdk_errors.is_transient(error):
             raise
         raise CloudError(
             "ComputeRefused",
-            f"Cluster '{asked.name}' ({asked.size}, {tier}) was refused: {cloud.first_line(error)}",
+            f"Cluster '{asked.name}' ({asked.size}, {tier}) was refused: {first_line(error)}",
             "Ask for quota in the portal, choose another compute.size, or set compute.low_priority_fallback=true.",
         ) from error
     _check_cluster(made, asked.size)

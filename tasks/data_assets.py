@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from retune import explain, names
-from retune import workspace as cloud
+from retune import names
 from retune.errors import CloudError
 from retune.report import PreparedData, Split
 from retune.request import Request
 from retune.waiting import pause
+from retune_cloud import sdk_errors
+from retune_cloud import workspace as cloud
+from retune_cloud.sdk_errors import first_line
 from tasks.retrying import HARMLESS, is_transient
 
 if TYPE_CHECKING:
@@ -94,13 +96,13 @@ def _create(client: "MLClient", name: str, version: str, data: PreparedData, spl
         with contextlib.redirect_stderr(io.StringIO()):
             return client.data.create_or_update(asset)
     except HttpResponseError as error:
-        if error.status_code not in (400, 409) or explain.is_transient(error):
+        if error.status_code not in (400, 409) or sdk_errors.is_transient(error):
             raise
         present = _find_taken(client, name, version)
         if present is None:
             raise CloudError(
                 "DataAssetRefused",
-                f"Data asset '{name}' version '{version}' was refused: {cloud.first_line(error)}",
+                f"Data asset '{name}' version '{version}' was refused: {first_line(error)}",
                 "Correct what the service says, then run again.",
             ) from error
         return present

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, TypeVar
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from retune import explain, names
-from retune import workspace as cloud
+from retune import names
 from retune.errors import CloudError
 from retune.report import Endpoint, RegisteredModel
 from retune.request import Request
 from retune.waiting import finish, pause
+from retune_cloud import sdk_errors
+from retune_cloud import workspace as cloud
+from retune_cloud.sdk_errors import first_line
 from tasks.compute import ComputeFacts
 from tasks.job import Submission
 from tasks.retrying import HARMLESS, is_transient
@@ -57,12 +59,12 @@ def create_endpoint(request: Request, endpoint: Endpoint, submission: Submission
     try:
         _put_endpoint(request, wanted, "Creation")
     except HttpResponseError as error:
-        if explain.is_transient(error):
+        if sdk_errors.is_transient(error):
             raise
-        log.warning("endpoint %s is refused: %s", endpoint.name, cloud.first_line(error))
+        log.warning("endpoint %s is refused: %s", endpoint.name, first_line(error))
         raise CloudError(
             "EndpointRefused",
-            f"Endpoint '{endpoint.name}' was refused: {cloud.first_line(error)}",
+            f"Endpoint '{endpoint.name}' was refused: {first_line(error)}",
             "Correct what the service says; for quota, delete unused endpoints or ask for more.",
         ) from error
     log.info("endpoint %s is up", endpoint.name)
@@ -133,12 +135,12 @@ def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> Endp
         _put_endpoint(request, current, "Traffic update")
         return endpoint.model_copy(update={"expires": expires})
     except HttpResponseError as error:
-        if explain.is_transient(error):
+        if sdk_errors.is_transient(error):
             raise
         raise CloudError(
             "DeploymentFailed",
             f"Deployment '{endpoint.deployment}' of {model.name}:{model.version} on {serving.instance_type} failed: "
-            f"{cloud.first_line(error)}{_last_log_lines(client, endpoint)}",
+            f"{first_line(error)}{_last_log_lines(client, endpoint)}",
             "Read the log above; for quota, choose another serving.instance_type or ask for more.",
         ) from error
 
@@ -169,7 +171,7 @@ def _when_free(begin: "Callable[[], LROPoller[T]]") -> "LROPoller[T]":
             busy = error.status_code == 409 or (error.status_code == 400 and TAKEN in str(error))
             if not busy or time.monotonic() > deadline:
                 raise
-            log.info("the endpoint is busy, trying again: %s", cloud.first_line(error))
+            log.info("the endpoint is busy, trying again: %s", first_line(error))
             pause(BUSY_LOOK_SECONDS)
 
 

@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from retune import ledger, names
-from retune import workspace as cloud
+from retune import names
 from retune.errors import CloudError
-from retune.explain import is_transient
-from retune.ledger import job_status
 from retune.report import ComputeUsed, Part, PreparedData
 from retune.report import Job as JobReport
 from retune.request import Request
 from retune.waiting import pause
+from retune_cloud import ledger
+from retune_cloud import workspace as cloud
+from retune_cloud.ledger import job_status
+from retune_cloud.sdk_errors import first_line, is_transient
 from tasks import retrying
 from tasks.compute import SERVERLESS
 from tasks.model import OUTPUT, ModelFacts, display_name
@@ -189,7 +190,7 @@ def _create(
             return present, True
         raise CloudError(
             "JobRefused",
-            f"Job '{pipeline.name}' was refused: {cloud.first_line(error)}",
+            f"Job '{pipeline.name}' was refused: {first_line(error)}",
             "Correct the request as the service says.",
         ) from error
 

@@ -15,14 +15,15 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from retune import ledger
-from retune import workspace as cloud
 from retune.errors import JobFailed, WaitExpired
-from retune.ledger import job_status
 from retune.report import Job as JobReport
 from retune.request import Request
-from retune.tracking import tracking_client
 from retune.waiting import pause
+from retune_cloud import ledger
+from retune_cloud import workspace as cloud
+from retune_cloud.ledger import job_status
+from retune_cloud.sdk_errors import first_line
+from retune_cloud.tracking import tracking_client
 from tasks.job import Submission
 from tasks.showing import Progress
 from tasks.steplogs import StepLogs, StepRun, count_logged
@@ -71,7 +72,7 @@ def cancel_run(request: Request, key: str, holder: str, *, held: bool) -> str | 
             return job.status
         ledger.ask_cancellation(request.workspace, job.name)
     except AzureError as error:
-        log.error("the job of run %s could not be cancelled: %s", key, cloud.first_line(error))
+        log.error("the job of run %s could not be cancelled: %s", key, first_line(error))
         return None
     return "CancelRequested"
 
@@ -92,7 +93,7 @@ def _follow(request: Request, submission: Submission, logs: StepLogs) -> str:
             # A job takes hours: an outage of minutes, a token or a permission that is being renewed must not end it.
             if time.monotonic() - answered_at > OUTAGE_SECONDS:
                 raise
-            look = look._replace(progress=f"no answer from Azure ML, looking again: {cloud.first_line(error)}")
+            look = look._replace(progress=f"no answer from Azure ML, looking again: {first_line(error)}")
         if look.running and not running:
             running, phase_began = True, time.monotonic()
         # Judged before anything else, while the look is fresh.
@@ -167,7 +168,7 @@ def _steps(client: "MLClient", name: str) -> list[StepRun]:
         steps = [step for child in children for step in list(client.jobs.list(parent_job_name=child.name)) or [child]]
     except AzureError as error:
         # They are for the reader only.
-        log.debug("the steps of %s could not be read: %s", name, cloud.first_line(error))
+        log.debug("the steps of %s could not be read: %s", name, first_line(error))
         return []
     return [StepRun(step.name, step.display_name, job_status(step)) for step in steps]
 

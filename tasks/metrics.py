@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from retune import workspace as cloud
 from retune.report import Curve, Part
 from retune.request import Request
-from retune.tracking import tracking_client
 from retune.waiting import wait_until
+from retune_cloud import workspace as cloud
+from retune_cloud.tracking import tracking_client
 from tasks.retrying import HARMLESS, is_transient
 from tasks.showing import show_losses
 

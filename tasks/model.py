@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from retune import workspace as cloud
 from retune.errors import BadRequest
 from retune.parameters import ComponentInput, merge, read_tag
 from retune.report import FoundationModel, Parameter, Part
 from retune.request import Request
+from retune_cloud import workspace as cloud
 from tasks.retrying import HARMLESS, is_transient
 from tasks.showing import show_parameters
 

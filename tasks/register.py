@@ -5,11 +5,13 @@ import logging
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from retune import explain, names
-from retune import workspace as cloud
+from retune import names
 from retune.errors import CloudError
 from retune.report import Decision, PreparedData, RegisteredModel
 from retune.request import Request
+from retune_cloud import sdk_errors
+from retune_cloud import workspace as cloud
+from retune_cloud.sdk_errors import first_line
 from tasks.job import TRAINED_MODEL, Submission
 from tasks.model import ModelFacts
 from tasks.retrying import HARMLESS, is_transient
@@ -67,11 +69,11 @@ def register_model(
                 )
             )
         except HttpResponseError as error:
-            if explain.is_transient(error):
+            if sdk_errors.is_transient(error):
                 raise
             raise CloudError(
                 "RegistrationRefused",
-                f"Model '{name}' version '{version}' was refused: {cloud.first_line(error)}",
+                f"Model '{name}' version '{version}' was refused: {first_line(error)}",
                 "Correct model.registered_name, or look at the job's output in Azure ML studio.",
             ) from error
     log.info("%s:%s", made.name, made.version)

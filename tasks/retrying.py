@@ -7,7 +7,7 @@ from prefect import Task
 from prefect.client.schemas import State, TaskRun
 from prefect.tasks import exponential_backoff
 
-from retune import explain
+from retune_cloud import sdk_errors
 
 HARMLESS = {
     "retries": 3,
@@ -19,4 +19,4 @@ HARMLESS = {
 def is_transient(task: Task, run: TaskRun, state: State) -> bool:
     """Whether a failed step may succeed on a repeat; Prefect calls this with the failed state."""
     error = state.result(raise_on_failure=False)
-    return isinstance(error, BaseException) and explain.is_transient(error)
+    return isinstance(error, BaseException) and sdk_errors.is_transient(error)

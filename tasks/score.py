@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from retune import workspace as cloud
 from retune.errors import CloudError
 from retune.report import Answer, Endpoint, PreparedData, Split
 from retune.request import Request, Score
 from retune.waiting import pause
+from retune_cloud import workspace as cloud
 from tasks.retrying import HARMLESS, is_transient
 from tasks.showing import show_questions
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from retune import workspace as cloud
-from retune.ledger import ENDED
+from retune_cloud.ledger import ENDED
+from retune_cloud.sdk_errors import first_line
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -59,7 +59,7 @@ class StepLogs:
                 self._done |= {step.name} if ended else set()
             except AzureError as error:
                 # They are for the reader only.
-                log.debug("the log of %s could not be read: %s", step.display_name, cloud.first_line(error))
+                log.debug("the log of %s could not be read: %s", step.display_name, first_line(error))
 
     def last_lines(self, step: str) -> list[str]:
         """The last lines of a step by its display name."""

@@ -1,6 +1,6 @@
 """Find what outlived its run, from the cloud alone, and end it; nothing that is not provably Retune's own is touched.
 
-`retune.ledger` says what is Retune's own and when nobody needs it any more.
+`retune_cloud.ledger` says what is Retune's own and when nobody needs it any more.
 """
 
 import logging
@@ -8,11 +8,12 @@ import logging
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from retune import ledger
-from retune import workspace as cloud
 from retune.errors import WaitExpired
 from retune.report import Leftover, Swept
 from retune.request import Workspace
+from retune_cloud import ledger
+from retune_cloud import workspace as cloud
+from retune_cloud.sdk_errors import first_line
 from tasks.retrying import HARMLESS, is_transient
 
 log = logging.getLogger("retune.sweep")
@@ -43,7 +44,7 @@ def cancel_job(workspace: Workspace, job: Leftover) -> Leftover:
             return job.model_copy(update={"action": "spared"})
         ledger.ask_cancellation(workspace, job.name)
     except AzureError as error:
-        return job.model_copy(update={"action": "failed", "error": cloud.first_line(error)})
+        return job.model_copy(update={"action": "failed", "error": first_line(error)})
     return job.model_copy(update={"action": "cancelled"})
 
 
@@ -59,7 +60,7 @@ def delete_endpoint(workspace: Workspace, endpoint: Leftover, minutes: float) ->
     try:
         gone = ledger.delete_endpoint(workspace, endpoint.name, minutes, wanted=wanted)
     except (AzureError, WaitExpired) as error:
-        return endpoint.model_copy(update={"action": "failed", "error": cloud.first_line(error)})
+        return endpoint.model_copy(update={"action": "failed", "error": first_line(error)})
     return endpoint.model_copy(update={"action": "deleted" if gone else "spared"})
 
 

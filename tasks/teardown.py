@@ -3,8 +3,8 @@
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from retune import ledger
 from retune.request import Request
+from retune_cloud import ledger
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from retune import ledger, names, parameters
-from retune import workspace as cloud
+from retune import names, parameters
 from retune.report import PreparedData, RegisteredModel
 from retune.request import Request
+from retune_cloud import ledger
+from retune_cloud import workspace as cloud
+from retune_cloud.sdk_errors import first_line
 from tasks import job, model
 from tasks.job import Submission
 from tasks.model import ModelFacts
@@ -70,7 +72,7 @@ def mark_good(request: Request, submission: Submission) -> None:
     try:
         ledger.mark_good(request.workspace, submission.job.name, datetime.now(UTC))
     except AzureError as error:
-        log.warning("%s could not be marked as good: %s", submission.job.name, cloud.first_line(error))
+        log.warning("%s could not be marked as good: %s", submission.job.name, first_line(error))
 
 
 def _own(found: "Model") -> bool:

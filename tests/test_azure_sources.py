@@ -37,7 +37,7 @@ def no_faults(emulator: Emulator) -> None:
 @pytest.fixture
 def storage(emulator: Emulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[ContainerClient]:
     """The container of the default datastore, and the variable that names its account."""
-    from retune import workspace as cloud
+    from retune_cloud import workspace as cloud
 
     datastore = emulator.client().datastores.get_default()
     monkeypatch.setenv(ACCOUNT, datastore.account_name)

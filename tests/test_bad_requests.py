@@ -139,7 +139,7 @@ def test_signing_in_without_a_credential_says_what_was_tried(
     emulator: Emulator, finetune: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a worker nobody can answer a browser: the error lists the chain."""
-    from retune import workspace
+    from retune_cloud import workspace
 
     monkeypatch.delenv("IDENTITY_ENDPOINT")
     monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "dev")

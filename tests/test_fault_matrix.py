@@ -96,7 +96,7 @@ class Service:
     def __init__(self, emulator: Emulator) -> None:
         import requests
 
-        from retune.tracking import load_mlflow
+        from retune_cloud.tracking import load_mlflow
 
         self.emulator = emulator
         with Variables(emulator.env):
@@ -143,7 +143,7 @@ def service(session_emulator: Emulator) -> Service:
 @pytest.fixture
 def emulator(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     """The emulator, with its variables set and no faults, for a process that has asked it nothing yet."""
-    from retune import ledger, tracking, workspace
+    from retune_cloud import ledger, tracking, workspace
 
     for cache in (workspace._client, workspace.credential, tracking.tracking_client):
         cache.cache_clear()

@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from conftest import Emulator
 
-from retune import ledger, names
+from retune import names
 from retune.request import Workspace
-from retune.workspace import find_address
+from retune_cloud import ledger
+from retune_cloud.workspace import find_address
 
 LOCAL = Workspace(emulator=True)
 PAST, SOON = datetime.now(UTC) - timedelta(hours=1), datetime.now(UTC) + timedelta(hours=1)

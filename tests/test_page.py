@@ -88,8 +88,8 @@ def test_a_run_shows_what_it_did(finetune: Callable[..., Run], emulator: Emulato
 def points_of(emulator: Emulator, job: str) -> dict[str, list[tuple[int, float]]]:
     """The losses of the job as its tracking store has them."""
     from retune.request import Workspace
-    from retune.tracking import tracking_client
-    from retune.workspace import workspace_client
+    from retune_cloud.tracking import tracking_client
+    from retune_cloud.workspace import workspace_client
 
     tracking = tracking_client(workspace_client(Workspace(emulator=True)))
     return {

@@ -17,7 +17,7 @@ from conftest import Emulator, Variables
 from processes import running
 from tiny_model import create_endpoint, deploy, set_traffic, wait_until
 
-from retune.tracking import tracking_client
+from retune_cloud.tracking import tracking_client
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient

@@ -12,22 +12,22 @@ from commands import ROOT
 from conftest import Emulator
 
 from retune.request import Workspace
-from retune.workspace import workspace_client
+from retune_cloud.workspace import workspace_client
 
 # In a process of its own: the SDK asks for the cloud while it is imported for the first time.
 AWAY_AND_BACK = """
 import os
 address = os.environ["ARM_CLOUD_METADATA_URL"]
 os.environ["ARM_CLOUD_METADATA_URL"] = "https://localhost:1/metadata/endpoints?api-version=2019-05-01"
-from retune import explain, workspace
+from retune_cloud import sdk_errors, workspace
 from retune.errors import CloudError
 from retune.request import Workspace
-from retune.tracking import load_mlflow, tracking_client
+from retune_cloud.tracking import load_mlflow, tracking_client
 for ask in (workspace.resource_manager, load_mlflow):
     try:
         ask()
     except CloudError as error:
-        print(error.code, explain.is_transient(error))
+        print(error.code, sdk_errors.is_transient(error))
 os.environ["ARM_CLOUD_METADATA_URL"] = address
 load_mlflow()
 client = workspace.workspace_client(Workspace(emulator=True))

@@ -16,10 +16,11 @@ from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from retune import names
-from retune import workspace as cloud
 from retune.report import Decision, RegisteredModel
 from retune.request import Workspace
 from retune.waiting import wait_until
+from retune_cloud import workspace as cloud
+from retune_cloud.sdk_errors import first_line
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Job, OnlineEndpoint
@@ -185,7 +186,7 @@ def ask_deletion(workspace: Workspace, name: str) -> bool:
     try:
         cloud.workspace_client(workspace).online_endpoints.begin_delete(name)
     except AzureError as error:
-        log.warning("endpoint %s is not deleted yet: %s", name, cloud.first_line(error))
+        log.warning("endpoint %s is not deleted yet: %s", name, first_line(error))
         return False
     log.info("asked for the deletion of endpoint %s", name)
     return True
@@ -275,7 +276,7 @@ def _exists(workspace: Workspace, name: str) -> bool:
     except ResourceNotFoundError:
         return False
     except AzureError as error:
-        log.warning("endpoint %s could not be read: %s", name, cloud.first_line(error))
+        log.warning("endpoint %s could not be read: %s", name, first_line(error))
     return True
 
 

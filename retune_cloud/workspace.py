@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from retune.errors import BadRequest, CloudError
 from retune.request import Workspace
+from retune_cloud.sdk_errors import first_line
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 NAME = re.compile(r"[-\w.()]{1,90}")
 CONFIG_FILES = (Path("config.json"), Path(".azureml/config.json"))
 METADATA_URL = "ARM_CLOUD_METADATA_URL"
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # Where the service does not say when to look at an operation again; of its own the SDK looks each 30 s at some.
 LOOK_EVERY_SECONDS = 1
 LOOPBACK = ("https://localhost:", "https://127.0.0.1:")
@@ -209,9 +209,3 @@ def _look_up_addresses(client: "MLClient") -> None:
             "The workspace's address for run history did not give a usable answer.",
             "Check the network and Azure's status page, then start it again with the same key.",
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an SDK error, without colours: the rest repeats headers and trace ids."""
-    lines = COLOUR.sub("", str(error)).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -1,13 +1,15 @@
 """What an error of the SDK means for the reader of the report: a name, the service's words, and what to do next."""
 
+import re
+
 from retune.errors import CloudError, RetuneError
-from retune.workspace import first_line
 
 GO_ON = "Start it again with the same key: it goes on where it stopped."
 # Statuses that a repeat may not meet again.
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 MLFLOW = "mlflow.exceptions"
 SDK = "azure.ai.ml.exceptions"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 BY_STATUS = {
     401: ("NotSignedIn", "Sign in again, or check that the credential is not expired or revoked."),
     403: (
@@ -73,3 +75,9 @@ def _origin(error: BaseException) -> BaseException:
     while type(found).__module__ == SDK and found.__context__ is not None:
         found = found.__context__
     return found if isinstance(found, AzureError) else error
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an SDK error, without colours: the rest repeats headers and trace ids."""
+    lines = COLOUR.sub("", str(error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

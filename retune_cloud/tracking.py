@@ -5,8 +5,9 @@ import sys
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from retune import workspace as cloud
 from retune.errors import CloudError
+from retune_cloud import workspace as cloud
+from retune_cloud.sdk_errors import first_line
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -28,7 +29,7 @@ def load_mlflow() -> None:
             del sys.modules[name]
         raise CloudError(
             "CloudUnreachable",
-            f"The address of the cloud in {cloud.METADATA_URL} gave no usable answer: {cloud.first_line(error)}",
+            f"The address of the cloud in {cloud.METADATA_URL} gave no usable answer: {first_line(error)}",
             "Check the network and Azure's status page, then start it again.",
         ) from error
 
