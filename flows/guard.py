@@ -32,7 +32,7 @@ from pydantic import BaseModel
 from retune.errors import CloudError
 from retune.folders import home
 from retune.request import Workspace
-from retune_cloud import ledger
+from retune_cloud import cleanup, ledger
 from retune_cloud import workspace as cloud
 
 T = TypeVar("T")
@@ -61,6 +61,11 @@ class Guarded(BaseModel):
     flow_run_id: str
     run_count: int
     worker: int | None
+
+    @property
+    def claim(self) -> cleanup.Claim:
+        """What the dead run held."""
+        return cleanup.Claim(self.key, self.holder)
 
 
 class Guard:
@@ -138,7 +143,7 @@ def _load() -> None:
 def clean_up(guarded: Guarded, worker: int | None, *, cancel_now: bool) -> None:
     """Delete the run's endpoints, then see to its job and to its state in Prefect."""
     log.info("run %s ended without a word; cleaning up", guarded.key)
-    _persist(guarded, lambda: [ledger.ask_deletion(guarded.workspace, end.name) for end in _endpoints(guarded)])
+    _persist(guarded, lambda: cleanup.request_deletions(guarded.workspace, guarded.claim))
     if cancel_now or _ends_within(worker, WORKER_SECONDS):
         _persist(guarded, lambda: _cancel(guarded))
     settled = time.monotonic() + SETTLED_SECONDS
@@ -169,33 +174,22 @@ def _persist(guarded: Guarded, act: Callable[[], T]) -> T | None:
             time.sleep(LOOK_EVERY_SECONDS)
 
 
-def _endpoints(guarded: Guarded) -> list[ledger.OwnEndpoint]:
-    """The endpoints that the run made, but for one that it left up on purpose."""
-    found = ledger.list_endpoints(guarded.workspace, guarded.key)
-    return [endpoint for endpoint in found if endpoint.holder == guarded.holder and not endpoint.kept]
-
-
 def _delete_endpoints(guarded: Guarded) -> bool:
     """Whether a request of the run may still bring an endpoint: those that are there are gone after this."""
-    for endpoint in _endpoints(guarded):
-        ledger.delete_endpoint(guarded.workspace, endpoint.name, guarded.delete_minutes)
+    cleanup.end(guarded.workspace, guarded.claim, guarded.delete_minutes, job=False)
     return True
 
 
 def _cancel(guarded: Guarded) -> None:
-    job = ledger.last_job(guarded.workspace, guarded.key)
-    if job and job.status not in ledger.ENDING and job.holder == guarded.holder:
-        ledger.ask_cancellation(guarded.workspace, job.name)
+    cleanup.cancel_job(guarded.workspace, guarded.claim, ledger.last_job(guarded.workspace, guarded.key))
 
 
 def _held_job(guarded: Guarded) -> bool:
-    """Whether the job still waits for somebody to take it over; it is cancelled when the lease has lapsed."""
+    """Whether the job still waits for somebody to take it over; it is cancelled when its lease has expired."""
     job = ledger.last_job(guarded.workspace, guarded.key)
     if job is None or job.status in ledger.ENDING or job.holder != guarded.holder:
         return False
-    if job.lapsed:
-        ledger.ask_cancellation(guarded.workspace, job.name)
-    return not job.lapsed
+    return cleanup.cancel_job(guarded.workspace, guarded.claim._replace(leftover=True), job) is None
 
 
 def _mark_crashed(guarded: Guarded) -> None:

@@ -22,21 +22,9 @@ def clean_up_after(flow: Flow, flow_run: FlowRun, state: State) -> None:
     has taken over is left to that run.
     """
     # Only here: whoever shows or starts the flow has nothing to clean up.
-    from retune import names
-    from retune_cloud import ledger
+    from retune_cloud import cleanup
 
     request = complete_stored(flow_run.parameters, flow_run.deployment_id)
     key = flow_run.parameters.get("run_key") or str(flow_run.id)
-    left = [
-        endpoint
-        for endpoint in ledger.list_endpoints(request.workspace, key)
-        if names.holding_flow_run(endpoint.holder) == str(flow_run.id) and not endpoint.kept
-    ]
-    for endpoint in left:
-        ledger.ask_deletion(request.workspace, endpoint.name)
-    job = ledger.last_job(request.workspace, key)
-    held = job is not None and names.holding_flow_run(job.holder) == str(flow_run.id)
-    if held and state.is_cancelled() and job.status not in ledger.ENDING:
-        ledger.ask_cancellation(request.workspace, job.name)
-    for endpoint in left:
-        ledger.delete_endpoint(request.workspace, endpoint.name, request.limits.delete_minutes, asked=True)
+    claim = cleanup.Claim(key, flow_run=str(flow_run.id))
+    cleanup.end(request.workspace, claim, request.limits.delete_minutes, job=state.is_cancelled())

@@ -28,11 +28,10 @@ from retune.request import Request
 from retune.summary import decision_text
 from retune.texts import redact
 from retune.waiting import STOP
-from retune_cloud import ledger
+from retune_cloud import cleanup, ledger
 from retune_cloud.sdk_errors import explain
 from retune_cloud.workspace import find_address, first_line
 from tasks.job import Submission
-from tasks.job_end import cancel_run
 from tasks.metrics import JobMetrics
 from tasks.showing import PAGE, show_summary
 from tasks.teardown import delete_endpoint
@@ -111,15 +110,25 @@ class Recorder:
 
     def cancel_job(self, error: BaseException) -> None:
         """Ask for the job's cancellation, unless another start has taken it over."""
-        held = self.report.job is not None
-        status = None
-        if not self.watch.lost():
-            status = cancel_run(self.request, self.key, self.watch.holder, held=held)
+        status = None if self.watch.lost() else self._cancel_held_job()
         if self.report.job and status:
             self.report.job = self.report.job.model_copy(update={"status": status})
         # Without a status there may be a job whose submission was cut off, but not when the service refused it.
         refused = isinstance(error, RetuneError) and not isinstance(error, Stopped) and self.report.job is None
         self.job_settled = status is not None or refused or self.watch.taken_over
+
+    def _cancel_held_job(self) -> str | None:
+        """Status of the run's last job, whose cancellation is asked for; None for another's, or one not to be read."""
+        from azure.core.exceptions import AzureError
+
+        workspace = self.request.workspace
+        # Once this start has held the job, tags of an earlier one are late.
+        claim = cleanup.Claim(self.key, self.watch.holder, earlier=self.report.job is not None)
+        try:
+            return cleanup.cancel_job(workspace, claim, ledger.last_job(workspace, self.key))
+        except AzureError as error:
+            log.error("the job of run %s could not be cancelled: %s", self.key, first_line(error))
+            return None
 
     def starts_serving(self) -> None:
         """From now on the endpoint costs money."""
@@ -129,15 +138,12 @@ class Recorder:
         """Names of what earlier starts of the run have left up, kept or not; this start makes its own."""
         from azure.core.exceptions import AzureError
 
-        workspace = self.request.workspace
+        claim = cleanup.Claim(self.key, self.watch.holder, earlier=True, kept=True)
         try:
-            found = [end.name for end in ledger.list_endpoints(workspace, self.key) if end.holder < self.watch.holder]
+            return cleanup.request_deletions(self.request.workspace, claim)
         except AzureError as error:
             log.warning("earlier endpoints could not be listed; the sweep deletes them: %s", first_line(error))
             return []
-        for name in found:
-            ledger.ask_deletion(workspace, name)
-        return found
 
     def release_guard(self) -> None:
         """Let the guard end, or leave to it what this run could not see through."""
@@ -341,7 +347,7 @@ def _tear_down(run: Recorder, beside: list[PrefectFuture]) -> None:
     shown = ", ".join([*own, *run.earlier_endpoints])
     by = f" and expires {endpoint.expires:%H:%M} UTC" if own else ""
     with SIGNALS.deferred(f"deleting endpoint {shown}, which costs money{by},"):
-        asked = bool(own) and ledger.ask_deletion(run.request.workspace, endpoint.name)
+        asked = bool(own) and cleanup.request_deletion(run.request.workspace, endpoint.name)
         STOP.set()
         for future in beside:
             with contextlib.suppress(TimeoutError):

@@ -19,7 +19,7 @@ from prefect.states import Completed, Failed, State
 from retune.folders import keep_report
 from retune.report import Swept
 from retune.request import Workspace
-from tasks.sweep import cancel_job, delete_endpoint, find_leftovers
+from tasks.sweep import cancel_job, delete_leftover, find_leftovers
 
 log = logging.getLogger("retune.sweep")
 
@@ -34,7 +34,7 @@ def sweep(workspace: Workspace = ENVIRONMENT, dry_run: bool = False, delete_minu
     """What outlived its run, ended; with `dry_run` only found. The report is kept under `.retune/runs`."""
     swept = find_leftovers(workspace).model_copy(update={"dry_run": dry_run})
     if not dry_run:
-        deleting = [delete_endpoint.submit(workspace, endpoint, delete_minutes) for endpoint in swept.endpoints]
+        deleting = [delete_leftover.submit(workspace, endpoint, delete_minutes) for endpoint in swept.endpoints]
         jobs = [cancel_job(workspace, job) for job in swept.jobs]
         swept = swept.model_copy(update={"jobs": jobs, "endpoints": [future.result() for future in deleting]})
     SWEPT[str(flow_run.get_id())] = swept

@@ -12,8 +12,7 @@ from retune.printing import for_terminal, screen
 from retune.report import Part
 from retune.request import Request, Workspace
 from retune.texts import escape_json
-from retune_cloud import ledger
-from retune_cloud import workspace as cloud
+from retune_cloud import cleanup, ledger
 
 
 class HeldJob(Part):
@@ -103,14 +102,7 @@ def end_holdings(workspace: Workspace, key: str, minutes: float) -> None:
     Raises:
         WaitExpired: an endpoint is still there after `minutes`.
     """
-    endpoints = [endpoint.name for endpoint in ledger.list_endpoints(workspace, key)]
-    for name in endpoints:
-        ledger.ask_deletion(workspace, name)
-    job = ledger.last_job(workspace, key)
-    if job and job.status not in ledger.ENDING:
-        ledger.ask_cancellation(workspace, job.name)
-    for name in endpoints:
-        ledger.delete_endpoint(workspace, name, minutes, asked=True)
+    cleanup.end(workspace, cleanup.Claim(key, kept=True), minutes, job=True)
 
 
 def render_holdings(holdings: Holdings) -> None:
@@ -140,15 +132,9 @@ def _minute(moment: datetime) -> str:
 
 
 def _registered_model(workspace: Workspace, job: ledger.OwnJob) -> str | None:
-    from azure.core.exceptions import ResourceNotFoundError
-
     request = names.read_request(job.properties)
     if request is None:
         return None
     name = names.registered_model_name(request)
     version = names.model_version(job.created, job.key, job.attempt)
-    try:
-        cloud.workspace_client(workspace).models.get(name, version=version)
-    except ResourceNotFoundError:
-        return None
-    return f"{name}:{version}"
+    return f"{name}:{version}" if ledger.find_model(workspace, name, version) else None

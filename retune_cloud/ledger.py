@@ -1,40 +1,28 @@
-"""What the workspace holds of Retune's runs, and the few ways to end it. The cloud is the only ledger.
+"""What the workspace holds of Retune's runs, and what is written into their tags. The cloud is the only ledger.
 
 A job or an endpoint is Retune's own when its tags name a run key and an attempt AND its name is the one that this key
-and attempt give in this workspace. Nothing else is ever touched here.
-
-A live run renews the lease in its job's tags. A job whose lease has lapsed belongs to no one, and so does the endpoint
-that goes with it; an endpoint also has an expiry of its own.
+and attempt give in this workspace. Nothing else is ever read or changed here; `retune_cloud.cleanup` ends it.
 Knows nothing of Prefect; used by the flow, its guard, the sweep and the command line.
 """
 
-import logging
-import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
 from retune import names
 from retune.report import Decision, RegisteredModel
 from retune.request import Workspace
-from retune.waiting import wait_until
 from retune_cloud import workspace as cloud
-from retune_cloud.sdk_errors import first_line
+from retune_cloud.sdk_errors import if_exists
 
 if TYPE_CHECKING:
-    from azure.ai.ml.entities import Job, OnlineEndpoint
-
-log = logging.getLogger("retune.ledger")
+    from azure.ai.ml.entities import Job, Model, OnlineEndpoint
 
 ENDED_BADLY = ("Failed", "Canceled")
 ENDED = ("Completed", *ENDED_BADLY)
 ENDING = (*ENDED, "CancelRequested", "Finalizing")
 ATTEMPTS = 20
-LOOK_EVERY_SECONDS = 1.0
-ASK_AGAIN_SECONDS = 5.0
-# An endpoint this young may be older than what the service shows of its job.
-GRACE_SECONDS = 300
 
 
 class OwnJob(NamedTuple):
@@ -51,11 +39,6 @@ class OwnJob(NamedTuple):
     # Its model has answered.
     good: bool
     decision: Decision | None
-
-    @property
-    def lapsed(self) -> bool:
-        """Whether no live run holds it."""
-        return self.alive_until is not None and self.alive_until < datetime.now(UTC)
 
 
 class OwnEndpoint(NamedTuple):
@@ -78,12 +61,9 @@ def job_status(job: "Job") -> str:
 
 def find_job(workspace: Workspace, key: str, attempt: int) -> OwnJob | None:
     """The job of one attempt, if it is there and Retune's own."""
-    from azure.core.exceptions import ResourceNotFoundError
-
-    try:
-        return _own_job(cloud.workspace_client(workspace).jobs.get(names.job_name(key, attempt)))
-    except ResourceNotFoundError:
-        return None
+    client, name = cloud.workspace_client(workspace), names.job_name(key, attempt)
+    job = if_exists(lambda: client.jobs.get(name))
+    return None if job is None else _own_job(job)
 
 
 def jobs_of(workspace: Workspace, key: str) -> Iterator[OwnJob]:
@@ -102,13 +82,15 @@ def last_job(workspace: Workspace, key: str) -> OwnJob | None:
 
 def find_endpoint(workspace: Workspace, name: str) -> OwnEndpoint | None:
     """The endpoint of that name, if it is there and Retune's own."""
-    from azure.core.exceptions import ResourceNotFoundError
+    client = cloud.workspace_client(workspace)
+    endpoint = if_exists(lambda: client.online_endpoints.get(name))
+    return None if endpoint is None else _own_endpoint(endpoint, cloud.find_address(workspace).id)
 
-    try:
-        found = cloud.workspace_client(workspace).online_endpoints.get(name)
-    except ResourceNotFoundError:
-        return None
-    return _own_endpoint(found, cloud.find_address(workspace).id)
+
+def find_model(workspace: Workspace, name: str, version: str) -> "Model | None":
+    """A version of a registered model, if it is there."""
+    client = cloud.workspace_client(workspace)
+    return if_exists(lambda: client.models.get(name, version=version))
 
 
 def list_jobs(workspace: Workspace) -> Iterator[OwnJob]:
@@ -126,31 +108,6 @@ def list_endpoints(workspace: Workspace, key: str | None = None) -> Iterator[Own
         own = _own_endpoint(endpoint, place)
         if own and key in (None, own.key):
             yield own
-
-
-def why_leftover(workspace: Workspace, endpoint: OwnEndpoint) -> str | None:
-    """Why nobody needs the endpoint any more; None while somebody may."""
-    now = datetime.now(UTC)
-    if endpoint.expires and endpoint.expires < now:
-        return f"its expiry {_text(endpoint.expires)} has passed"
-    if endpoint.kept:
-        return None
-    job = find_job(workspace, endpoint.key, endpoint.attempt)
-    if job is None:
-        age = (now - endpoint.created).total_seconds() if endpoint.created else 0
-        return "its run has no job" if age > GRACE_SECONDS else None
-    if job.status in ENDED_BADLY:
-        return f"its run's job ended {job.status}"
-    if endpoint.holder < job.holder:
-        return "a later start of its run has an endpoint of its own"
-    return f"its run gave no sign of life since {_text(job.alive_until)}" if job.lapsed else None
-
-
-def why_orphaned(job: OwnJob) -> str | None:
-    """Why the job is to be cancelled; None when it has ended or a live run holds it."""
-    if job.status in ENDING or not job.lapsed:
-        return None
-    return f"its run gave no sign of life since {_text(job.alive_until)}"
 
 
 def renew_lease(workspace: Workspace, job: str, minutes: float, holder: str) -> None:
@@ -171,66 +128,6 @@ def note_decision(workspace: Workspace, job: str, decision: Decision, model: Reg
         registered = client.models.get(model.name, version=model.version)
         registered.tags |= tags
         client.models.create_or_update(registered)
-
-
-def ask_cancellation(workspace: Workspace, job: str) -> None:
-    """Ask for a job's cancellation, without waiting for it."""
-    cloud.workspace_client(workspace).jobs.begin_cancel(job)
-    log.warning("asked for the cancellation of %s", job)
-
-
-def ask_deletion(workspace: Workspace, name: str) -> bool:
-    """Ask for an endpoint's deletion, without waiting for it; False when the service did not take the request."""
-    from azure.core.exceptions import AzureError
-
-    try:
-        cloud.workspace_client(workspace).online_endpoints.begin_delete(name)
-    except AzureError as error:
-        log.warning("endpoint %s is not deleted yet: %s", name, first_line(error))
-        return False
-    log.info("asked for the deletion of endpoint %s", name)
-    return True
-
-
-def delete_endpoint(
-    workspace: Workspace,
-    name: str,
-    minutes: float,
-    *,
-    asked: bool = False,
-    wanted: Callable[[], bool] = lambda: True,
-) -> bool:
-    """True once a GET of the endpoint answers 404, also when there never was one; False when it is no longer `wanted`.
-
-    The service refuses a deletion while it still changes the endpoint, so the request is repeated until it is taken.
-    `asked`: the request was sent a moment ago. `wanted` is called before each request: a run may have
-    given a sign of life since the endpoint was found.
-
-    Raises:
-        WaitExpired: it is still there after `minutes`; the message has the command that deletes it.
-    """
-    asked_at = time.monotonic() if asked else -ASK_AGAIN_SECONDS
-
-    def gone() -> bool | None:
-        nonlocal asked_at
-        if not _exists(workspace, name):
-            log.info("endpoint %s is deleted (404)", name)
-            return True
-        if time.monotonic() - asked_at >= ASK_AGAIN_SECONDS:
-            if not wanted():
-                return False
-            ask_deletion(workspace, name)
-            asked_at = time.monotonic()
-        return None
-
-    return wait_until(
-        gone,
-        seconds=minutes * 60,
-        every=LOOK_EVERY_SECONDS,
-        what=f"Deletion of endpoint '{name}'",
-        fix=f"It costs money. Delete it: az ml online-endpoint delete --name {name} --yes",
-        stoppable=False,
-    )
 
 
 def _own_job(job: "Job") -> OwnJob | None:
@@ -265,20 +162,3 @@ def _own_endpoint(endpoint: "OnlineEndpoint", place: str) -> OwnEndpoint | None:
         expires=names.read_moment(endpoint.tags, names.EXPIRES_TAG),
         kept=endpoint.tags.get(names.KEPT_TAG) == "true",
     )
-
-
-def _exists(workspace: Workspace, name: str) -> bool:
-    """False when the service answers 404; what cannot be read now counts as there."""
-    from azure.core.exceptions import AzureError, ResourceNotFoundError
-
-    try:
-        cloud.workspace_client(workspace).online_endpoints.get(name)
-    except ResourceNotFoundError:
-        return False
-    except AzureError as error:
-        log.warning("endpoint %s could not be read: %s", name, first_line(error))
-    return True
-
-
-def _text(moment: datetime | None) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC" if moment else "ever"

@@ -1,8 +1,13 @@
 """What an error of the SDK means for the reader of the report: a name, the service's words, and what to do next."""
 
+import contextlib
 import re
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from retune.errors import CloudError, RetuneError
+
+T = TypeVar("T")
 
 GO_ON = "Start it again with the same key: it goes on where it stopped."
 # Statuses that a repeat may not meet again.
@@ -81,3 +86,29 @@ def first_line(error: Exception) -> str:
     """The first line of an SDK error, without colours: the rest repeats headers and trace ids."""
     lines = COLOUR.sub("", str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def if_exists(read: Callable[[], T]) -> T | None:
+    """What `read` returns; None when the service answers 404."""
+    from azure.core.exceptions import ResourceNotFoundError
+
+    try:
+        return read()
+    except ResourceNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def refusal(code: str, subject: str, fix: str, details: Callable[[], str] = str) -> Iterator[None]:
+    """The service's refusal of the body's call becomes a CloudError: `subject`, the service's words, and `details`.
+
+    Failures that a repeat may not meet again pass as they are.
+    """
+    from azure.core.exceptions import HttpResponseError
+
+    try:
+        yield
+    except HttpResponseError as error:
+        if is_transient(error):
+            raise
+        raise CloudError(code, f"{subject}: {first_line(error)}{details()}", fix) from error

@@ -1,4 +1,4 @@
-"""Wait for the training job to complete, and cancel it when the run ends other than well.
+"""Wait for the training job to complete.
 
 The wait is our own loop, because `jobs.stream` returns without an error for jobs that were cancelled.
 """
@@ -54,27 +54,6 @@ def wait_for_job(request: Request, submission: Submission) -> JobReport:
         raise _failure(client, submission.job, status, logs)
     seconds = (datetime.now(UTC) - submission.job.created).total_seconds()
     return submission.job.model_copy(update={"status": status, "seconds": round(seconds, 1)})
-
-
-def cancel_run(request: Request, key: str, holder: str, *, held: bool) -> str | None:
-    """Ask for the cancellation of the run's job, if `holder` holds one that still goes on. Does not wait.
-
-    The status of the run's last job afterwards; None when there is none, or another's, or it cannot be read.
-    `held`: it has held the job; late tags of an earlier holder do not count then.
-    """
-    from azure.core.exceptions import AzureError
-
-    try:
-        job = ledger.last_job(request.workspace, key)
-        if job is None or job.holder > holder or (job.holder < holder and not held):
-            return None
-        if job.status in ledger.ENDED:
-            return job.status
-        ledger.ask_cancellation(request.workspace, job.name)
-    except AzureError as error:
-        log.error("the job of run %s could not be cancelled: %s", key, first_line(error))
-        return None
-    return "CancelRequested"
 
 
 def _follow(request: Request, submission: Submission, logs: StepLogs) -> str:

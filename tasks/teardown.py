@@ -4,7 +4,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from retune.request import Request
-from retune_cloud import ledger
+from retune_cloud import cleanup
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
@@ -16,5 +16,5 @@ def delete_endpoint(request: Request, name: str, asked: bool) -> bool:
     Raises:
         WaitExpired: it is still there after limits.delete_minutes; the message has the command that deletes it.
     """
-    ledger.delete_endpoint(request.workspace, name, request.limits.delete_minutes, asked=asked)
+    cleanup.delete_endpoint(request.workspace, name, request.limits.delete_minutes, requested=asked)
     return True

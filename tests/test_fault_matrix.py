@@ -143,12 +143,12 @@ def service(session_emulator: Emulator) -> Service:
 @pytest.fixture
 def emulator(service: Service, monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     """The emulator, with its variables set and no faults, for a process that has asked it nothing yet."""
-    from retune_cloud import ledger, tracking, workspace
+    from retune_cloud import cleanup, tracking, workspace
 
     for cache in (workspace._client, workspace.credential, tracking.tracking_client):
         cache.cache_clear()
-    monkeypatch.setattr(ledger, "LOOK_EVERY_SECONDS", 0.2)
-    monkeypatch.setattr(ledger, "ASK_AGAIN_SECONDS", 1.0)
+    monkeypatch.setattr(cleanup, "LOOK_EVERY_SECONDS", 0.2)
+    monkeypatch.setattr(cleanup, "REPEAT_SECONDS", 1.0)
     with Variables(service.emulator.env):
         yield service.emulator
     service.admin("DELETE", "faults")

@@ -6,10 +6,11 @@ from conftest import Emulator
 from chatdata.data_step import prepare
 from retune.errors import CloudError
 from retune.request import load
+from retune_cloud import ledger
+from retune_cloud.cleanup import Claim, cancel_job
 from tasks.compute import inspect_compute
 from tasks.data_assets import register_data
 from tasks.job import submit_job
-from tasks.job_end import cancel_run
 from tasks.model import read_model
 
 
@@ -25,9 +26,11 @@ def test_a_job_is_cancelled_by_its_holder_only(emulator: Emulator) -> None:
         repeat = submit_job.fn(request, "owned", "2", *facts)
         with pytest.raises(CloudError, match=r"training\.seed: None there, 7 here") as refusal:
             submit_job.fn(other, "owned", "3", *facts)
-        not_theirs = [cancel_run(request, "owned", holder, held=held) for holder, held in (("1", True), ("3", False))]
+        job = ledger.last_job(request.workspace, "owned")
+        claims = Claim("owned", "1", earlier=True), Claim("owned", "3")
+        not_theirs = [cancel_job(request.workspace, claim, job) for claim in claims]
         still = emulator.client().jobs.get("retune-owned-1").status
-        ours = cancel_run(request, "owned", "2", held=True)
+        ours = cancel_job(request.workspace, Claim("owned", "2", earlier=True), job)
     finally:
         emulator.admin("DELETE", "/admin/faults")
 

@@ -44,7 +44,7 @@ def imported_packages(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_imports_go_downward_only(package: str) -> None:
-    """flows -> tasks -> chatdata -> retune_cloud -> retune; the emulator and the trainer import nothing of ours but one rule."""
+    """Each room imports from those below it; the emulator and the trainer import nothing of ours but one rule."""
     wrong = {
         f"{path.relative_to(ROOT)} imports {name}"
         for path in (ROOT / package).rglob("*.py")

@@ -8,7 +8,7 @@ from conftest import Emulator
 
 from retune import names
 from retune.request import Workspace
-from retune_cloud import ledger
+from retune_cloud import cleanup, ledger
 from retune_cloud.workspace import find_address
 
 LOCAL = Workspace(emulator=True)
@@ -98,8 +98,8 @@ def test_only_what_tags_and_name_prove_is_our_own(endpoints: dict[str, str]) -> 
     own = {endpoint.name: endpoint for endpoint in ledger.list_endpoints(LOCAL, "ledger-tests")}
 
     assert own.keys() == {endpoints["expired"], endpoints["kept"]}
-    assert "has passed" in str(ledger.why_leftover(LOCAL, own[endpoints["expired"]]))
-    assert ledger.why_leftover(LOCAL, own[endpoints["kept"]]) is None
+    assert "has passed" in str(cleanup.find_leftover_reason(LOCAL, own[endpoints["expired"]]))
+    assert cleanup.find_leftover_reason(LOCAL, own[endpoints["kept"]]) is None
 
 
 def test_a_fresh_endpoint_without_a_visible_job_is_given_time(endpoints: dict[str, str]) -> None:
@@ -108,5 +108,5 @@ def test_a_fresh_endpoint_without_a_visible_job_is_given_time(endpoints: dict[st
     young = own[endpoints["kept"]]._replace(kept=False)
     old = young._replace(created=PAST)
 
-    assert ledger.why_leftover(LOCAL, young) is None
-    assert ledger.why_leftover(LOCAL, old) == "its run has no job"
+    assert cleanup.find_leftover_reason(LOCAL, young) is None
+    assert cleanup.find_leftover_reason(LOCAL, old) == "its run has no job"
