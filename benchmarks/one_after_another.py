@@ -10,6 +10,7 @@ import sys
 
 from retune import names
 from retune.request import load
+from retune_cloud.cleanup import delete_endpoint
 from retune_cloud.tracking import load_mlflow
 from tasks.auth import sign_in
 from tasks.compute import check_sizes, ensure_cluster, inspect_compute
@@ -22,7 +23,6 @@ from tasks.metrics import read_metrics
 from tasks.model import read_model
 from tasks.register import register_model
 from tasks.score import ask
-from tasks.teardown import delete_endpoint
 
 
 def main(key: str, assignments: list[str]) -> None:
@@ -44,7 +44,7 @@ def main(key: str, assignments: list[str]) -> None:
         deploy.fn(request, endpoint, registered)
         answers = ask.fn(request, endpoint, data)
     finally:
-        delete_endpoint.fn(request, endpoint.name, asked=False)
+        delete_endpoint(request.workspace, endpoint.name, request.limits.delete_minutes)
     print(f"{len(answers)} answers", file=sys.stderr)
 
 

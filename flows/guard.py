@@ -8,7 +8,7 @@ means that the run has died: killed, out of memory, or its worker was told to en
 
 - The endpoint is deleted at once.
 - The job is cancelled at once after `cancel`, or when the worker that started the run has ended too: a shutdown.
-  Otherwise it goes on until its lease lapses, for a start with the same key to take over.
+  Otherwise it goes on until its lease expires, for an execution with the same key to take over.
 - The run is marked Crashed in Prefect, where it would stay Running for ever.
 
 What this process does is in `guard.log` beside the reports.
@@ -22,32 +22,33 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal
 
 from pydantic import BaseModel
 
 from retune.errors import CloudError
 from retune.folders import home
 from retune.request import Workspace
+from retune.waiting import poll
 from retune_cloud import cleanup, ledger
 from retune_cloud import workspace as cloud
 
-T = TypeVar("T")
 log = logging.getLogger("retune.guard")
 
 # Requests that were on their way when the run died have had their effect by then.
-SETTLED_SECONDS = 10
+SETTLE_SECONDS = 10
 # A worker that is told to end kills its runs first and ends after them.
 WORKER_SECONDS = 8
 LOOK_EVERY_SECONDS = 1.0
 # The SDK takes seconds of processor time to load, which a starting run needs itself and a short run's guard never uses.
 LOAD_AFTER_SECONDS = 60
-# How long a service that does not answer is asked again. An emulator on this machine does not come back by itself.
+# How long a service that does not answer is asked again. One on this machine does not come back by itself.
 PATIENCE_SECONDS = 600
-PATIENCE_WITH_EMULATOR_SECONDS = 5
+LOCAL_PATIENCE_SECONDS = 5
+# What a lease may last longer, where the service's clock and this machine's differ.
+CLOCK_SECONDS = 300
 
 
 class Guarded(BaseModel):
@@ -143,53 +144,53 @@ def _load() -> None:
 def clean_up(guarded: Guarded, worker: int | None, *, cancel_now: bool) -> None:
     """Delete the run's endpoints, then see to its job and to its state in Prefect."""
     log.info("run %s ended without a word; cleaning up", guarded.key)
-    _persist(guarded, lambda: cleanup.request_deletions(guarded.workspace, guarded.claim))
+    workspace, claim = guarded.workspace, guarded.claim
+
+    def request_deletions() -> None:
+        cleanup.request_deletions(workspace, claim)
+
+    def delete_endpoints() -> None:
+        cleanup.end(workspace, claim, guarded.delete_minutes, job=False)
+
+    def cancel_job() -> None:
+        cleanup.cancel_job(workspace, claim, ledger.last_job(workspace, guarded.key))
+
+    _persist(guarded.key, request_deletions)
     if cancel_now or _ends_within(worker, WORKER_SECONDS):
-        _persist(guarded, lambda: _cancel(guarded))
-    settled = time.monotonic() + SETTLED_SECONDS
-    while _persist(guarded, lambda: _delete_endpoints(guarded)) and time.monotonic() < settled:
-        time.sleep(LOOK_EVERY_SECONDS)
+        _persist(guarded.key, cancel_job)
+    # A request of the run that was on its way may still create an endpoint.
+    poll(lambda: _persist(guarded.key, delete_endpoints), seconds=SETTLE_SECONDS, every=LOOK_EVERY_SECONDS)
     if cancel_now:
-        # A submission that was on its way when the run was told to stop is there by now.
-        _persist(guarded, lambda: _cancel(guarded))
+        # A submission that was on its way when the run was told to stop has arrived by now.
+        _persist(guarded.key, cancel_job)
     _mark_crashed(guarded)
-    while _persist(guarded, lambda: _held_job(guarded)):
-        time.sleep(LOOK_EVERY_SECONDS)
+    lease = guarded.lease_minutes * 60 + CLOCK_SECONDS
+    poll(lambda: _persist(guarded.key, lambda: _is_job_over(guarded)), seconds=lease, every=LOOK_EVERY_SECONDS)
     log.info("run %s: nothing is left to do", guarded.key)
 
 
-def _persist(guarded: Guarded, act: Callable[[], T]) -> T | None:
-    """What `act` returns, tried again while the service does not answer; None when patience ends."""
+def _persist(key: str, act: Callable[[], bool | None]) -> bool | None:
+    """What `act` returns, tried again while the service does not answer; True when patience ends."""
     from azure.core.exceptions import AzureError
 
-    patience = PATIENCE_WITH_EMULATOR_SECONDS if guarded.workspace.emulator else PATIENCE_SECONDS
-    deadline = time.monotonic() + patience
-    while True:
+    def attempt() -> tuple[bool | None] | None:
         try:
-            return act()
+            return (act(),)
         except (AzureError, CloudError, OSError) as error:
-            log.warning("run %s: %s", guarded.key, error)
-            if time.monotonic() > deadline:
-                return None
-            time.sleep(LOOK_EVERY_SECONDS)
+            log.warning("run %s: %s", key, error)
+            return None
+
+    patience = LOCAL_PATIENCE_SECONDS if cloud.is_local() else PATIENCE_SECONDS
+    answer = poll(attempt, seconds=patience, every=LOOK_EVERY_SECONDS)
+    return answer[0] if answer else True
 
 
-def _delete_endpoints(guarded: Guarded) -> bool:
-    """Whether a request of the run may still bring an endpoint: those that are there are gone after this."""
-    cleanup.end(guarded.workspace, guarded.claim, guarded.delete_minutes, job=False)
-    return True
-
-
-def _cancel(guarded: Guarded) -> None:
-    cleanup.cancel_job(guarded.workspace, guarded.claim, ledger.last_job(guarded.workspace, guarded.key))
-
-
-def _held_job(guarded: Guarded) -> bool:
-    """Whether the job still waits for somebody to take it over; it is cancelled when its lease has expired."""
+def _is_job_over(guarded: Guarded) -> bool | None:
+    """True when the job needs nothing more: it is cancelled when its lease has expired; None while it has not."""
     job = ledger.last_job(guarded.workspace, guarded.key)
     if job is None or job.status in ledger.ENDING or job.holder != guarded.holder:
-        return False
-    return cleanup.cancel_job(guarded.workspace, guarded.claim._replace(leftover=True), job) is None
+        return True
+    return True if cleanup.cancel_job(guarded.workspace, guarded.claim._replace(leftover=True), job) else None
 
 
 def _mark_crashed(guarded: Guarded) -> None:

@@ -1,8 +1,16 @@
 """The recipe: base model and chat data to a model that is registered and has answered, in the order of its steps."""
 
+import sys
+import time
+
 from prefect.states import State
 
-from flows.recording import gather, holding, is_completed, recording
+from flows.background import gather, is_completed
+from flows.outcome import final_state
+from flows.recording import RunState, add_metrics, begin, recorded
+from flows.signals import SIGNALS
+from flows.teardown import follow, release_guard, settle_job, start_guard, tear_down
+from retune.report import Status
 from retune.request import Request
 from tasks.approval import ask_person, note_decision
 from tasks.auth import sign_in
@@ -21,62 +29,78 @@ from tasks.unchanged import find_same_model, mark_good
 
 def retrain(request: Request, run_key: str | None, force: bool) -> State:
     """The state of a run of the recipe; its report is kept under `.retune/runs`."""
-    with recording(request, run_key) as run:
-        report = run.report
-        report.identity = sign_in(request.workspace)
+    run = begin(request, run_key)
+    with SIGNALS.watched():
+        try:
+            with recorded(run), run.watch.watching(request):
+                run.ends_as = fine_tune(run, force)
+        finally:
+            release_guard(run)
+    return final_state(run.report)
 
-        # Nothing is created before all three are known to be good. The longest is here, where a signal reaches it.
-        reading = read_model.submit(request)
-        inspecting = inspect_compute.submit(request)
-        checking = check_sizes.submit(request, reading, inspecting)
-        preparing = prepare_data(request, return_state=True)
-        model, compute, data, _ = gather(reading, inspecting, preparing, checking)
-        report.model, report.compute, report.data = model.model, compute.used, data
-        report.parameters, report.warnings = model.parameters, [*model.warnings, *data.warnings]
 
-        if run.is_first_start and not force and (same := find_same_model(request, model, data)):
-            run.skip(same)
+def fine_tune(run: RunState, force: bool) -> Status:
+    """`completed`, `skipped` when nothing has changed, or `declined` by a person. Fills the run's report."""
+    request, report = run.request, run.report
+    report.identity = sign_in(request.workspace)
 
-        clustering = ensure_cluster.submit(request, compute)
-        registering = register_data(request, data, return_state=True)
-        cluster, data = report.compute, report.data = gather(clustering, registering)
-        with holding(run) as beside:
-            submission = submit_job(request, run.key, run.watch.holder, model, cluster, data)
-            run.follow(submission)
-            creating = None
-            if not request.approval.required:
-                # It costs nothing before its deployment, and what is wrong with it shows before the GPU's hours.
-                endpoint = report.endpoint = plan_endpoint(request, submission, compute)
-                creating = create_endpoint.submit(request, endpoint, submission)
-                beside.append(creating)
-            run.job_ended(wait_for_job(request, submission))
+    # Nothing is created before all are known to be good. The longest runs in this thread, which a signal interrupts.
+    reading = read_model.submit(request)
+    inspecting = inspect_compute.submit(request)
+    checking = check_sizes.submit(request, reading, inspecting)
+    preparing = prepare_data(request, return_state=True)
+    model, compute, data, _ = gather(reading, inspecting, preparing, checking)
+    report.model, report.compute, report.data = model.model, compute.used, data
+    report.parameters, report.warnings = model.parameters, [*model.warnings, *data.warnings]
 
-            reading = read_metrics.submit(request, submission.job.name)
-            beside.append(reading)
-            if request.approval.required:
-                run.measured(*gather(reading))
-                if request.approval.before == "traffic":
-                    report.registered_model = register_model(request, submission, model, data)
-                with run.watch.waiting_for_a_person():
-                    report.decision = ask_person(request, submission, report)
-                note_decision(request, submission, report.decision, report.registered_model)
-                if report.decision.answer != "approved":
-                    run.decline()
-                endpoint = report.endpoint = plan_endpoint(request, submission, compute)
+    if run.is_first_start and not force:
+        report.registered_model = find_same_model(request, model, data)
+        if report.registered_model:
+            return "skipped"
 
-            if report.registered_model is None:
-                report.registered_model = register_model(request, submission, model, data, report.decision)
-            if creating is None or not is_completed(creating):
-                # What stood against it while the job ran may be gone.
-                create_endpoint(request, endpoint, submission)
-            run.starts_serving()
-            deploying = deploy.submit(request, endpoint, report.registered_model)
-            beside.append(deploying)
-            run.measured(*gather(reading))
-            (endpoint,) = gather(deploying)
-            report.endpoint = endpoint
-            report.score = ask(request, endpoint, data)
-            mark_good(request, submission)
-            if request.serving.keep:
-                report.endpoint = keep_endpoint(request, endpoint)
-    return run.final_state()
+    clustering = ensure_cluster.submit(request, compute)
+    registering = register_data(request, data, return_state=True)
+    cluster, data = report.compute, report.data = gather(clustering, registering)
+    start_guard(run)
+    try:
+        submission = submit_job(request, run.key, run.watch.holder, model, cluster, data)
+        follow(run, submission)
+        creating = None
+        if not request.approval.required:
+            # It costs nothing before its deployment, and problems surface before the GPU's hours.
+            endpoint = report.endpoint = plan_endpoint(request, submission, compute)
+            creating = create_endpoint.submit(request, endpoint, submission)
+            run.background.append(creating)
+        settle_job(run, wait_for_job(request, submission))
+
+        reading = read_metrics.submit(request, submission.job.name)
+        run.background.append(reading)
+        if request.approval.required:
+            add_metrics(report, *gather(reading))
+            if request.approval.before == "traffic":
+                report.registered_model = register_model(request, submission, model, data)
+            with run.watch.waiting_for_a_person():
+                report.decision = ask_person(request, submission, report)
+            note_decision(request, submission, report.decision, report.registered_model)
+            if report.decision.answer != "approved":
+                return "declined"
+            endpoint = report.endpoint = plan_endpoint(request, submission, compute)
+
+        if report.registered_model is None:
+            report.registered_model = register_model(request, submission, model, data, report.decision)
+        if creating is None or not is_completed(creating):
+            # Creation failed while the job ran; the cause may be gone.
+            create_endpoint(request, endpoint, submission)
+        run.serving_since = time.monotonic()
+        deploying = deploy.submit(request, endpoint, report.registered_model)
+        run.background.append(deploying)
+        add_metrics(report, *gather(reading))
+        (endpoint,) = gather(deploying)
+        report.endpoint = endpoint
+        report.score = ask(request, endpoint, data)
+        mark_good(request, submission)
+        if request.serving.keep:
+            report.endpoint = keep_endpoint(request, endpoint)
+        return "completed"
+    finally:
+        tear_down(run, sys.exception())

@@ -1,7 +1,7 @@
 """A thread beside the run: renews the lease on its job, and stops the run for reasons that come without a signal.
 
 It looks at Prefect (a cancellation in the UI of a run that no worker watches), at the holder of the job's lease
-(another start with the same key has taken over) and at the clock (`limits.total_minutes`).
+(another execution with the same key has taken over) and at the clock (`limits.total_minutes`).
 """
 
 import contextlib
@@ -32,19 +32,18 @@ RENEWALS_PER_LEASE = 3
 
 
 class Watch:
-    """What the run holds, and since when."""
+    """The job that this execution holds, whether another one has taken it over, and the time that counts."""
 
     def __init__(self, flow_run_id: str) -> None:
         self.holder = names.holder_name(flow_run_id)
-        self.taken_over = False
         self.loss: CloudError | None = None
         self._flow_run_id = flow_run_id
         self._began = time.monotonic()
         self._request: Request | None = None
         self._job: tuple[str, int] | None = None
         self._renewed_at = self._looked_at = self._began
-        self._tag_gone = False
-        self._clock_stands = False
+        self._lease_replaced = False
+        self._clock_paused = False
         self._ended = threading.Event()
 
     @contextlib.contextmanager
@@ -69,26 +68,44 @@ class Watch:
     @contextlib.contextmanager
     def waiting_for_a_person(self) -> Iterator[None]:
         """Time of the body does not count towards `limits.total_minutes`."""
-        since, self._clock_stands = time.monotonic(), True
+        since, self._clock_paused = time.monotonic(), True
         try:
             yield
         finally:
             self._began += time.monotonic() - since
-            self._clock_stands = False
+            self._clock_paused = False
+
+    def find_loss(self) -> CloudError | None:
+        """`TakenOver`, when another execution holds the job now; None when not, or when the cloud does not answer."""
+        from azure.core.exceptions import AzureError
+
+        if self._job is None or self.loss:
+            return self.loss
+        try:
+            job = ledger.find_job(self._request.workspace, *self._job)
+        except AzureError as error:
+            log.warning("the job's holder could not be read: %s", first_line(error))
+            return None
+        if job is None:
+            return None
+        # The request of an earlier execution, long on its way, has taken the place of the tags.
+        self._lease_replaced = job.holder < self.holder
+        if job.holder > self.holder:
+            other = names.holding_flow_run(job.holder)
+            text = f"Flow run {other} has started with the same key and goes on with {job.name}."
+            self.loss = CloudError("TakenOver", text, "Follow that run.")
+        return self.loss
 
     def _look(self) -> None:
         with get_client(sync_client=True) as client:
             while not self._ended.wait(LOOK_EVERY_SECONDS):
-                if SIGNALS.reason:
-                    # Its exception may have been swallowed where it struck; the next wait ends.
-                    STOP.set()
-                    SIGNALS.insist()
+                SIGNALS.interrupt()
                 self._look_at_lease()
                 self._look_at_prefect(client)
                 minutes = self._request.limits.total_minutes
-                if not self._clock_stands and time.monotonic() - self._began > minutes * 60:
+                if not self._clock_paused and time.monotonic() - self._began > minutes * 60:
                     text = f"The run is not done after {minutes:g} minutes."
-                    SIGNALS.interrupt(WaitExpired("RunTooLong", text, "Raise limits.total_minutes."))
+                    STOP.request(WaitExpired("RunTooLong", text, "Raise limits.total_minutes."))
 
     def _look_at_prefect(self, client: SyncPrefectClient) -> None:
         try:
@@ -98,29 +115,7 @@ class Watch:
             return
         if state and state.is_cancelling():
             text = "The run was cancelled in Prefect."
-            SIGNALS.interrupt(Stopped("Cancelled", text, "Retry it to go on where it was."))
-
-    def lost(self) -> bool:
-        """Whether another start holds the job now; asked of the cloud, which may not answer: then it is not."""
-        from azure.core.exceptions import AzureError
-
-        if self._job is None or self.taken_over:
-            return self.taken_over
-        try:
-            job = ledger.find_job(self._request.workspace, *self._job)
-        except AzureError as error:
-            log.warning("the job's holder could not be read: %s", first_line(error))
-            return False
-        if job is None:
-            return False
-        # A request of an earlier start that was long on its way has taken the place of the tags.
-        self._tag_gone = job.holder < self.holder
-        self.taken_over = job.holder > self.holder
-        if self.taken_over:
-            other = names.holding_flow_run(job.holder)
-            text = f"Flow run {other} has started with the same key and goes on with {job.name}."
-            self.loss = CloudError("TakenOver", text, "Follow that run.")
-        return self.taken_over
+            STOP.request(Stopped("Cancelled", text, "Retry it to go on where it was."))
 
     def _look_at_lease(self) -> None:
         from azure.core.exceptions import AzureError
@@ -129,10 +124,10 @@ class Watch:
         if self._job is None or now - self._looked_at < min(HOLDER_SECONDS, limits.lease_minutes * 60 / 6):
             return
         self._looked_at = now
-        if self.lost():
-            SIGNALS.interrupt(self.loss)
+        if loss := self.find_loss():
+            STOP.request(loss)
             return
-        if now - self._renewed_at < limits.lease_minutes * 60 / RENEWALS_PER_LEASE and not self._tag_gone:
+        if now - self._renewed_at < limits.lease_minutes * 60 / RENEWALS_PER_LEASE and not self._lease_replaced:
             return
         try:
             job = names.job_name(*self._job)

@@ -50,7 +50,7 @@ def find_address(workspace: Workspace) -> Address:
     Raises:
         BadRequest: parts are missing, or the request wants the emulator and the environment names none.
     """
-    if workspace.emulator and not os.environ.get(METADATA_URL, "").startswith(LOOPBACK):
+    if workspace.emulator and not is_local():
         raise BadRequest(
             [
                 "workspace.emulator is true but ARM_CLOUD_METADATA_URL names no emulator on this machine. Start one "
@@ -77,6 +77,11 @@ def find_address(workspace: Workspace) -> Address:
     if problems:
         raise BadRequest(problems)
     return Address(**found, found_in=", ".join(dict.fromkeys(sources)))
+
+
+def is_local() -> bool:
+    """Whether the cloud that the environment names is a server on this machine."""
+    return os.environ.get(METADATA_URL, "").startswith(LOOPBACK)
 
 
 def _read_config(path: Path) -> dict[str, str]:
