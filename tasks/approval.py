@@ -5,8 +5,6 @@ from datetime import UTC, datetime
 from typing import Literal
 
 import httpx
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas import SetStateStatus
 from prefect.exceptions import PrefectException
@@ -25,8 +23,8 @@ from retune.texts import find_invisible
 from retune.waiting import wait_until
 from retune_cloud import ledger
 from tasks.job import Submission
-from tasks.retrying import HARMLESS, is_transient
 from tasks.showing import PAGE, show_summary
+from tasks.step import repeatable_step, step
 
 log = logging.getLogger("retune.approval")
 
@@ -50,7 +48,7 @@ class Verdict(RunInput):
         return "".join(" " if find_invisible(character) else character for character in text)
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@step
 def ask_person(request: Request, submission: Submission, report: Report) -> Decision:
     """The answer of a person who has been shown what the run has found so far; an earlier start's yes still holds.
 
@@ -92,7 +90,7 @@ def ask_person(request: Request, submission: Submission, report: Report) -> Deci
     return Decision(answer=answer, by=verdict.by, note=verdict.note, at=datetime.now(UTC))
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+@repeatable_step
 def note_decision(request: Request, submission: Submission, decision: Decision, model: RegisteredModel | None) -> None:
     """Write the answer into the tags of the job, and of the model when it is registered already."""
     ledger.note_decision(request.workspace, submission.job.name, decision, model)

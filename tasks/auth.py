@@ -7,22 +7,18 @@ import base64
 import json
 import logging
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from retune.errors import CloudError
 from retune.report import Identity
 from retune.request import Workspace
-from retune_cloud import sdk_errors
 from retune_cloud import workspace as cloud
-from retune_cloud.sdk_errors import first_line
+from retune_cloud.sdk_errors import refusal
 from retune_cloud.tracking import load_mlflow
-from tasks.retrying import HARMLESS, is_transient
+from tasks.step import repeatable_step
 
 log = logging.getLogger("retune.auth")
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+@repeatable_step
 def sign_in(workspace: Workspace) -> Identity:
     """The identity of a fresh token and the workspace that it opens.
 
@@ -31,7 +27,7 @@ def sign_in(workspace: Workspace) -> Identity:
             workspace cannot be read.
         BadRequest: the workspace's address is incomplete.
     """
-    from azure.core.exceptions import ClientAuthenticationError, HttpResponseError
+    from azure.core.exceptions import ClientAuthenticationError
 
     address = cloud.find_address(workspace)
     manager = cloud.resource_manager()
@@ -45,17 +41,13 @@ def sign_in(workspace: Workspace) -> Identity:
             "Sign in with `az login`, set AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET, or give the worker "
             "a managed identity; at a terminal, workspace.interactive=true opens a browser.",
         ) from error
-    try:
-        found = cloud.workspace_client(workspace).workspaces.get(address.name)
-    except HttpResponseError as error:
-        if sdk_errors.is_transient(error):
-            raise
-        raise CloudError(
-            "WorkspaceUnreadable",
-            f"Workspace '{address.name}' in resource group '{address.resource_group}' (from {address.found_in}) could "
-            f"not be read: {first_line(error)}",
-            "Check the three parts of the address and that the identity has the role AzureML Data Scientist.",
-        ) from error
+    with refusal(
+        "WorkspaceUnreadable",
+        f"Workspace '{address.name}' in resource group '{address.resource_group}' (from {address.found_in}) could "
+        "not be read",
+        "Check the three parts of the address and that the identity has the role AzureML Data Scientist.",
+    ):
+        location = cloud.workspace_client(workspace).workspaces.get(address.name).location
     claims = _claims(token.token)
     identity = Identity(
         principal=claims.get("oid") or claims.get("appid") or "unknown",
@@ -63,7 +55,7 @@ def sign_in(workspace: Workspace) -> Identity:
         subscription_id=address.subscription_id,
         resource_group=address.resource_group,
         workspace=address.name,
-        location=found.location,
+        location=location,
         found_in=address.found_in,
         cloud=manager,
     )

@@ -6,21 +6,16 @@ Source: the guide's compute cells. `inspect_compute` and `check_sizes` create no
 import logging
 from typing import TYPE_CHECKING
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from retune.errors import BadRequest, CloudError
 from retune.report import ComputeUsed, Part
 from retune.request import Request
 from retune.waiting import finish
-from retune_cloud import sdk_errors
 from retune_cloud import workspace as cloud
-from retune_cloud.sdk_errors import first_line
+from retune_cloud.sdk_errors import if_exists, refusal
 from tasks.model import ModelFacts
-from tasks.retrying import HARMLESS, is_transient
+from tasks.step import repeatable_step, step
 
 if TYPE_CHECKING:
-    from azure.ai.ml import MLClient
     from azure.ai.ml.entities import AmlCompute
 
 log = logging.getLogger("retune.compute")
@@ -39,7 +34,7 @@ class ComputeFacts(Part):
     serving_price_per_hour_usd: float | None
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+@repeatable_step
 def inspect_compute(request: Request) -> ComputeFacts:
     """What is there: the cluster's state and size, and the GPUs and price of that size.
 
@@ -52,7 +47,7 @@ def inspect_compute(request: Request) -> ComputeFacts:
     sizes = {size.name.lower(): size for size in client.compute.list_sizes()}
     if asked.size.lower() not in sizes:
         raise BadRequest([f"compute.size '{asked.size}' is not offered in the workspace's region."])
-    cluster = None if asked.serverless else _find(client, asked.name)
+    cluster = None if asked.serverless else if_exists(lambda: client.compute.get(asked.name))
     if cluster is not None:
         _check_cluster(cluster, asked.size)
     size = sizes[asked.size.lower()]
@@ -74,7 +69,7 @@ def inspect_compute(request: Request) -> ComputeFacts:
     )
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@step
 def check_sizes(request: Request, model: ModelFacts, compute: ComputeFacts) -> None:
     """Nothing, when the model allows the sizes of training and serving.
 
@@ -95,7 +90,7 @@ def check_sizes(request: Request, model: ModelFacts, compute: ComputeFacts) -> N
         raise BadRequest(problems)
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+@repeatable_step
 def ensure_cluster(request: Request, facts: ComputeFacts) -> ComputeUsed:
     """The cluster, ready; made when it does not exist, with low priority only when that was asked for.
 
@@ -124,7 +119,6 @@ def ensure_cluster(request: Request, facts: ComputeFacts) -> ComputeUsed:
 
 def _create(request: Request, tier: str) -> None:
     from azure.ai.ml.entities import AmlCompute
-    from azure.core.exceptions import HttpResponseError
 
     asked = request.compute
     cluster = AmlCompute(
@@ -137,32 +131,18 @@ def _create(request: Request, tier: str) -> None:
         idle_time_before_scale_down=asked.idle_seconds,
         tags={"owner": "retune"},
     )
-    try:
-        poller = cloud.workspace_client(request.workspace).compute.begin_create_or_update(cluster)
-        made = finish(
-            poller,
+    with refusal(
+        "ComputeRefused",
+        f"Cluster '{asked.name}' ({asked.size}, {tier}) was refused",
+        "Ask for quota in the portal, choose another compute.size, or set compute.low_priority_fallback=true.",
+    ):
+        cluster = finish(
+            cloud.workspace_client(request.workspace).compute.begin_create_or_update(cluster),
             minutes=request.limits.compute_minutes,
             what=f"Creation of cluster '{asked.name}'",
             limit="limits.compute_minutes",
         )
-    except HttpResponseError as error:
-        if sdk_errors.is_transient(error):
-            raise
-        raise CloudError(
-            "ComputeRefused",
-            f"Cluster '{asked.name}' ({asked.size}, {tier}) was refused: {first_line(error)}",
-            "Ask for quota in the portal, choose another compute.size, or set compute.low_priority_fallback=true.",
-        ) from error
-    _check_cluster(made, asked.size)
-
-
-def _find(client: "MLClient", name: str) -> "AmlCompute | None":
-    from azure.core.exceptions import ResourceNotFoundError
-
-    try:
-        return client.compute.get(name)
-    except ResourceNotFoundError:
-        return None
+    _check_cluster(cluster, asked.size)
 
 
 def _check_cluster(cluster: "AmlCompute", size: str) -> None:

@@ -2,19 +2,17 @@
 
 import logging
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, State
 
 from retune.report import PreparedData
 from retune.request import Request
-from tasks.retrying import HARMLESS, is_transient
 from tasks.showing import show_data
+from tasks.step import repeatable_step
 
 log = logging.getLogger("retune.data")
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+@repeatable_step
 def prepare_data(request: Request) -> PreparedData | State[PreparedData]:
     """The three files that the job takes, written now, or found from an earlier run and verified; `Cached` says so.
 

@@ -9,22 +9,17 @@ import contextlib
 import hashlib
 import io
 import logging
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from retune import names
 from retune.errors import CloudError
 from retune.report import PreparedData, Split
 from retune.request import Request
-from retune.waiting import pause
-from retune_cloud import sdk_errors
+from retune.waiting import pause, poll
 from retune_cloud import workspace as cloud
-from retune_cloud.sdk_errors import first_line
-from tasks.retrying import HARMLESS, is_transient
+from retune_cloud.sdk_errors import first_line, if_exists, is_transient
+from tasks.step import repeatable_step
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -39,7 +34,7 @@ TAG_LENGTH = 256
 VISIBLE_SECONDS = 10
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+@repeatable_step
 def register_data(request: Request, data: PreparedData) -> PreparedData:
     """The data with the id of each file's data asset, which is there or is made now.
 
@@ -63,12 +58,7 @@ def register_data(request: Request, data: PreparedData) -> PreparedData:
 
 
 def _find(client: "MLClient", name: str, version: str) -> "Data | None":
-    from azure.core.exceptions import ResourceNotFoundError
-
-    try:
-        return client.data.get(name, version=version)
-    except ResourceNotFoundError:
-        return None
+    return if_exists(lambda: client.data.get(name, version=version))
 
 
 def _create(client: "MLClient", name: str, version: str, data: PreparedData, split: Split) -> "Data":
@@ -96,9 +86,9 @@ def _create(client: "MLClient", name: str, version: str, data: PreparedData, spl
         with contextlib.redirect_stderr(io.StringIO()):
             return client.data.create_or_update(asset)
     except HttpResponseError as error:
-        if error.status_code not in (400, 409) or sdk_errors.is_transient(error):
+        if error.status_code not in (400, 409) or is_transient(error):
             raise
-        present = _find_taken(client, name, version)
+        present = poll(lambda: _find(client, name, version), seconds=VISIBLE_SECONDS, every=1)
         if present is None:
             raise CloudError(
                 "DataAssetRefused",
@@ -106,14 +96,6 @@ def _create(client: "MLClient", name: str, version: str, data: PreparedData, spl
                 "Correct what the service says, then run again.",
             ) from error
         return present
-
-
-def _find_taken(client: "MLClient", name: str, version: str) -> "Data | None":
-    """The version behind a refused name, once it is visible."""
-    deadline = time.monotonic() + VISIBLE_SECONDS
-    while (asset := _find(client, name, version)) is None and time.monotonic() < deadline:
-        pause(1)
-    return asset
 
 
 def _check_file(split: Split) -> None:

@@ -1,28 +1,23 @@
 """Endpoint, deployment and traffic: the model behind a managed online endpoint, for the smoke test only.
 
-Whoever calls `create_endpoint` calls `tasks.teardown.delete_endpoint` in a `finally`, whatever happened between.
+Whoever calls `create_endpoint` calls `retune_cloud.cleanup.delete_endpoint` in a `finally`, whatever happened between.
 """
 
 import logging
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeVar
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from retune import names
 from retune.errors import CloudError
 from retune.report import Endpoint, RegisteredModel
 from retune.request import Request
-from retune.waiting import finish, pause
-from retune_cloud import sdk_errors
+from retune.waiting import finish, poll
 from retune_cloud import workspace as cloud
-from retune_cloud.sdk_errors import first_line
+from retune_cloud.sdk_errors import first_line, refusal
 from tasks.compute import ComputeFacts
 from tasks.job import Submission
-from tasks.retrying import HARMLESS, is_transient
+from tasks.step import repeatable_step
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -39,7 +34,7 @@ BUSY_LOOK_SECONDS = 2
 T = TypeVar("T")
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+@repeatable_step
 def create_endpoint(request: Request, endpoint: Endpoint, submission: Submission) -> None:
     """Make the endpoint, ready for a deployment; it carries owner, run key and expiry from its first request.
 
@@ -48,25 +43,23 @@ def create_endpoint(request: Request, endpoint: Endpoint, submission: Submission
         WaitExpired: it is not ready within limits.deploy_minutes.
     """
     from azure.ai.ml.entities import ManagedOnlineEndpoint
-    from azure.core.exceptions import HttpResponseError
 
     tags = names.tags(submission.key, submission.attempt) | names.expiry_tag(endpoint.expires)
     tags[names.HOLDER_TAG] = submission.holder
     wanted = ManagedOnlineEndpoint(
         name=endpoint.name, auth_mode="key", tags=tags, description=f"Smoke test of job {submission.job.name}."
     )
-    pause(0)
     try:
-        _put_endpoint(request, wanted, "Creation")
-    except HttpResponseError as error:
-        if sdk_errors.is_transient(error):
-            raise
-        log.warning("endpoint %s is refused: %s", endpoint.name, first_line(error))
-        raise CloudError(
+        with refusal(
             "EndpointRefused",
-            f"Endpoint '{endpoint.name}' was refused: {first_line(error)}",
+            f"Endpoint '{endpoint.name}' was refused",
             "Correct what the service says; for quota, delete unused endpoints or ask for more.",
-        ) from error
+        ):
+            _put_endpoint(request, wanted, "Creation")
+    except CloudError as error:
+        # Where nobody waits for this step yet, its failure shows late.
+        log.warning("endpoint %s is refused: %s", endpoint.name, first_line(error.__cause__ or error))
+        raise
     log.info("endpoint %s is up", endpoint.name)
 
 
@@ -87,7 +80,7 @@ def plan_endpoint(request: Request, submission: Submission, compute: ComputeFact
     )
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+@repeatable_step
 def keep_endpoint(request: Request, endpoint: Endpoint) -> Endpoint:
     """The endpoint, marked as left up on purpose, with the later expiry that serving.keep_hours gives."""
     until = datetime.now(UTC) + timedelta(hours=request.serving.keep_hours)
@@ -98,7 +91,7 @@ def keep_endpoint(request: Request, endpoint: Endpoint) -> Endpoint:
     return endpoint.model_copy(update={"kept_until": until, "expires": until, "scoring_uri": current.scoring_uri})
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+@repeatable_step
 def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> Endpoint:
     """The endpoint, with the model deployed and given all traffic; its expiry counts from now.
 
@@ -107,7 +100,6 @@ def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> Endp
         WaitExpired: it is not ready within limits.deploy_minutes.
     """
     from azure.ai.ml.entities import ManagedOnlineDeployment, OnlineRequestSettings, ProbeSettings
-    from azure.core.exceptions import HttpResponseError
 
     serving = request.serving
     client = cloud.workspace_client(request.workspace)
@@ -120,9 +112,14 @@ def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> Endp
         liveness_probe=ProbeSettings(initial_delay=serving.probe_initial_delay_seconds),
         request_settings=OnlineRequestSettings(request_timeout_ms=serving.request_timeout_seconds * 1000),
     )
-    try:
+    with refusal(
+        "DeploymentFailed",
+        f"Deployment '{endpoint.deployment}' of {model.name}:{model.version} on {serving.instance_type} failed",
+        "Read the log above; for quota, choose another serving.instance_type or ask for more.",
+        details=lambda: _last_log_lines(client, endpoint),
+    ):
         finish(
-            _when_free(lambda: client.online_deployments.begin_create_or_update(deployment)),
+            _begin_when_idle(lambda: client.online_deployments.begin_create_or_update(deployment)),
             minutes=request.limits.deploy_minutes,
             what=f"Deployment '{endpoint.deployment}' on endpoint '{endpoint.name}'",
             limit="limits.deploy_minutes",
@@ -133,29 +130,20 @@ def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> Endp
         current.traffic = {endpoint.deployment: 100}
         current.tags |= names.expiry_tag(expires)
         _put_endpoint(request, current, "Traffic update")
-        return endpoint.model_copy(update={"expires": expires})
-    except HttpResponseError as error:
-        if sdk_errors.is_transient(error):
-            raise
-        raise CloudError(
-            "DeploymentFailed",
-            f"Deployment '{endpoint.deployment}' of {model.name}:{model.version} on {serving.instance_type} failed: "
-            f"{first_line(error)}{_last_log_lines(client, endpoint)}",
-            "Read the log above; for quota, choose another serving.instance_type or ask for more.",
-        ) from error
+    return endpoint.model_copy(update={"expires": expires})
 
 
 def _put_endpoint(request: Request, endpoint: "ManagedOnlineEndpoint", what: str) -> None:
     client = cloud.workspace_client(request.workspace)
     finish(
-        _when_free(lambda: client.online_endpoints.begin_create_or_update(endpoint)),
+        _begin_when_idle(lambda: client.online_endpoints.begin_create_or_update(endpoint)),
         minutes=request.limits.deploy_minutes,
         what=f"{what} of endpoint '{endpoint.name}'",
         limit="limits.deploy_minutes",
     )
 
 
-def _when_free(begin: "Callable[[], LROPoller[T]]") -> "LROPoller[T]":
+def _begin_when_idle(begin: "Callable[[], LROPoller[T]]") -> "LROPoller[T]":
     """The operation, begun as soon as the service takes it.
 
     It answers 409 while an earlier change of the endpoint goes on, and 400 with `TAKEN` for a name that was deleted a
@@ -163,16 +151,17 @@ def _when_free(begin: "Callable[[], LROPoller[T]]") -> "LROPoller[T]":
     """
     from azure.core.exceptions import HttpResponseError
 
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
+    def begin_unless_busy() -> "LROPoller[T] | None":
         try:
             return begin()
         except HttpResponseError as error:
-            busy = error.status_code == 409 or (error.status_code == 400 and TAKEN in str(error))
-            if not busy or time.monotonic() > deadline:
+            if not (error.status_code == 409 or (error.status_code == 400 and TAKEN in str(error))):
                 raise
             log.info("the endpoint is busy, trying again: %s", first_line(error))
-            pause(BUSY_LOOK_SECONDS)
+            return None
+
+    # The last try says what the service says.
+    return poll(begin_unless_busy, seconds=BUSY_SECONDS, every=BUSY_LOOK_SECONDS) or begin()
 
 
 def _last_log_lines(client: "MLClient", endpoint: Endpoint) -> str:

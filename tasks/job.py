@@ -5,27 +5,22 @@ second one.
 """
 
 import logging
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
-
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 
 from retune import names
 from retune.errors import CloudError
 from retune.report import ComputeUsed, Part, PreparedData
 from retune.report import Job as JobReport
 from retune.request import Request
-from retune.waiting import pause
+from retune.waiting import poll
 from retune_cloud import ledger
 from retune_cloud import workspace as cloud
 from retune_cloud.ledger import job_status
-from retune_cloud.sdk_errors import first_line, is_transient
-from tasks import retrying
+from retune_cloud.sdk_errors import first_line, if_exists, is_transient
 from tasks.compute import SERVERLESS
 from tasks.model import OUTPUT, ModelFacts, display_name
-from tasks.retrying import HARMLESS
+from tasks.step import repeatable_step
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -34,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("retune.job")
 
 TRAINED_MODEL = "trained_model"
+# A job that another execution has just submitted may take a moment to be visible.
 VISIBLE_SECONDS = 10
 STEPS = ("model_import", "preprocess", "finetune", "model_evaluation")
 
@@ -50,7 +46,7 @@ class Submission(Part):
     epochs: float | None = None
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=retrying.is_transient, **HARMLESS)
+@repeatable_step
 def submit_job(
     request: Request, key: str, holder: str, model: ModelFacts, compute: ComputeUsed, data: PreparedData
 ) -> Submission:
@@ -185,8 +181,8 @@ def _create(
     except HttpResponseError as error:
         if is_transient(error):
             raise
-        present = _find_taken(client, pipeline.name) if error.status_code in (400, 409) else None
-        if present is not None:
+        taken = error.status_code in (400, 409)
+        if taken and (present := poll(lambda: _find(client, pipeline.name), seconds=VISIBLE_SECONDS, every=1)):
             return present, True
         raise CloudError(
             "JobRefused",
@@ -196,20 +192,7 @@ def _create(
 
 
 def _find(client: "MLClient", name: str) -> "Job | None":
-    from azure.core.exceptions import ResourceNotFoundError
-
-    try:
-        return client.jobs.get(name)
-    except ResourceNotFoundError:
-        return None
-
-
-def _find_taken(client: "MLClient", name: str) -> "Job | None":
-    """The job behind a refused name; a fresh one of another start may take a moment to be visible."""
-    deadline = time.monotonic() + VISIBLE_SECONDS
-    while (job := _find(client, name)) is None and time.monotonic() < deadline:
-        pause(1)
-    return job
+    return if_exists(lambda: client.jobs.get(name))
 
 
 def _report(job: "Job", attached: bool) -> JobReport:

@@ -11,8 +11,6 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
 from retune.errors import JobFailed, WaitExpired
@@ -26,6 +24,7 @@ from retune_cloud.sdk_errors import first_line
 from retune_cloud.tracking import tracking_client
 from tasks.job import Submission
 from tasks.showing import Progress
+from tasks.step import step
 from tasks.steplogs import StepLogs, StepRun, count_logged
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ WAITING_TO_RUN = ("NotStarted", "Starting", "Provisioning", "Preparing", "Queued
 OUTAGE_SECONDS = 900
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@step
 def wait_for_job(request: Request, submission: Submission) -> JobReport:
     """The job, Completed.
 

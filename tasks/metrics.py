@@ -8,16 +8,13 @@ import logging
 import math
 from typing import TYPE_CHECKING
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from retune.report import Curve, Part
 from retune.request import Request
 from retune.waiting import wait_until
 from retune_cloud import workspace as cloud
 from retune_cloud.tracking import tracking_client
-from tasks.retrying import HARMLESS, is_transient
 from tasks.showing import show_losses
+from tasks.step import repeatable_step
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -37,7 +34,7 @@ class JobMetrics(Part):
     weights: str | None = None
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+@repeatable_step
 def read_metrics(request: Request, job: str) -> JobMetrics:
     """The metrics of the job's run and of its steps; the job's own win. Perplexity is exp(loss).
 

@@ -7,16 +7,13 @@ import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from retune.errors import BadRequest
 from retune.parameters import ComponentInput, merge, read_tag
 from retune.report import FoundationModel, Parameter, Part
 from retune.request import Request
 from retune_cloud import workspace as cloud
-from tasks.retrying import HARMLESS, is_transient
 from tasks.showing import show_parameters
+from tasks.step import repeatable_step
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -39,7 +36,7 @@ class ModelFacts(Part):
     warnings: list[str]
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+@repeatable_step
 def read_model(request: Request) -> ModelFacts:
     """The model by version or label `latest`, its allowed sizes and defaults, and the parameters to train with.
 

@@ -2,25 +2,21 @@
 
 import logging
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from retune import names
-from retune.errors import CloudError
 from retune.report import Decision, PreparedData, RegisteredModel
 from retune.request import Request
-from retune_cloud import sdk_errors
+from retune_cloud import ledger
 from retune_cloud import workspace as cloud
-from retune_cloud.sdk_errors import first_line
+from retune_cloud.sdk_errors import refusal
 from tasks.job import TRAINED_MODEL, Submission
 from tasks.model import ModelFacts
-from tasks.retrying import HARMLESS, is_transient
+from tasks.step import repeatable_step
 from tasks.unchanged import made_from
 
 log = logging.getLogger("retune.register")
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+@repeatable_step
 def register_model(
     request: Request,
     submission: Submission,
@@ -34,9 +30,7 @@ def register_model(
         CloudError: `RegistrationRefused`, with the service's words.
     """
     from azure.ai.ml.entities import Model
-    from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
-    client = cloud.workspace_client(request.workspace)
     job = submission.job
     name = names.registered_model_name(request)
     version = names.model_version(job.created, submission.key, submission.attempt)
@@ -52,29 +46,25 @@ def register_model(
     lineage |= {f"data_{role}_asset": names.asset_reference(asset) for role, asset in data.assets.items()}
     if decision:
         lineage |= names.decision_tags(decision)
-    attached = True
-    try:
-        made = client.models.get(name, version=version)
-    except ResourceNotFoundError:
-        attached = False
-        try:
-            made = client.models.create_or_update(
-                Model(
-                    name=name,
-                    version=version,
-                    type="mlflow_model",
-                    path=f"azureml://jobs/{job.name}/outputs/{TRAINED_MODEL}",
-                    description=f"{model.model.name} fine-tuned on {data.source} by job {job.name}.",
-                    tags=lineage,
-                )
-            )
-        except HttpResponseError as error:
-            if sdk_errors.is_transient(error):
-                raise
-            raise CloudError(
-                "RegistrationRefused",
-                f"Model '{name}' version '{version}' was refused: {first_line(error)}",
-                "Correct model.registered_name, or look at the job's output in Azure ML studio.",
-            ) from error
-    log.info("%s:%s", made.name, made.version)
-    return RegisteredModel(name=made.name, version=made.version, id=made.id, attached=attached)
+    present = ledger.find_model(request.workspace, name, version)
+    if present is None:
+        registered = Model(
+            name=name,
+            version=version,
+            type="mlflow_model",
+            path=f"azureml://jobs/{job.name}/outputs/{TRAINED_MODEL}",
+            description=f"{model.model.name} fine-tuned on {data.source} by job {job.name}.",
+            tags=lineage,
+        )
+        with refusal(
+            "RegistrationRefused",
+            f"Model '{name}' version '{version}' was refused",
+            "Correct model.registered_name, or look at the job's output in Azure ML studio.",
+        ):
+            registered = cloud.workspace_client(request.workspace).models.create_or_update(registered)
+    else:
+        registered = present
+    log.info("%s:%s", registered.name, registered.version)
+    return RegisteredModel(
+        name=registered.name, version=registered.version, id=registered.id, attached=present is not None
+    )

@@ -11,16 +11,13 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from retune.errors import CloudError
 from retune.report import Answer, Endpoint, PreparedData, Split
 from retune.request import Request, Score
 from retune.waiting import pause
 from retune_cloud import workspace as cloud
-from tasks.retrying import HARMLESS, is_transient
 from tasks.showing import show_questions
+from tasks.step import repeatable_step
 
 if TYPE_CHECKING:
     import requests
@@ -38,7 +35,7 @@ FIXES = {
 }
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+@repeatable_step
 def ask(request: Request, endpoint: Endpoint, data: PreparedData) -> list[Answer]:
     """The answers to `score.rows` rows of the test split, chosen by `score.seed`.
 

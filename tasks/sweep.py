@@ -6,9 +6,6 @@
 import logging
 from collections.abc import Iterable
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from retune.errors import WaitExpired
 from retune.report import Leftover, Swept
 from retune.request import Workspace
@@ -16,12 +13,12 @@ from retune_cloud import cleanup, ledger
 from retune_cloud import workspace as cloud
 from retune_cloud.ledger import OwnEndpoint, OwnJob
 from retune_cloud.sdk_errors import first_line
-from tasks.retrying import HARMLESS, is_transient
+from tasks.step import repeatable_step, step
 
 log = logging.getLogger("retune.sweep")
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+@repeatable_step
 def find_leftovers(workspace: Workspace) -> Swept:
     """What is left over in the workspace. Changes nothing."""
     address = cloud.find_address(workspace)
@@ -33,7 +30,7 @@ def find_leftovers(workspace: Workspace) -> Swept:
     )
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@step
 def cancel_job(workspace: Workspace, job: Leftover) -> Leftover:
     """The job with what was done; a lease that was renewed since it was found spares it."""
     from azure.core.exceptions import AzureError
@@ -45,7 +42,7 @@ def cancel_job(workspace: Workspace, job: Leftover) -> Leftover:
     return job.model_copy(update={"action": "cancelled" if status else "spared"})
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+@step
 def delete_leftover(workspace: Workspace, endpoint: Leftover, minutes: float) -> Leftover:
     """The endpoint with what was done; `deleted` once a GET answers 404."""
     from azure.core.exceptions import AzureError

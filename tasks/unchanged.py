@@ -11,19 +11,16 @@ import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-
 from retune import names, parameters
 from retune.report import PreparedData, RegisteredModel
 from retune.request import Request
 from retune_cloud import ledger
 from retune_cloud import workspace as cloud
-from retune_cloud.sdk_errors import first_line
+from retune_cloud.sdk_errors import first_line, if_exists
 from tasks import job, model
 from tasks.job import Submission
 from tasks.model import ModelFacts
-from tasks.retrying import HARMLESS, is_transient
+from tasks.step import repeatable_step
 
 if TYPE_CHECKING:
     from azure.ai.ml.entities import Model
@@ -46,16 +43,12 @@ def made_from(request: Request, model: ModelFacts, data: PreparedData) -> str:
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:32]
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+@repeatable_step
 def find_same_model(request: Request, model: ModelFacts, data: PreparedData) -> RegisteredModel | None:
     """The last good model, if it was made from the same; creates nothing."""
-    from azure.core.exceptions import ResourceNotFoundError
-
     client = cloud.workspace_client(request.workspace)
-    try:
-        versions = [found for found in client.models.list(name=names.registered_model_name(request)) if _own(found)]
-    except ResourceNotFoundError:
-        return None
+    listed = if_exists(lambda: list(client.models.list(name=names.registered_model_name(request))))
+    versions = [version for version in listed or [] if _own(version)]
     versions.sort(key=lambda found: found.creation_context.created_at, reverse=True)
     last = next((found for found in versions if _is_good(request, found)), None)
     if last is None or last.tags.get(names.MADE_FROM_TAG) != made_from(request, model, data):
@@ -64,7 +57,7 @@ def find_same_model(request: Request, model: ModelFacts, data: PreparedData) -> 
     return RegisteredModel(name=last.name, version=last.version, id=last.id, attached=True)
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=is_transient, **HARMLESS)
+@repeatable_step
 def mark_good(request: Request, submission: Submission) -> None:
     """Write into the job's tags that its model has answered. Without that the next run trains, changed or not."""
     from azure.core.exceptions import AzureError
