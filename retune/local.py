@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from retune import servers, sign_in
 from retune.errors import BadRequest, CloudError
 from retune.folders import home
+from retune.waiting import poll
 
 ROOT = Path(__file__).resolve().parent.parent
 POOL = "retune"
@@ -103,12 +104,10 @@ def stop() -> bool:
         keeper.terminate()
     except psutil.NoSuchProcess:
         return True
-    deadline = time.monotonic() + STOP_SECONDS
-    while running() or _goes_on(keeper):
-        if time.monotonic() > deadline:
-            text = f"Process {stack.pid} has not ended the servers within {STOP_SECONDS} s."
-            raise CloudError("NotStopped", text, f"See {home() / 'local.log'}, or end it: kill -9 {stack.pid}.")
-        time.sleep(LOOK_SECONDS)
+    has_ended = poll(lambda: None if running() or _goes_on(keeper) else True, seconds=STOP_SECONDS, every=LOOK_SECONDS)
+    if not has_ended:
+        text = f"Process {stack.pid} has not ended the servers within {STOP_SECONDS} s."
+        raise CloudError("NotStopped", text, f"See {home() / 'local.log'}, or end it: kill -9 {stack.pid}.")
     return True
 
 

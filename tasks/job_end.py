@@ -16,7 +16,7 @@ from prefect.runtime import flow_run
 from retune.errors import JobFailed, WaitExpired
 from retune.report import Job as JobReport
 from retune.request import Request
-from retune.waiting import pause
+from retune.waiting import wait_until
 from retune_cloud import ledger
 from retune_cloud import workspace as cloud
 from retune_cloud.ledger import job_status
@@ -48,53 +48,22 @@ def wait_for_job(request: Request, submission: Submission) -> JobReport:
     client = cloud.workspace_client(request.workspace)
     logged = count_logged(flow_run.get_id(), submission.job.created) if submission.job.attached else None
     logs = StepLogs(client, logged)
-    status = _follow(request, submission, logs)
+    follower, limits = JobFollower(request, submission, logs), request.limits
+    status = wait_until(
+        follower.read_final_status,
+        # The follower's own limits end the wait before.
+        seconds=(limits.queue_minutes + limits.run_minutes) * 60 + OUTAGE_SECONDS,
+        every=limits.poll_seconds,
+        what=f"The end of job '{submission.job.name}'",
+        fix="Raise limits.run_minutes, or see why in Azure ML studio.",
+    )
     if status != "Completed":
         raise _failure(client, submission.job, status, logs)
     seconds = (datetime.now(UTC) - submission.job.created).total_seconds()
     return submission.job.model_copy(update={"status": status, "seconds": round(seconds, 1)})
 
 
-def _follow(request: Request, submission: Submission, logs: StepLogs) -> str:
-    """The job's final status; logs and shows every change of it, of its steps and of the loss on the way."""
-    from azure.core.exceptions import AzureError
-
-    client, name = cloud.workspace_client(request.workspace), submission.job.name
-    limits, bar = request.limits, Progress()
-    phase_began = answered_at = time.monotonic()
-    look, seen, running = Look("not visible yet", False, "", None, []), "", False
-    while look.status not in ledger.ENDED:
-        try:
-            look = _look(client, name)
-            answered_at = time.monotonic()
-        except AzureError as error:
-            # A job takes hours: an outage of minutes, a token or a permission that is being renewed must not end it.
-            if time.monotonic() - answered_at > OUTAGE_SECONDS:
-                raise
-            look = look._replace(progress=f"no answer from Azure ML, looking again: {first_line(error)}")
-        if look.running and not running:
-            running, phase_began = True, time.monotonic()
-        # Judged before anything else, while the look is fresh.
-        minutes = limits.run_minutes if running else limits.queue_minutes
-        if look.status not in ledger.ENDED and time.monotonic() - phase_began > minutes * 60:
-            limit = "run_minutes" if running else "queue_minutes"
-            raise WaitExpired(
-                "JobTooSlow",
-                f"Job '{name}' is {look.status} after {minutes:g} minutes ({look.progress}).",
-                f"Raise limits.{limit}, or see why in Azure ML studio.",
-            )
-        if look.progress != seen:
-            log.info("%s", look.progress)
-            seen = look.progress
-            share = _share(look, submission.epochs)
-            bar.show(share, f"{look.progress}{_time_left(share, time.monotonic() - phase_began)}")
-        logs.follow(look.steps)
-        if look.status not in ledger.ENDED:
-            pause(limits.poll_seconds)
-    return look.status
-
-
-class Look(NamedTuple):
+class JobSnapshot(NamedTuple):
     """A job at one moment. A pipeline is Running while its first step still waits for a node; `running` is not."""
 
     status: str
@@ -105,11 +74,70 @@ class Look(NamedTuple):
     steps: list[StepRun]
 
 
-def _share(look: Look, epochs: float | None) -> float:
+class JobFollower:
+    """Reads the job again and again, tells every change of it, of its steps and of the loss, and watches its limits."""
+
+    def __init__(self, request: Request, submission: Submission, logs: StepLogs) -> None:
+        self._client = cloud.workspace_client(request.workspace)
+        self._limits, self._submission, self._logs, self._bar = request.limits, submission, logs, Progress()
+        self._snapshot = JobSnapshot("not visible yet", False, "", None, [])
+        self._phase_began = self._answered_at = time.monotonic()
+
+    def read_final_status(self) -> str | None:
+        """The status of the job if it has ended.
+
+        Raises:
+            WaitExpired: the queue or the run limit passed.
+        """
+        before, self._snapshot = self._snapshot, self._read()
+        if self._snapshot.running and not before.running:
+            self._phase_began = time.monotonic()
+        # Judged before anything else, while the snapshot is fresh.
+        self._check_limits()
+        if self._snapshot.progress != before.progress:
+            log.info("%s", self._snapshot.progress)
+            share = _share(self._snapshot, self._submission.epochs)
+            left = _time_left(share, time.monotonic() - self._phase_began)
+            self._bar.show(share, f"{self._snapshot.progress}{left}")
+        self._logs.follow(self._snapshot.steps)
+        return self._snapshot.status if self._snapshot.status in ledger.ENDED else None
+
+    def _read(self) -> JobSnapshot:
+        """The job as it is now; as it was when the service does not answer for less than OUTAGE_SECONDS.
+
+        A job takes hours: an outage of minutes, a token or a permission that is being renewed must not end it.
+        """
+        from azure.core.exceptions import AzureError
+
+        try:
+            snapshot = _read_snapshot(self._client, self._submission.job.name)
+            self._answered_at = time.monotonic()
+        except AzureError as error:
+            if time.monotonic() - self._answered_at > OUTAGE_SECONDS:
+                raise
+            progress = f"no answer from Azure ML, looking again: {first_line(error)}"
+            return self._snapshot._replace(progress=progress)
+        # Once a step has run, the time in the queue is over.
+        return snapshot._replace(running=snapshot.running or self._snapshot.running)
+
+    def _check_limits(self) -> None:
+        running, limits = self._snapshot.running, self._limits
+        limit, minutes = ("run_minutes", limits.run_minutes) if running else ("queue_minutes", limits.queue_minutes)
+        if self._snapshot.status in ledger.ENDED or time.monotonic() - self._phase_began <= minutes * 60:
+            return
+        raise WaitExpired(
+            "JobTooSlow",
+            f"Job '{self._submission.job.name}' is {self._snapshot.status} after {minutes:g} minutes "
+            f"({self._snapshot.progress}).",
+            f"Raise limits.{limit}, or see why in Azure ML studio.",
+        )
+
+
+def _share(snapshot: JobSnapshot, epochs: float | None) -> float:
     """How much of the training is done; the steps before and after it are short."""
-    if look.status == "Completed":
+    if snapshot.status == "Completed":
         return 1.0
-    return min(look.epoch / epochs, 1.0) if look.epoch and epochs else 0.0
+    return min(snapshot.epoch / epochs, 1.0) if snapshot.epoch and epochs else 0.0
 
 
 def _time_left(share: float, seconds: float) -> str:
@@ -120,18 +148,18 @@ def _time_left(share: float, seconds: float) -> str:
     return f", about {left / 60:.0f} min of training left" if left >= 60 else f", about {left:.0f} s of training left"
 
 
-def _look(client: "MLClient", name: str) -> Look:
+def _read_snapshot(client: "MLClient", name: str) -> JobSnapshot:
     status = job_status(client.jobs.get(name))
     steps = _steps(client, name)
     if status in ledger.ENDED:
-        return Look(status, True, status, None, steps)
+        return JobSnapshot(status, True, status, None, steps)
     running = any(step.status not in WAITING_TO_RUN for step in steps)
     done = sum(step.status == "Completed" for step in steps)
     under_way = [f"{step.display_name} {step.status}" for step in steps if step.status != "Completed"]
     logged = _logged(client, name) if running else {}
     losses = [f"step {value:.0f}" if metric == "step" else f"{metric} {value:.2f}" for metric, value in logged.items()]
     text = ", ".join([status, f"{done} steps done", *under_way, *losses])
-    return Look(status, running, text, logged.get("epoch"), steps)
+    return JobSnapshot(status, running, text, logged.get("epoch"), steps)
 
 
 def _steps(client: "MLClient", name: str) -> list[StepRun]:
