@@ -26,8 +26,9 @@ import requests
 from rich.console import Console
 from rich.table import Table
 
-from retune import servers, sign_in
+from retune import sign_in
 from retune.folders import home
+from retune_cli import servers
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN_SECONDS = 900

@@ -223,7 +223,7 @@ class Stage:
         try:
             from prefect.settings import PREFECT_API_URL
 
-            from retune import servers
+            from retune_cli import servers
 
             self.clouds = {name: self._cloud(name) for name in self._names}
             self._exit.enter_context(servers.prefect_api())

@@ -145,7 +145,7 @@ def finetune(environment: dict[str, str], *assignments: str, key: str | None = N
 
 def retune(environment: dict[str, str], *arguments: str) -> Ended:
     """`retune COMMAND ... --json`, run to its end."""
-    return Command(["-c", "from retune.commands import retune; retune()", *arguments, "--json"], environment).end()
+    return Command(["-c", "from retune_cli.commands import retune; retune()", *arguments, "--json"], environment).end()
 
 
 def state_in_prefect(flow_run_id: str) -> str:

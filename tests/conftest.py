@@ -305,7 +305,7 @@ def prefect_api() -> Iterator[str]:
     """Address of a Prefect API for the session, which flows in this process and in child processes use."""
     from prefect.settings import PREFECT_API_URL
 
-    from retune import servers
+    from retune_cli import servers
 
     with servers.prefect_api():
         with (
@@ -340,7 +340,7 @@ class Run(NamedTuple):
 @pytest.fixture
 def finetune(emulator: Emulator, prefect_api: str, capfd: pytest.CaptureFixture[str]) -> Callable[..., Run]:
     """`python -m flows.finetune --json --force` in this process, with `--set` for each argument."""
-    from retune.cli import main
+    from retune_cli.running import main
 
     def run(
         *assignments: str, preset: str = "local", key: str | None = None, force: bool = True, page: Path | None = None

@@ -12,9 +12,9 @@ import psutil
 from commands import own_homes, without_prefect
 from processes import processes_of
 
-from retune.local import ROOT, Stack
-from retune.servers import free_port
 from retune.sign_in import read_profile, signed_in
+from retune_cli.local import ROOT, Stack
+from retune_cli.servers import free_port
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -36,7 +36,7 @@ class Local:
         self._environment = outside | own
 
     def __call__(self, *words: str, seconds: float = START_SECONDS) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", "from retune.commands import retune; retune()", "local", *words]
+        command = [sys.executable, "-c", "from retune_cli.commands import retune; retune()", "local", *words]
         return subprocess.run(
             command, cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=seconds, check=False
         )

@@ -151,10 +151,10 @@ if __name__ == "__main__":
     # As `python -m` and `python -c` have it: the tests' folder is not searched.
     sys.path[0] = str(ROOT)
     # What the command line does first, in its order.
-    from retune import cli
+    from retune_cli import running
 
-    cli.quiet_libraries()
-    cli.import_what_the_flow_uses()
+    running.quiet_libraries()
+    running.import_what_the_flow_uses()
     # And what a run loads on its way.
     for module in ("prefect.engine", "prefect.flow_engine", "prefect.task_engine", "matplotlib.backends.backend_agg"):
         importlib.import_module(module)

@@ -115,8 +115,8 @@ def call_admin(ready: dict, method: str, path: str, content: object = None) -> o
 
 def measured_runs(runs: int, ready: dict) -> list[Held]:
     """What the emulator holds after each run; prints the lines."""
-    from retune.cli import run_flow, servers_for
     from retune.request import load
+    from retune_cli.running import run_flow, servers_for
 
     held = []
     with servers_for(load("local", []).workspace, prefect=True):

@@ -15,7 +15,7 @@ IN_TIME_HOURS = 8 / 3600
 
 def approve(environment: dict[str, str], *arguments: str) -> Ended:
     """`retune approve ...`, run to its end."""
-    words = ["-c", "from retune.commands import retune; retune()", "approve", *arguments]
+    words = ["-c", "from retune_cli.commands import retune; retune()", "approve", *arguments]
     return Command(words, environment).end()
 
 

@@ -11,11 +11,11 @@ from pydantic import BaseModel
 from test_page import Seen, is_picture
 
 from chatdata.describe import to_markdown as data_to_markdown
-from retune.cli import _StepFormatter
-from retune.holdings import Holdings, render_holdings
 from retune.printing import render, render_swept
 from retune.report import Report, Swept
 from retune.summary import to_html, to_markdown
+from retune_cli.holdings import Holdings, render_holdings
+from retune_cli.running import _StepFormatter
 
 PAGE = [
     "![seen](http://evil.test/x.png)",

@@ -29,7 +29,7 @@ LONG = ("training.training_seconds=20", *REHEARSAL)
 INSIDE_PREFECT = """
 import os, signal, sys
 from prefect import task_engine
-from retune.cli import main
+from retune_cli.running import main
 
 def interrupted(**named):
     if named["task"].name.startswith("wait_for_job"):
@@ -45,7 +45,7 @@ main(sys.argv[1:])
 # The command, signalled while Prefect's queue of events has just taken its lock, which the end of the run needs again.
 IN_A_LOCK = """
 import os, signal, sys, threading
-from retune.cli import main
+from retune_cli.running import main
 
 def __enter__(self):
     taken = take(self)

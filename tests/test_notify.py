@@ -11,7 +11,7 @@ from prefect import Flow, flow
 from prefect.states import Cancelled, Completed, Failed, State
 
 from retune.errors import BadRequest
-from retune.notify import make_automations
+from retune_cli.notify import make_automations
 
 BLOCK = "custom-webhook/retune-tests"
 TOLD_WITHIN_SECONDS = 60

@@ -12,7 +12,7 @@ import pytest
 from commands import REHEARSAL, finetune, wait_for, without_prefect
 from conftest import Emulator
 
-from retune.servers import free_port
+from retune_cli.servers import free_port
 
 PROGRAMS = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
 START_SECONDS, STOP_SECONDS = 60, 30

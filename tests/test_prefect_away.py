@@ -16,7 +16,7 @@ def test_a_run_outlives_its_prefect_server(emulator: Emulator, empty_database: P
     # Prefect's clients ask a server that is away five more times, for a minute.
     environment |= {"PREFECT_CLIENT_MAX_RETRIES": "1"}
     run = finetune(environment, *REHEARSAL, "training.training_seconds=8", fresh=True).read_until("job  .*Running")
-    servers = [*running(run.process.pid, "prefect server start"), *running(run.process.pid, "retune.servers")]
+    servers = [*running(run.process.pid, "prefect server start"), *running(run.process.pid, "retune_cli.servers")]
     assert len(servers) == 2
     for server in servers:
         server.kill()

@@ -13,8 +13,8 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary
 
 from retune import sign_in
 from retune.errors import BadRequest, CloudError
-from retune.local import known_prefect
-from retune.servers import free_port
+from retune_cli.local import known_prefect
+from retune_cli.servers import free_port
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_without_any_server_it_is_said(home: Path) -> None:
 
 def test_a_server_that_is_away_is_said(home: Path) -> None:
     """With its address, and what to do."""
-    from retune.approving import answer
+    from retune_cli.approving import answer
 
     api = f"http://127.0.0.1:{free_port()}/api"
     with temporary_settings({PREFECT_API_URL: api}), pytest.raises(CloudError, match="cannot be reached") as caught:
@@ -122,8 +122,8 @@ def test_a_server_that_is_away_is_said(home: Path) -> None:
 
 def test_a_wrong_string_is_said(prefect_api: str, home: Path) -> None:
     """The server is there, and refuses."""
-    from retune.approving import answer
-    from retune.notify import make_automations
+    from retune_cli.approving import answer
+    from retune_cli.notify import make_automations
 
     wrong = {PREFECT_API_URL: prefect_api, PREFECT_API_AUTH_STRING: "retune:guessed"}
     for ask in (
@@ -153,7 +153,7 @@ def test_a_server_that_other_settings_open_is_not_used(empty_database: Path, tmp
     """Prefect reads a prefect.toml in the current folder before the profile."""
     (tmp_path / "prefect.toml").write_text('[server.api]\nauth_string = "someone:else"\n')
     homes = own_homes(tmp_path, empty_database) | {"PYTHONPATH": str(ROOT)}
-    program = f"from retune.servers import prefect_server\nwith prefect_server({free_port()}): print('in use')"
+    program = f"from retune_cli.servers import prefect_server\nwith prefect_server({free_port()}): print('in use')"
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,

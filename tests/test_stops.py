@@ -17,7 +17,7 @@ LONG = ("training.training_seconds=120", *REHEARSAL)
 WITH_TIMEOUT = """
 import os, sys
 from retune.request import load
-from retune.cli import progress_on_stderr
+from retune_cli.running import progress_on_stderr
 from flows.finetune import finetune
 key, seconds, *assignments = sys.argv[1:]
 sys.stdout = open(os.devnull, "w")

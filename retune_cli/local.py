@@ -18,10 +18,11 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 
-from retune import servers, sign_in
+from retune import sign_in
 from retune.errors import BadRequest, CloudError
 from retune.folders import home
 from retune.waiting import poll
+from retune_cli import servers
 
 ROOT = Path(__file__).resolve().parent.parent
 POOL = "retune"
@@ -70,7 +71,7 @@ def start(port: int) -> Stack:
     log = home() / "local.log"
     with log.open("w", encoding="utf-8") as lines:
         keeper = subprocess.Popen(
-            [sys.executable, "-m", "retune.local", str(port)],
+            [sys.executable, "-m", "retune_cli.local", str(port)],
             stdin=subprocess.DEVNULL,
             stdout=lines,
             stderr=lines,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from retune import local
 from retune.errors import BadRequest
+from retune_cli import local
 
 FILE = Path(__file__).resolve().parent.parent / "deployments" / "automations.yaml"
 PLACE = "<block>"

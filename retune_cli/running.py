@@ -132,7 +132,7 @@ def run_sweep(request: "Request", dry_run: bool) -> "Swept":  # noqa: F821
 @contextlib.contextmanager
 def servers_for(workspace: "Workspace", *, prefect: bool) -> Iterator[None]:  # noqa: F821
     """The local servers that the body needs: an emulator where the workspace asks for one, and Prefect's API."""
-    from retune.servers import emulator, prefect_api
+    from retune_cli.servers import emulator, prefect_api
 
     quiet_libraries()
     interrupt = signal.getsignal(signal.SIGINT)

@@ -55,8 +55,8 @@ def command(body: Command) -> Command:
 
     @wraps(body)
     def with_errors(preset: str, assignments: tuple[str, ...], as_json: bool, quiet: bool, **arguments: object) -> None:
-        from retune.cli import progress_on_stderr
         from retune.request import load
+        from retune_cli.running import progress_on_stderr
 
         with progress_on_stderr(quiet), refusals():
             body(load(preset, list(assignments)), as_json=as_json, **arguments)
@@ -83,8 +83,8 @@ run_argument = click.argument("run", callback=_checked_key)
 @run_argument
 def status(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
     """Show what the workspace holds of RUN: its jobs, its model, its endpoints."""
-    from retune.cli import servers_for
-    from retune.holdings import read_holdings, render_holdings
+    from retune_cli.holdings import read_holdings, render_holdings
+    from retune_cli.running import servers_for
 
     with servers_for(request.workspace, prefect=False):
         found = read_holdings(request.workspace, run)
@@ -96,8 +96,8 @@ def status(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
 @run_argument
 def attach(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
     """Go on with RUN where its last start stopped, with the request that its job was submitted for."""
-    from retune.cli import finish, run_flow, servers_for
-    from retune.holdings import read_submitted_request
+    from retune_cli.holdings import read_submitted_request
+    from retune_cli.running import finish, run_flow, servers_for
 
     with servers_for(request.workspace, prefect=True):
         submitted = read_submitted_request(request.workspace, run)
@@ -109,8 +109,8 @@ def attach(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
 @run_argument
 def cancel(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
     """Cancel RUN's job and delete its endpoints, a kept one too. A live run then ends as JobCanceled."""
-    from retune.cli import servers_for
-    from retune.holdings import end_holdings, read_holdings, render_holdings
+    from retune_cli.holdings import end_holdings, read_holdings, render_holdings
+    from retune_cli.running import servers_for
 
     with servers_for(request.workspace, prefect=False):
         end_holdings(request.workspace, run, request.limits.delete_minutes)
@@ -125,7 +125,7 @@ def cancel(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
 @click.option("--by", default=getpass.getuser, metavar="NAME", help="Who decides. Default: the user of this machine.")
 def approve(run: str, reject: bool, note: str, by: str) -> None:
     """Answer RUN, which waits for approval of its model (`approval.required`): yes, unless --reject."""
-    from retune.approving import answer
+    from retune_cli.approving import answer
 
     with refusals():
         answer(run, approve=not reject, by=by, note=note)
@@ -136,8 +136,8 @@ def approve(run: str, reject: bool, note: str, by: str) -> None:
 @click.option("--dry-run", is_flag=True, help="Only show what would be ended.")
 def sweep(request: "Request", as_json: bool, dry_run: bool) -> None:  # noqa: F821
     """Delete endpoints and cancel jobs that outlived their runs; nothing that is not provably Retune's own."""
-    from retune.cli import run_sweep, servers_for
     from retune.printing import render_swept
+    from retune_cli.running import run_sweep, servers_for
 
     with servers_for(request.workspace, prefect=True):
         swept = run_sweep(request, dry_run)
@@ -198,7 +198,7 @@ def clear(keys: tuple[str, ...]) -> "list[Entry]":  # noqa: F821
 @click.argument("block")
 def notify(block: str) -> None:
     """Have Prefect tell BLOCK, e.g. slack-webhook/retune, of runs that failed and of leaks that were found."""
-    from retune.notify import make_automations
+    from retune_cli.notify import make_automations
 
     with refusals():
         for name in make_automations(block):
@@ -214,8 +214,8 @@ def local() -> None:
 @click.option("--port", default=4200, show_default=True, help="Of Prefect's page.")
 def start(port: int) -> None:
     """Start them in the background, deploy, and say where the page is."""
-    from retune import local
     from retune.sign_in import shell_prefix
+    from retune_cli import local
 
     with refusals():
         found = local.start(port)
@@ -230,7 +230,7 @@ def start(port: int) -> None:
 @local.command()
 def stop() -> None:
     """Stop them. Runs that go on end as Cancelled or Crashed, and what they held is deleted."""
-    from retune import local
+    from retune_cli import local
 
     with refusals():
         if local.running():

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from retune import local
 from retune.errors import BadRequest
 from retune.request import RUN_KEY
+from retune_cli import local
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient

@@ -104,7 +104,7 @@ def prefect_server(port: int, meanwhile: Callable[[], None] = lambda: None) -> I
     own |= {"PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false"}
     own |= {"PREFECT_SERVER_API_CSRF_PROTECTION_ENABLED": "true"}
     own |= {"PREFECT_SERVER_API_CORS_ALLOWED_ORIGINS": f"{url},http://localhost:{port}"}
-    arguments = ["-m", "retune.servers", str(port)]
+    arguments = ["-m", "retune_cli.servers", str(port)]
     with sign_in.new_profile(port) as file:
         settings = environment_with(QUIET_PREFECT | sign_in.variables(file, sign_in.SERVER) | own)
         with server("prefect", arguments, settings, stdout=subprocess.DEVNULL) as process:
