@@ -19,6 +19,7 @@ from prefect.states import Completed, Failed, State
 from retune.folders import keep_report
 from retune.report import Swept
 from retune.request import Workspace
+from retune.waiting import STOP
 from tasks.sweep import cancel_job, delete_leftover, find_leftovers
 
 log = logging.getLogger("retune.sweep")
@@ -32,6 +33,8 @@ ENVIRONMENT = Workspace()
 @flow(name="sweep", validate_parameters=True, persist_result=False)
 def sweep(workspace: Workspace = ENVIRONMENT, dry_run: bool = False, delete_minutes: float = 20) -> State:
     """What outlived its run, ended; with `dry_run` only found. The report is kept under `.retune/runs`."""
+    # A run that ended in this process has told its steps to stop.
+    STOP.clear()
     swept = find_leftovers(workspace).model_copy(update={"dry_run": dry_run})
     if not dry_run:
         deleting = [delete_leftover.submit(workspace, endpoint, delete_minutes) for endpoint in swept.endpoints]

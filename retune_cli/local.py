@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,13 +76,12 @@ def start(port: int) -> Stack:
             stderr=lines,
             start_new_session=True,
         )
-    deadline = time.monotonic() + START_SECONDS
     try:
-        while not (stack := running()):
-            if keeper.poll() is not None or time.monotonic() > deadline:
-                last = " | ".join(log.read_text(encoding="utf-8").strip().splitlines()[-3:])
-                raise CloudError("NotStarted", f"The local servers did not start: {last or 'no output'}", f"See {log}.")
-            time.sleep(LOOK_SECONDS)
+        # Until all is ready, or the process has ended.
+        poll(lambda: running() or keeper.poll(), seconds=START_SECONDS, every=LOOK_SECONDS, stoppable=False)
+        if not (stack := running()):
+            last = " | ".join(log.read_text(encoding="utf-8").strip().splitlines()[-3:])
+            raise CloudError("NotStarted", f"The local servers did not start: {last or 'no output'}", f"See {log}.")
     except BaseException:
         keeper.terminate()
         raise
@@ -105,8 +103,13 @@ def stop() -> bool:
         keeper.terminate()
     except psutil.NoSuchProcess:
         return True
-    has_ended = poll(lambda: None if running() or _goes_on(keeper) else True, seconds=STOP_SECONDS, every=LOOK_SECONDS)
-    if not has_ended:
+    ended = poll(
+        lambda: None if running() or _goes_on(keeper) else True,
+        seconds=STOP_SECONDS,
+        every=LOOK_SECONDS,
+        stoppable=False,
+    )
+    if not ended:
         text = f"Process {stack.pid} has not ended the servers within {STOP_SECONDS} s."
         raise CloudError("NotStopped", text, f"See {home() / 'local.log'}, or end it: kill -9 {stack.pid}.")
     return True

@@ -15,7 +15,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from retune import sign_in
 from retune.environment import changed_environment, environment_with
 from retune.errors import CloudError
 from retune.folders import home
+from retune.waiting import poll
 from retune_cloud.workspace import METADATA_URL
 
 log = logging.getLogger("retune.servers")
@@ -191,14 +191,15 @@ def _end(process: "subprocess.Popen[str]", seconds: float) -> None:
 
 
 def _wait_until_healthy(url: str, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and process.poll() is None:
+    def answers() -> bool | None:
         try:
             with urllib.request.urlopen(url, timeout=2):
-                return
+                return True
         except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    raise _not_started("prefect", "Or start one with `prefect server start` and set PREFECT_API_URL.")
+            return None if process.poll() is None else False
+
+    if not poll(answers, seconds=START_SECONDS, every=0.1, stoppable=False):
+        raise _not_started("prefect", "Or start one with `prefect server start` and set PREFECT_API_URL.")
 
 
 def _check_sign_in(url: str, string: str) -> None:
