@@ -6,9 +6,10 @@ It needs the cloud alone: owner, run key, expiry and lease are in the resources'
 """
 
 if __name__ == "__main__":
+    from retune.cli import run
     from retune.commands import sweep as command
 
-    command()
+    run(command)
 
 import logging
 

@@ -13,8 +13,8 @@ from chaos_trials import VICTIMS, Verdict, draw
 from retune import names
 
 ROOT = Path(__file__).resolve().parent.parent
-# Machine lost during a request, laptop asleep through a rerun.
-SAMPLE = ("5", "24")
+# Laptop asleep through half a rerun, machine lost during a request.
+SAMPLE = ("16", "35")
 
 
 def job(attempt: int, status: str, created: str, ended: str | None) -> dict:
