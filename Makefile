@@ -22,14 +22,16 @@ run: .venv/installed
 # Three processes, because each waits for half of its time. What the emulators of all of them were asked and
 # answered is checked at the end.
 EXCHANGES := .retune/exchanges
+BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
 test: .venv/installed
 	@rm -rf $(EXCHANGES)
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder --durations=25 --exchanges=$(EXCHANGES) \
+	$(BIN)/python -m pytest $(BESIDE) -m "not exhaustive" --durations=25 --exchanges=$(EXCHANGES) \
 	  --ignore=tests/test_openapi.py $(ARGS)
 	$(BIN)/python -m pytest tests/test_openapi.py --exchanges=$(EXCHANGES)
 
 test-full: test fuzz faults chaos
-	@$(BIN)/python tests/data_kills.py --kills 50
+	$(BIN)/python -m pytest $(BESIDE) -m exhaustive
+	$(BIN)/python tests/data_kills.py --kills 50
 	$(BIN)/python -m pytest tests/test_browser.py --screenshots .retune/screenshots
 
 deploy-local: .venv/installed

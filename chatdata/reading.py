@@ -122,6 +122,7 @@ class Reader:
         if "messages" not in names:
             raise BadFile(f"{file.name}: no column 'messages'; its columns: {named(names)}.")
         columns = [name for name in COLUMNS if name in names]
+        check_expansion(file, footer)
         number = 1
         for groups, stream in read_ahead(map(partial(self._fetch_groups, file), groups_to_fetch(footer, rows))):
             with stream:
@@ -268,6 +269,18 @@ def read_ahead(batches: Iterator[T]) -> Iterator[T]:
         while (batch := coming.result()) is not None:
             coming = pool.submit(next, batches, None)
             yield batch
+
+
+def check_expansion(file: SourceFile, metadata: pq.FileMetaData) -> None:
+    """Raise BadFile when a wanted column expands to far more than its size."""
+    for group in range(metadata.num_row_groups):
+        about = metadata.row_group(group)
+        for column in map(about.column, range(about.num_columns)):
+            most = max(FREE_BYTES, EXPANSION * column.total_compressed_size)
+            if column.path_in_schema.partition(".")[0] in COLUMNS and column.total_uncompressed_size > most:
+                sizes = f"{column.total_compressed_size} bytes expand to {column.total_uncompressed_size}"
+                place = f"row group {group + 1}, {column.path_in_schema}"
+                raise BadFile(f"{file.name}: {place}: its {sizes}, more than {EXPANSION} times as many.")
 
 
 def groups_to_fetch(metadata: pq.FileMetaData, rows: int | None) -> Iterator[list[int]]:

@@ -8,9 +8,9 @@ the recipe is in `recipe.py`, the steps are in `tasks`.
 
 if __name__ == "__main__":
     # Before Prefect is imported: help must be quick, and the flow must live in an importable module, not in __main__.
-    from retune_cli.running import main
+    from retune_cli.running import main, run
 
-    main()
+    run(main)
 
 from prefect import flow
 from prefect.runtime import deployment

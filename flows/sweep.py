@@ -7,8 +7,9 @@ It needs the cloud alone: owner, run key, expiry and lease are in the resources'
 
 if __name__ == "__main__":
     from retune_cli.commands import sweep as command
+    from retune_cli.running import run
 
-    command()
+    run(command)
 
 import logging
 

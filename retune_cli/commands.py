@@ -236,3 +236,10 @@ def stop() -> None:
         if local.running():
             click.echo("stopping; what a run holds is deleted first", err=True)
         click.echo("stopped" if local.stop() else "nothing was running")
+
+
+def main() -> None:
+    """What `retune` on the command line runs."""
+    from retune_cli.running import run
+
+    run(retune)

@@ -213,7 +213,7 @@ def _worker() -> "Iterator[subprocess.Popen[str]]":
 
     arguments = ["-m", "prefect", "worker", "start", "--pool", POOL, "--name", "local"]
     environment = os.environ | servers.QUIET_PREFECT | {"RETUNE_HOME": str(home())}
-    with servers.server("worker", arguments, environment, stdout=subprocess.DEVNULL) as worker:
+    with servers.server("worker", arguments, environment, subprocess.DEVNULL, reads_stdin=False) as worker:
         try:
             yield worker
         finally:

@@ -10,8 +10,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -95,6 +96,26 @@ def finish(report: "Report", as_json: bool) -> None:  # noqa: F821
     sys.exit(EXIT_CODES[report.status])
 
 
+def run(command: Callable[[], None]) -> NoReturn:
+    """Run a command as all that this process is for, and end with its status.
+
+    Prefect waits at the end of a process until its last logs are sent, for minutes when its server is away. What they
+    say is in the report, so this does not wait.
+    """
+    try:
+        command()
+    except SystemExit as ended:
+        if "prefect" not in sys.modules:
+            raise
+        from retune_cli.servers import everything_is_sent
+
+        if everything_is_sent():
+            raise
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code)
+
+
 def run_flow(request: "Request", key: str | None, *, force: bool = False) -> "Report":  # noqa: F821
     """The report of a run of the flow in this process, which has the servers that it needs."""
     import httpx
@@ -102,6 +123,7 @@ def run_flow(request: "Request", key: str | None, *, force: bool = False) -> "Re
 
     from flows.finetune import finetune
     from flows.recording import REPORTS
+    from retune.errors import CloudError
 
     earlier = set(REPORTS)
     try:
@@ -109,6 +131,10 @@ def run_flow(request: "Request", key: str | None, *, force: bool = False) -> "Re
     except (httpx.TransportError, PrefectException) as error:
         # Prefect could not note how the run ended; the run has ended all the same.
         own = [report for name, report in REPORTS.items() if name not in earlier]
+        if not own and isinstance(error, httpx.TransportError):
+            problem = f"Prefect's server did not answer, so no run began: {type(error).__name__}: {error}"
+            fix = "Run it again; if PREFECT_API_URL names a server, start that first."
+            raise CloudError("PrefectAway", problem, fix) from error
         if not own:
             raise
         problem = f"Prefect's server was away at the end, so its page is not complete: {type(error).__name__}: {error}"

@@ -87,7 +87,7 @@ def prefect_api(meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
             finally:
                 # Prefect's threads would go on trying for minutes.
                 if _status_of(f"{url}/api/health", {}, DRAIN_SECONDS):
-                    _send_what_is_queued()
+                    everything_is_sent()
 
 
 @contextlib.contextmanager
@@ -133,20 +133,22 @@ def serve_prefect(port: int) -> None:
             profile.unlink()
 
 
-def _send_what_is_queued() -> None:
-    """Let Prefect's threads send the last logs and events while the server is still there."""
+def everything_is_sent() -> bool:
+    """Let Prefect's threads send the last logs and events; False when they could not in `DRAIN_SECONDS` each."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
-    for worker in (APILogWorker, EventsWorker):
-        worker.drain_all(timeout=DRAIN_SECONDS)
+    return not any(worker.drain_all(timeout=DRAIN_SECONDS).not_done for worker in (APILogWorker, EventsWorker))
 
 
 @contextlib.contextmanager
 def server(
-    name: str, arguments: list[str], environment: dict[str, str], stdout: int
+    name: str, arguments: list[str], environment: dict[str, str], stdout: int, *, reads_stdin: bool = True
 ) -> "Iterator[subprocess.Popen[str]]":
-    """A Python process in a session of its own, whose standard input is our pipe and whose stderr is `<name>.log`."""
+    """A Python process in a session of its own, whose standard input is our pipe and whose stderr is `<name>.log`.
+
+    One that does not end with its standard input is sent SIGTERM, on Linux, when this thread ends.
+    """
     with _log_file(name).open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
             [sys.executable, *arguments],
@@ -156,6 +158,7 @@ def server(
             env=environment,
             text=True,
             start_new_session=True,
+            preexec_fn=None if reads_stdin else end_with_parent(),
         )
     try:
         yield process

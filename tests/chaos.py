@@ -29,8 +29,9 @@ from pathlib import Path
 import httpx
 import psutil
 from chaos_counts import count_remains, count_trial
+from chaos_disk import take_disk_away
 from chaos_runs import Trigger, Undisturbed, acted, find_marks, start_flow, sweep
-from chaos_stage import STOPPING, Cloud, Ended, Stage
+from chaos_stage import STOPPING, Cloud, Ended, Stage, TooSlow
 from chaos_trials import CALM, COUNTS, Trial, Verdict, draw
 from chaos_victims import STRIKES, Act, follow, forget
 from rich.console import Console
@@ -164,10 +165,12 @@ class Play:
         except (RuntimeError, OSError, ValueError, LookupError, psutil.Error, httpx.HTTPError) as error:
             if isinstance(error, Ended):
                 raise
+            verdict.counts["over time"] += isinstance(error, TooSlow)
             verdict.breaches.append(f"{type(error).__name__}: {error}")
             (self.folder / f"{trial.key}.traceback").write_text(traceback.format_exc(), encoding="utf-8")
         finally:
             self._stage.end_processes(self.folder / trial.key)
+            take_disk_away(self.folder / trial.key)
         if trial.cloud == "mortal":
             self._stage.clouds["mortal"].revive()
             self._mortal_taken = False
@@ -221,7 +224,7 @@ def show(play: Play, seed: int, seconds: float) -> None:
         rows = [verdict for verdict in play.verdicts if kind in (verdict.trial.kind, "total")]
         figures = sum((row.figures() for row in rows), Counter())
         table.add_row(kind, *(str(figures[column]) for column in columns), end_section=kind == (kinds or [""])[-1])
-    Console(width=150).print(table)
+    Console(width=180).print(table)
     for breach in play.breaches:
         say(f"breach: {breach}")
     failed = [str(verdict.trial.number) for verdict in play.verdicts if verdict.breaches]

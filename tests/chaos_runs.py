@@ -210,7 +210,8 @@ def start_flow(stage: Stage, cloud: Cloud, trial: Trial, name: str) -> Run:
     folder = stage.folder / trial.key
     words = [word for pair in assignments(trial).items() for word in ("--set", "=".join(pair))]
     command = ["flows.finetune", "--json", "--preset", "local", "--run-key", trial.key, *words]
-    return start(command, stage.environment(cloud, folder), folder / name)
+    own_prefect = trial.victim == "Prefect server" and name == "first"
+    return start(command, stage.environment(cloud, folder, own_prefect=own_prefect), folder / name)
 
 
 def sweep(stage: Stage, cloud: Cloud, name: str) -> dict:

@@ -245,10 +245,21 @@ class Stage:
         if not self.keep:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def environment(self, cloud: Cloud, folder: Path) -> dict[str, str]:
-        """What the shell of a user on this cloud holds, with everything that Retune and Prefect keep in `folder`."""
+    def environment(self, cloud: Cloud, folder: Path, *, own_prefect: bool = False) -> dict[str, str]:
+        """What the shell of a user on this cloud holds, with everything that Retune and Prefect keep in `folder`.
+
+        With `own_prefect` it names no Prefect server, so that the command starts its own.
+        """
         homes = {"RETUNE_HOME": str(folder / "retune"), "PREFECT_HOME": str(folder / "prefect")}
-        return os.environ | cloud.env | homes | {"PREFECT_API_URL": self.prefect, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        shell = os.environ | cloud.env | homes | {"PREFECT_API_URL": self.prefect, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        if not own_prefect:
+            return shell
+        if self._database:
+            (folder / "prefect").mkdir(parents=True, exist_ok=True)
+            shutil.copy(self._database, folder / "prefect" / "prefect.db")
+        from retune import sign_in
+
+        return {name: value for name, value in shell.items() if name not in sign_in.variables(Path())}
 
     def end_processes(self, folder: Path) -> None:
         """Kill what was started with a RETUNE_HOME in this folder, other than the harness's own servers."""

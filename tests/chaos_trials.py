@@ -10,7 +10,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-Victim = Literal["flow", "flow and guard", "flow on a worker", "worker", "emulator"]
+Victim = Literal[
+    "flow",
+    "flow and guard",
+    "flow on a worker",
+    "worker",
+    "guard",
+    "Prefect server",
+    "disk",
+    "emulator",
+    "emulator with supervisors",
+    "MLflow",
+    "step",
+    "model server",
+]
 FollowUp = Literal["rerun", "sweep"]
 
 # How often each victim is drawn, and with which signals.
@@ -19,8 +32,20 @@ VICTIMS: dict[Victim, tuple[int, tuple[signal.Signals, ...]]] = {
     "flow and guard": (15, (signal.SIGKILL,)),
     "flow on a worker": (13, (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)),
     "worker": (12, (signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)),
+    "guard": (6, (signal.SIGKILL,)),
+    "Prefect server": (10, (signal.SIGKILL, signal.SIGKILL, signal.SIGSTOP)),
+    # It is filled, and no signal is sent; this one stands for a file that cannot grow.
+    "disk": (10, (signal.SIGXFSZ,)),
     "emulator": (20, (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP)),
+    "emulator with supervisors": (6, (signal.SIGKILL,)),
+    "MLflow": (6, (signal.SIGKILL,)),
+    "step": (6, (signal.SIGKILL,)),
+    "model server": (6, (signal.SIGKILL,)),
 }
+# Processes of the emulator, which is then not shared.
+OF_THE_EMULATOR = ("emulator", "emulator with supervisors", "MLflow", "step", "model server")
+# The run goes on without them.
+OUTLIVED = ("worker", "guard", "Prefect server", "disk", *OF_THE_EMULATOR)
 LONGEST_PAUSE_SECONDS = 3.0
 # Undisturbed runs have numbers of their own, from here on.
 CALM = 10_000
@@ -69,13 +94,13 @@ class Trial:
     @property
     def training_seconds(self) -> int:
         """Length of the training: where only a sweep follows, a job that nobody cancels outlives the trial."""
-        goes_on = self.victim in ("worker", "emulator") or self.moment.kind != "time" or self.number >= CALM
+        goes_on = self.victim in OUTLIVED or self.moment.kind != "time" or self.number >= CALM
         return 1 if goes_on or self.follow_up == "rerun" else 300
 
     @property
     def cloud(self) -> str:
         """The emulator that it runs on: killed ones are not shared."""
-        return "mortal" if self.victim == "emulator" else "shared"
+        return "mortal" if self.victim in OF_THE_EMULATOR else "shared"
 
     @property
     def kind(self) -> str:
@@ -93,7 +118,7 @@ class Trial:
         at = f"{self.moment.kind} {self.moment.share:.2f}"
         after = f"{self.follow_up}, asleep through {self.sleeps_through}" if self.wakes_in_rerun else self.follow_up
         forgotten = f" without {self.forget}" if self.forget else ""
-        return f"{self.number:>4}  {self.kind:<24}  {at:<11}  then {after}{forgotten}"
+        return f"{self.number:>4}  {self.kind:<33}  {at:<11}  then {after}{forgotten}"
 
 
 def draw(seed: int, number: int) -> Trial:
@@ -116,7 +141,16 @@ def draw(seed: int, number: int) -> Trial:
 
 
 TOO_LATE = "too late"
-COUNTS = ("jobs twice", "jobs active", "endpoints", "deployments", "processes", "files differ")
+COUNTS = (
+    "jobs twice",
+    "jobs active",
+    "endpoints",
+    "deployments",
+    "processes",
+    "files differ",
+    "reports lost",
+    "over time",
+)
 
 
 @dataclass
@@ -146,4 +180,4 @@ class Verdict:
     def line(self) -> str:
         """The trial and its result on one line."""
         result = "; ".join(self.breaches) or "ok"
-        return f"{self.trial.describe():<84}  {self.struck} [{self.step}]  {self.seconds:.0f} s  {result}"
+        return f"{self.trial.describe():<92}  {self.struck} [{self.step}]  {self.seconds:.0f} s  {result}"

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import psutil
+from chaos_disk import fill, give_small_disk, make_room
 from chaos_runs import (
     END_SECONDS,
     LEASE_SECONDS,
@@ -19,10 +20,10 @@ from chaos_runs import (
     start_flow,
     sweep,
 )
-from chaos_stage import Cloud, Stage, rest, wait_for
-from chaos_trials import LONGEST_PAUSE_SECONDS, Trial, Verdict, Victim
+from chaos_stage import Cloud, Stage, TooSlow, rest, wait_for
+from chaos_trials import LONGEST_PAUSE_SECONDS, TOO_LATE, Trial, Verdict, Victim
 from chaos_worker import Deployment, state_of
-from processes import processes_of
+from processes import command_line, processes_of, running
 
 # A lease is renewed at the latest moment before the blow; the rest is for clocks and a slow machine.
 MARGIN_SECONDS = 1.0
@@ -64,6 +65,9 @@ class Act:
         """Take note of how a start of the command ended that nobody has killed."""
         report = run.document()
         self.reports.append(report)
+        # The signal itself ends a process that has not begun its run.
+        if not report and run.process.returncode != -signal.SIGTERM:
+            self.verdict.count("reports lost", [f"{run.out.stem} ended with {run.process.returncode}"])
         if "unexpected error" in run.text():
             error = report.get("error") or {}
             self.verdict.breaches.append(
@@ -145,6 +149,57 @@ def strike_worker(act: Act) -> None:
         wait_for(lambda: not deployment.flow_process(run), RUN_SECONDS, "the end of the flow's process", 0.3)
 
 
+def strike_beside(act: Act, find: Callable[[Run], list[psutil.Process]]) -> None:
+    """Processes that a run needs and that are not its own, once they are there; it completes, or tells the cause."""
+    run = act.start("first")
+    victims: list[psutil.Process] = []
+
+    def blow() -> None:
+        wait_for(lambda: find(run) or run.over(), RUN_SECONDS, f"a {act.trial.victim}", 0.03)
+        victims.extend(find(run))
+        if act.trial.signal == signal.SIGKILL:
+            kill_all(victims)
+        else:
+            pause(victims, act.trial.pause_seconds)
+
+    if act.strike(run.over, blow) and not victims:
+        act.verdict.struck = TOO_LATE
+    act.verdict.step = run.step()
+    end_in_order(act, run)
+
+
+def strike_disk(act: Act) -> None:
+    """No room left where Retune keeps its files; then there is room again."""
+    home = act.stage.folder / act.trial.key / "retune"
+    if not give_small_disk(home):
+        return
+    run = act.start("first")
+    act.strike(run.over, lambda: fill(home))
+    act.verdict.step = run.step()
+    end_in_order(act, run)
+    make_room(home)
+
+
+def strike_emulator_with_supervisors(act: Act) -> None:
+    """As a machine that is lost, except that the commands live on: they must notice by themselves."""
+    run = act.start("first")
+    family: list[psutil.Process] = []
+
+    def blow() -> None:
+        family.extend(psutil.Process(act.cloud.process.pid).children(recursive=True))
+        kill_all([psutil.Process(act.cloud.process.pid), *running(act.cloud.process.pid, "supervisor.py")])
+
+    if act.strike(run.over, blow):
+        act.verdict.step = run.step()
+        act.cloud.wait_for_end()
+        with contextlib.suppress(TooSlow):
+            wait_for(lambda: all(map(has_ended, family)), END_SECONDS, "the end of the emulator's processes")
+        act.verdict.count("processes", [f"{one.pid} {command_line(one)}" for one in family if not has_ended(one)])
+        rest(act.trial.pause_seconds)
+        act.cloud.start()
+    end_in_order(act, run)
+
+
 def strike_emulator(act: Act) -> None:
     """The service: it goes away or stands still, and comes back on the same home and port."""
     run = act.start("first")
@@ -157,6 +212,11 @@ def strike_emulator(act: Act) -> None:
             act.cloud.wait_for_end()
             rest(act.trial.pause_seconds)
             act.cloud.start()
+    end_in_order(act, run)
+
+
+def end_in_order(act: Act, run: Run) -> None:
+    """Wait for a run that nobody has struck itself: it completes, or fails with a named error."""
     code = run.wait(RUN_SECONDS)
     act.take(run)
     if code not in (0, 1) or (code == 1 and not (act.reports[-1].get("error") or {}).get("code")):
@@ -168,8 +228,27 @@ STRIKES: dict[Victim, Callable[[Act], None]] = {
     "flow and guard": strike_flow_and_guard,
     "flow on a worker": strike_flow_on_a_worker,
     "worker": strike_worker,
+    "guard": lambda act: strike_beside(act, lambda run: running(run.process.pid, "flows.guard")),
+    "Prefect server": lambda act: strike_beside(act, prefect_servers),
+    "disk": strike_disk,
     "emulator": strike_emulator,
+    "emulator with supervisors": strike_emulator_with_supervisors,
+    "MLflow": lambda act: strike_beside(act, lambda _: of_emulator(act, "-m azureml_emulator.mlflow_server")),
+    "step": lambda act: strike_beside(act, lambda _: of_emulator(act, "-m trainer.rehearsal_training")),
+    "model server": lambda act: strike_beside(act, lambda _: of_emulator(act, "-m trainer.rehearsal_serve")),
 }
+
+
+def prefect_servers(run: Run) -> list[psutil.Process]:
+    """The run's own server and its keeper; none before it answers, when there is no run yet."""
+    if run.step() == "start":
+        return []
+    return [*running(run.process.pid, "-m retune_cli.servers"), *running(run.process.pid, "prefect server start")]
+
+
+def of_emulator(act: Act, words: str) -> list[psutil.Process]:
+    """The emulator's commands with these words, and their supervisors."""
+    return running(act.cloud.process.pid, words)
 
 
 def outlive(act: Act, pid: int) -> None:
@@ -197,6 +276,15 @@ def has_ended(process: psutil.Process) -> bool:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def pause(processes: list[psutil.Process], seconds: float) -> None:
+    """Stop them for a while."""
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for process in processes:
+            with contextlib.suppress(psutil.Error):
+                process.send_signal(number)
+        rest(seconds if number == signal.SIGSTOP else 0)
 
 
 def kill_all(processes: list[psutil.Process]) -> None:

@@ -3,6 +3,7 @@
 import signal
 from uuid import UUID
 
+import pytest
 from commands import REHEARSAL, Command, Ended, endpoints_left, finetune, state_in_prefect, wait_for
 from conftest import Emulator
 
@@ -112,6 +113,7 @@ def test_approval_before_traffic_keeps_the_answer_with_the_model(
     assert (ended.report["endpoint"], endpoints_left(emulator)) == (None, [])
 
 
+@pytest.mark.exhaustive
 def test_cancel_ends_a_run_that_waits(environment: dict[str, str], emulator: Emulator) -> None:
     """In Prefect, without a worker."""
     from prefect.client.orchestration import get_client
@@ -127,6 +129,7 @@ def test_cancel_ends_a_run_that_waits(environment: dict[str, str], emulator: Emu
     assert state_in_prefect(flow_run) == "CANCELLED"
 
 
+@pytest.mark.exhaustive
 def test_an_interrupted_run_that_waited_is_cancelled(environment: dict[str, str], emulator: Emulator) -> None:
     """Ctrl-C while it waits."""
     run = finetune(environment, *ASKED, key="interrupted-waiting").read_until(WAITING)
@@ -153,6 +156,7 @@ def test_answers_that_cannot_be_given_are_refused(environment: dict[str, str], e
     assert run.end().code == 3
 
 
+@pytest.mark.exhaustive
 def test_a_run_set_to_running_without_an_answer_fails(environment: dict[str, str], emulator: Emulator) -> None:
     """As somebody may do through the API; it is not taken for a yes."""
     from prefect.client.orchestration import get_client

@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from chatdata import reading
@@ -37,6 +39,16 @@ def test_a_file_that_expands_too_far_is_not_read_on(tmp_path: Path, monkeypatch:
 
     with pytest.raises(BadFile, match=f"{name}.*expand to over"):
         read(tmp_path / name)
+
+
+def test_a_parquet_column_that_expands_too_far_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its footer says how far, so not even a part of it is read."""
+    monkeypatch.setattr(reading, "FREE_BYTES", 1 << 20)
+    rows = [[{"role": "user", "content": "a" * 100_000}]] * 200
+    pq.write_table(pa.table({"messages": rows}), tmp_path / "rows.parquet", compression="zstd", use_dictionary=False)
+
+    with pytest.raises(BadFile, match=r"rows.parquet: row group 1, messages.*: its \d+ bytes expand to 20\d+"):
+        read(tmp_path / "rows.parquet")
 
 
 def test_a_file_that_is_compressed_as_text_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

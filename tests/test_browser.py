@@ -225,6 +225,7 @@ def test_one_click_runs_to_completion_and_the_page_shows_it(browser: Browser, lo
         browser.keep(name)
 
 
+@pytest.mark.exhaustive
 def test_a_form_is_refused_then_filled_and_its_run_is_approved(browser: Browser, local: Local) -> None:
     """A share of 300 % is refused in the page, and so is none; with 100 % the run waits for a person, and completes."""
     page = browser.page
@@ -270,6 +271,7 @@ def test_a_form_is_refused_then_filled_and_its_run_is_approved(browser: Browser,
         assert "Approved by Ada: reads well" in artifacts_of(client, run)["summary"].data
 
 
+@pytest.mark.exhaustive
 def test_a_run_is_cancelled_in_the_page(browser: Browser, local: Local) -> None:
     """With a worker, which tells the run; while its job trains."""
     with local.client() as client:

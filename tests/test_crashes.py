@@ -5,6 +5,7 @@ import signal
 import time
 from datetime import UTC, datetime
 
+import pytest
 from azure.identity import DefaultAzureCredential
 from commands import REHEARSAL, Command, endpoints_left, finetune, job_statuses, retune, state_in_prefect, wait_for
 from conftest import Emulator
@@ -44,6 +45,7 @@ def test_a_second_start_goes_on_with_the_running_job(environment: dict[str, str]
     assert endpoints_left(emulator) == []
 
 
+@pytest.mark.exhaustive
 def test_a_second_start_goes_on_after_the_registration(environment: dict[str, str], emulator: Emulator) -> None:
     """The model version of the first start is found, and the endpoint made anew while the guard deletes the old one."""
     first = finetune(environment, *REHEARSAL, key="killed-in-serving").read_until("is ready")
@@ -121,6 +123,7 @@ def test_the_sweep_leaves_a_live_run_alone(environment: dict[str, str], emulator
     assert ended.code == 0, ended.errors
 
 
+@pytest.mark.exhaustive
 def test_a_run_notices_that_a_late_request_has_taken_its_lease_away(
     environment: dict[str, str], emulator: Emulator
 ) -> None:

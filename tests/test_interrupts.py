@@ -80,10 +80,10 @@ def trained(environment: dict[str, str]) -> str:
 @pytest.mark.parametrize(
     ("at", "number"),
     [
-        ("signed in as", signal.SIGINT),
+        pytest.param("signed in as", signal.SIGINT, marks=pytest.mark.exhaustive),
         ("is made|is there", signal.SIGINT),
-        ("  submitted ", signal.SIGINT),
-        ("chat_completion_finetune Running", signal.SIGINT),
+        pytest.param("  submitted ", signal.SIGINT, marks=pytest.mark.exhaustive),
+        pytest.param("chat_completion_finetune Running", signal.SIGINT, marks=pytest.mark.exhaustive),
         ("chat_completion_finetune Running", signal.SIGTERM),
     ],
     ids=["reading", "submitting", "waiting", "training", "training, SIGTERM"],
@@ -102,7 +102,11 @@ def test_before_the_job_is_done_it_is_cancelled(
     assert list(emulator.client().online_endpoints.list()) == []
 
 
-@pytest.mark.parametrize("end", ["raise ValueError('something else')", "pass"], ids=["changed", "swallowed"])
+@pytest.mark.parametrize(
+    "end",
+    [pytest.param("raise ValueError('something else')", marks=pytest.mark.exhaustive), "pass"],
+    ids=["changed", "swallowed"],
+)
 def test_a_signal_that_a_library_does_not_pass_on_counts(
     end: str, environment: dict[str, str], emulator: Emulator
 ) -> None:
@@ -129,7 +133,13 @@ def test_a_signal_leaves_no_lock_taken(environment: dict[str, str]) -> None:
 
 @pytest.mark.parametrize(
     ("at", "times"),
-    [("register  ", 1), ("is up$", 1), ("is ready", 1), ("is ready", 3), ("1/2 answered", 1)],
+    [
+        ("register  ", 1),
+        pytest.param("is up$", 1, marks=pytest.mark.exhaustive),
+        pytest.param("is ready", 1, marks=pytest.mark.exhaustive),
+        ("is ready", 3),
+        pytest.param("1/2 answered", 1, marks=pytest.mark.exhaustive),
+    ],
     ids=["registering", "deploying", "scoring", "scoring, three times", "asking"],
 )
 def test_after_the_job_is_done_the_endpoint_is_deleted(

@@ -19,6 +19,7 @@ def local(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield local
 
 
+@pytest.mark.exhaustive
 def test_schedules_fire_by_themselves_and_do_not_overlap(local: Local) -> None:
     """Each minute, with a run that takes longer than that: its next tick is dropped. The sweep goes on beside it."""
     from prefect.client.schemas.actions import DeploymentUpdate

@@ -55,7 +55,12 @@ def test_cancel_in_prefect_reaches_a_run_without_worker(environment: dict[str, s
     [
         ("limits.total_minutes=0.15", [], "RunTooLong"),
         ("limits.run_minutes=0.02", [], "JobTooSlow"),
-        ("limits.queue_minutes=0.03", [{"on": "step", "effect": "hang_queued", "name": "*"}], "JobTooSlow"),
+        pytest.param(
+            "limits.queue_minutes=0.03",
+            [{"on": "step", "effect": "hang_queued", "name": "*"}],
+            "JobTooSlow",
+            marks=pytest.mark.exhaustive,
+        ),
     ],
     ids=["whole run", "job's run", "job's queue"],
 )
@@ -77,7 +82,10 @@ def test_a_time_limit_fails_the_run(
 
 @pytest.mark.parametrize(
     ("key", "at", "assignments"),
-    [("timeout-training", "finetune Running", LONG), ("timeout-deleting", "asked for the deletion", REHEARSAL)],
+    [
+        pytest.param("timeout-training", "finetune Running", LONG, marks=pytest.mark.exhaustive),
+        ("timeout-deleting", "asked for the deletion", REHEARSAL),
+    ],
     ids=["training", "deleting"],
 )
 def test_prefect_s_own_time_limit_is_survived(

@@ -118,6 +118,7 @@ def test_a_worker_runs_the_deployment(worker: subprocess.Popen, session_emulator
 
 
 @pytest.mark.usefixtures("worker")
+@pytest.mark.exhaustive
 def test_a_cancelled_run_ends_as_cancelled(emulator: Emulator) -> None:
     """The button in Prefect's UI: the job is asked to end within seconds, and the state is honest."""
     from prefect.client.orchestration import get_client
@@ -158,6 +159,7 @@ def test_the_hook_deletes_what_a_killed_run_left(worker: subprocess.Popen, emula
 
 
 @pytest.mark.usefixtures("worker", "emulator")
+@pytest.mark.exhaustive
 def test_a_worker_runs_the_sweep() -> None:
     """The scheduled deployment has nothing to be told: the worker's environment names the workspace."""
     from prefect.deployments import run_deployment
