@@ -28,7 +28,12 @@ START_SECONDS = 180
 LARGEST_ORDER_BYTES = 1 << 17
 NUMBER_BYTES = 4
 # Threads that libraries would start while they are loaded.
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+ONE_THREAD = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    # Polars, which MLflow imports wherever it is installed.
+    "_RJEM_MALLOC_CONF": "background_thread:false",
+}
 
 
 class Forked:
