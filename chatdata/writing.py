@@ -224,25 +224,19 @@ def rows_of(batch: Batch) -> Iterable[Conversation]:
 def describe(rows: pl.DataFrame) -> pl.DataFrame:
     """The rows with a number in this batch, and what their messages tell: letters of roles, characters, whether they
     may be unfit, the two longest texts, and the line."""
-    rows = rows.with_row_index("row").with_columns(line=to_json(pl.col("messages")))
-    content = pl.col("content")
+    messages = pl.col("messages").list
+    role, content = pl.element().struct.field("role"), pl.element().struct.field("content")
     # A system message is the first, and often that of all conversations.
-    length = pl.when(pl.col("role") == "system").then(0).otherwise(content.str.len_bytes() + 1)
-    about = (
-        rows.select("row", "messages")
-        .explode("messages")
-        .unnest("messages")
-        .with_columns(letter=checks.letter_of_role(pl.col("role")), blank=checks.is_blank(content), length=length)
-        .group_by("row", maintain_order=True)
-        .agg(
-            letters=pl.col("letter").str.join(""),
-            characters=content.str.len_chars().sum(),
-            blank=pl.col("blank").any(),
-            longest=content.sort_by("length", maintain_order=True).tail(2),
+    length = pl.when(role == "system").then(0).otherwise(content.str.len_bytes() + 1)
+    return (
+        rows.with_row_index("row")
+        .with_columns(line=to_json(pl.col("messages")))
+        .with_columns(
+            letters=messages.eval(checks.letter_of_role(role)).list.join(""),
+            characters=messages.eval(content.str.len_chars()).list.sum(),
+            unfit=messages.eval(checks.is_blank(content)).list.any() | checks.may_be_unfit(pl.col("line")),
+            longest=messages.eval(content.gather(length.arg_sort().tail(2))),
         )
-    )
-    return rows.with_columns(
-        *about.drop("row", "blank"), unfit=checks.may_be_unfit(pl.col("line")) | pl.lit(about["blank"])
     )
 
 
