@@ -1,6 +1,6 @@
 """One pass over the chosen rows of each split: read, check, write, with what was found.
 
-The splits that judge the model come first, so that training rows can be told from theirs.
+The evaluation splits come first, because training rows are compared with theirs.
 """
 
 import tempfile

@@ -56,7 +56,7 @@ def ends_of(texts: pl.Expr) -> pl.Expr:
     return pl.concat_list(texts.list.eval(heads), texts.list.eval(tails))
 
 
-def candidates(rows: pl.DataFrame) -> pl.DataFrame:
+def select_candidates(rows: pl.DataFrame) -> pl.DataFrame:
     """The rows that may repeat another one, with the ends that they share; (row, exact, shared)."""
     shared = (
         rows.select("row", shared="ends")
@@ -157,12 +157,15 @@ def find_repetitions(file: WrittenRows, evaluation: dict[str, WrittenRows]) -> I
         for kind, written in files.items()
     ]
     everything = pl.concat(keys).with_row_index("row")
-    found = candidates(everything).join(everything.select("row", "kind", "number"), on="row", maintain_order="left")
+    suspects = select_candidates(everything).join(
+        everything.select("row", "kind", "number"), on="row", maintain_order="left"
+    )
+    columns = ("number", "exact", "shared")
     compared = {kind: Compared(written) for kind, written in files.items()}
     for kind in evaluation:
-        for number, exact, ends in found.filter(kind=kind).select("number", "exact", "shared").iter_rows():
+        for number, exact, ends in suspects.filter(kind=kind).select(columns).iter_rows():
             compared[kind].add(number, exact, ends)
-    for number, exact, ends in found.filter(kind=checks.DUPLICATE).select("number", "exact", "shared").iter_rows():
+    for number, exact, ends in suspects.filter(kind=checks.DUPLICATE).select(columns).iter_rows():
         pause(0)
         if problem := find_repeated(file, number, exact, ends, compared):
             yield number, *problem

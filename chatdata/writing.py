@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
@@ -189,16 +190,17 @@ class SplitWriting:
         long = pl.col("size") > limit if limit else pl.lit(False)
         counted = rows.filter(long | ((self._written + pl.int_range(pl.len())) % TOKEN_SAMPLE == 0))
         tokens = count_tokens(tokenizer, counted["messages"].to_list())
-        return rows.join(counted.select("row", tokens=pl.Series(tokens, dtype=pl.UInt32)), on="row", how="left")
+        counts = counted.select("row", tokens=pl.Series(tokens, dtype=pl.UInt32))
+        # Rows stay in the order in which they were written.
+        return rows.join(counts, on="row", how="left", maintain_order="left")
 
     def _drop_repetitions(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows that repeat no other; the file has these alone afterwards."""
-        file = WrittenRows(self._path, rows)
         dropped = []
-        for row, kind, detail in find_repetitions(file, self._evaluation):
-            self._problems.drop(file.location(row), [(kind, detail)])
-            dropped.append(row)
-        file.close()
+        with closing(WrittenRows(self._path, rows)) as file:
+            for row, kind, detail in find_repetitions(file, self._evaluation):
+                self._problems.drop(file.location(row), [(kind, detail)])
+                dropped.append(row)
         if not dropped:
             return rows
         kept = rows.with_columns(kept=~pl.col("row").is_in(dropped))
