@@ -10,7 +10,7 @@ import polars as pl
 
 from chatdata import checks
 from chatdata.conversations import Conversation, lines_of, to_json, to_series
-from chatdata.reading import Batch
+from chatdata.reading import Batch, read_ahead
 from chatdata.repetitions import RowLocation, WrittenRows, ends_of, find_repetitions
 from chatdata.sources import file_digest
 from chatdata.statistics import summarize
@@ -101,7 +101,7 @@ class SplitWriting:
         """
         parts = [pl.DataFrame(schema=WRITTEN)]
         with self._path.open("wb") as file:
-            for batch in chosen.batches:
+            for batch in read_ahead(chosen.batches):
                 pause(0)
                 parts.append(self._write_batch(file, batch))
                 self._selected, self._written = self._selected + len(batch), self._written + len(parts[-1])
