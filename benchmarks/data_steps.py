@@ -46,20 +46,6 @@ def ours_twice(name: str, fraction: float) -> dict[str, object]:
     return {"again": time.perf_counter() - began, "fetched_bytes": fetched}
 
 
-def write(source: str, check: bool) -> dict[str, object]:
-    """The seconds that all rows take to be written, with or without what is checked about them."""
-    import chatdata.prepare
-    from chatdata.data_step import collector_off
-    from chatdata.sources import pin
-    from retune.request import Data, Workspace
-
-    pinned = pin(Data(source=source, fraction=1, on_bad_row="drop"), Workspace())
-    began = time.perf_counter()
-    with collector_off():
-        chatdata.prepare.prepare(pinned, output_folder(), max_seq_length=MAX_SEQ_LENGTH, check=check)
-    return {"writing": time.perf_counter() - began}
-
-
 def prepare(name: str, fraction: float) -> int:
     """The bytes of content that one data step fetched."""
     from chatdata import data_step
@@ -76,7 +62,7 @@ def output_folder() -> Path:
     return folder
 
 
-STEPS = {step.__name__: step for step in (guide, ours, ours_twice, write)}
+STEPS = {step.__name__: step for step in (guide, ours, ours_twice)}
 
 
 def main() -> None:

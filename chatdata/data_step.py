@@ -29,7 +29,7 @@ def prepare(request: Request) -> PreparedData:
     limit = max_seq_length(request)
 
     def make(folder: Path) -> PreparedData:
-        with collector_off():
+        with gc_disabled():
             # Only here: what reads and checks rows takes a second to import.
             from chatdata.prepare import prepare
             from chatdata.progress import shown
@@ -41,7 +41,7 @@ def prepare(request: Request) -> PreparedData:
 
 
 @contextmanager
-def collector_off() -> Iterator[None]:
+def gc_disabled() -> Iterator[None]:
     """No reference cycles are made here, and looking for them among millions of turns takes a fifth of the time."""
     was_on = gc.isenabled()
     gc.disable()

@@ -1,6 +1,6 @@
 """One pass over the chosen rows of each split: read, check, write, with what was found.
 
-The splits that judge the model come first, so that training rows can be told from theirs.
+The evaluation splits come first, because training rows are compared with theirs.
 """
 
 import tempfile
@@ -10,10 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import xxhash
+
 from chatdata import checks
-from chatdata.reading import BadFile, Batch, Reader
+from chatdata.conversations import encode_messages
+from chatdata.reading import Batch, Reader
+from chatdata.repetitions import WrittenRows
 from chatdata.sources import PinnedData, Source, open_source, wanted_splits
-from chatdata.writing import Checks, Chosen, SplitWriting, WrittenRows
+from chatdata.text_files import BadFile
+from chatdata.writing import Checks, Chosen, SplitWriting
 from retune.errors import BadRequest
 from retune.report import BadRows, PreparedData, Split
 from retune.request import Data
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
 
 MINIMUM_TRAINING_ROWS = 10
 UINT64_VALUES = 2**64
-JUDGES = {"validation": checks.IN_VALIDATION, "test": checks.IN_TEST}
+EVALUATION_KINDS = {"validation": checks.IN_VALIDATION, "test": checks.IN_TEST}
 
 # Role of the file that is written, rows looked at, rows in all where that is known, bytes fetched from elsewhere.
 Progress = Callable[[str, int, int | None, int], None]
@@ -37,9 +42,8 @@ def prepare(
     *,
     max_seq_length: int | None = None,
     progress: Progress = lambda role, done, rows, fetched: None,
-    check: bool = True,
 ) -> PreparedData:
-    """The three files `<role>.jsonl` in the folder. `check=False` is for the benchmark that measures what checks cost.
+    """The three files `<role>.jsonl` in the folder.
 
     Raises:
         BadRequest: splits, files or rows are unusable; every kind of bad row in every split is named with examples.
@@ -48,25 +52,27 @@ def prepare(
     data = pinned.data
     source = open_source(pinned)
     tokenizer = load_tokenizer(pinned) if pinned.tokenizer_file else None
-    looked_for = Checks(check, max_seq_length, tokenizer, load_scanner(data), data.privacy == "redact")
+    looked_for = Checks(max_seq_length, tokenizer, load_scanner(data), data.privacy == "redact")
     written: dict[str, WrittenRows] = {}
     splits, problems = {}, []
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch, ExitStack() as opened:
         reader = Reader(source.system, Path(scratch))
         reader.fetch_footers(file for files in source.splits.values() for file in files)
         for role, name in wanted_splits(data).items():
-            judges = {JUDGES[other]: written[other] for other in JUDGES} if role == "train" else {}
-            writing = SplitWriting(looked_for, folder / f"{role}.jsonl", judges)
-            written[role] = writing.rows
-            opened.callback(writing.rows.close)
+            evaluation = {EVALUATION_KINDS[other]: rows for other, rows in written.items()} if role == "train" else {}
+            writing = SplitWriting(looked_for, folder / f"{role}.jsonl", evaluation)
             try:
                 chosen = choose(reader, source, name, data)
-                splits[role] = writing.write(chosen, partial(report_progress, progress, role, chosen.rows, reader))
+                report = partial(report_progress, progress, role, chosen.rows, reader)
+                splits[role], written[role] = writing.write(chosen, report)
             except BadFile as error:
                 problems.append(f"Split '{name}' of '{data.source}': {error}")
                 continue
+            opened.callback(written[role].close)
             if data.on_bad_row == "fail":
-                problems += [f"Split '{name}' of '{data.source}': {told(bad)}" for bad in unfit(splits[role])]
+                problems += [
+                    f"Split '{name}' of '{data.source}': {describe_bad_rows(bad)}" for bad in unfit(splits[role])
+                ]
             problems += too_few(role, name, splits[role])
         fetched = reader.fetched_bytes
     if problems:
@@ -90,7 +96,7 @@ def choose(reader: Reader, source: Source, split: str, data: Data) -> Chosen:
     files = source.splits[split]
     if data.selection == "hash" and data.fraction < 1:
         every = (batch for file in files for batch in reader.batches(file, None))
-        return Chosen(every, None, data.seed, data.fraction * UINT64_VALUES)
+        return Chosen((choose_by_digest(batch, data.seed, data.fraction) for batch in every), None)
     counts = [reader.count_rows(file) for file in files]
     # As `datasets` rounds a percent slice, but never to nothing.
     rows = max(round(sum(counts) * data.fraction), min(sum(counts), 1))
@@ -99,13 +105,19 @@ def choose(reader: Reader, source: Source, split: str, data: Data) -> Chosen:
         left = rows
         for file, count in zip(files, counts, strict=True):
             for batch in reader.batches(file, min(left, count)) if left else ():
-                taken = batch.first(left)
-                left -= len(taken.messages)
+                taken = batch if len(batch) <= left else batch.only(range(left))
+                left -= len(taken)
                 yield taken
                 if not left:
                     return
 
-    return Chosen(leading(), rows, None, 0)
+    return Chosen(leading(), rows)
+
+
+def choose_by_digest(batch: Batch, seed: int, fraction: float) -> Batch:
+    """The rows whose digest falls below the fraction; that of messages is the same in any file and format."""
+    digests = [xxhash.xxh3_64_intdigest(messages, seed) for messages in encode_messages(batch.conversations)]
+    return batch.only([number for number, digest in enumerate(digests) if digest < fraction * UINT64_VALUES])
 
 
 def load_tokenizer(pinned: PinnedData) -> "Tokenizer":
@@ -139,7 +151,7 @@ def unfit(split: Split) -> list[BadRows]:
     return [bad for bad in split.bad_rows if bad.kind not in checks.ONLY_COUNTED]
 
 
-def told(bad: BadRows) -> str:
+def describe_bad_rows(bad: BadRows) -> str:
     return f"{bad.rows} row(s): {bad.kind}, e.g. {'; '.join(bad.examples)}."
 
 

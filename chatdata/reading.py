@@ -8,31 +8,29 @@ Memory holds a few batches, whatever the size of the files.
 import csv
 import io
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import fsspec
-import orjson
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chatdata import checks
+from chatdata.conversations import COLUMNS, Broken, Conversation, from_columns
 from chatdata.sources import SourceFile, unreachable
-from chatdata.turns import Conversations, columns_of, elements
+from chatdata.text_files import BadFile, Row, csv_rows, json_rows, list_columns
 from retune.errors import RetuneError
-from retune.texts import SHOWN_CHARACTERS
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 T = TypeVar("T")
 BATCH_ROWS = 1000
-COLUMNS = ("messages", "tools")
 # Row groups are fetched together, because a request costs as much time as a few megabytes; the first ones of a file
 # up to the first size, so that work begins soon, then twice as much each time, up to the second.
 FIRST_FETCH_BYTES, FETCH_BYTES = 2 << 20, 8 << 20
@@ -42,38 +40,32 @@ GAP_BYTES = 1 << 19
 PADDING_BYTES = 100
 FOOTERS_AT_ONCE = 8
 # A row of chat has kilobytes, and text is compressed by a factor of ten: beyond these a file is meant to fill memory.
-ROW_BYTES, LEVELS = 64 << 20, 64
+ROW_BYTES = 64 << 20
 EXPANSION, FREE_BYTES, PART_BYTES = 100, 64 << 20, 1 << 20
-TOO_DEEP = f"nested deeper than {LEVELS} levels"
 BOM = b"\xef\xbb\xbf"
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
-# A row as it was read, or kind and detail of why it could not be.
-Row = tuple[int, object, object, tuple[str, str] | None]
 
 
-class Batch(NamedTuple):
+@dataclass(frozen=True)
+class Batch:
     """Rows that follow each other in one file."""
 
     file: str
     # Row numbers in parquet, line numbers in text, from 1.
     numbers: Sequence[int]
-    messages: Sequence[object]
-    # None where the file has no such column.
-    tools: list[object] | None
-    # Kind and detail of what could not be read, by position in the batch.
-    broken: dict[int, tuple[str, str]]
+    conversations: pl.Series | list[Conversation]
+    broken: Broken
 
-    def first(self, rows: int) -> "Batch":
-        """The leading rows."""
-        if rows >= len(self.messages):
-            return self
-        broken = {place: problem for place, problem in self.broken.items() if place < rows}
-        tools = None if self.tools is None else self.tools[:rows]
-        return Batch(self.file, self.numbers[:rows], self.messages[:rows], tools, broken)
+    def __len__(self) -> int:
+        return len(self.conversations)
 
-
-class BadFile(Exception):
-    """A file that cannot be read; the text says which and why."""
+    def only(self, positions: Sequence[int]) -> "Batch":
+        """Some of the rows, in their order."""
+        broken = {new: self.broken[old] for new, old in enumerate(positions) if old in self.broken}
+        numbers = [self.numbers[position] for position in positions]
+        if isinstance(self.conversations, pl.Series):
+            return Batch(self.file, numbers, self.conversations.gather(positions), broken)
+        return Batch(self.file, numbers, [self.conversations[position] for position in positions], broken)
 
 
 class Reader:
@@ -105,7 +97,7 @@ class Reader:
         """
         if file.kind == "parquet":
             return self._footer(file).num_rows
-        return sum(len(batch.messages) for batch in self.batches(file, None))
+        return sum(len(batch) for batch in self.batches(file, None))
 
     def batches(self, file: SourceFile, rows: int | None) -> Iterator[Batch]:
         """The first `rows` rows of a file, or all; the last batch may hold more.
@@ -120,7 +112,7 @@ class Reader:
         footer = self._footer(file)
         names = footer.schema.to_arrow_schema().names
         if "messages" not in names:
-            raise BadFile(f"{file.name}: no column 'messages'; its columns: {named(names)}.")
+            raise BadFile(f"{file.name}: no column 'messages'; its columns: {list_columns(names)}.")
         columns = [name for name in COLUMNS if name in names]
         check_expansion(file, footer)
         number = 1
@@ -163,7 +155,8 @@ class Reader:
             if start.startswith(UTF16):
                 raise BadFile(f"{file.name}: the file is UTF-16. Convert it to UTF-8.")
             stream.seek(len(BOM) if start == BOM else 0)
-            rows = csv_rows(file, stream) if file.kind == "csv" else json_rows(stream)
+            csv.field_size_limit(ROW_BYTES)
+            rows = csv_rows(file.name, stream) if file.kind == "csv" else json_rows(stream)
             for chunk in iter(lambda: list(itertools.islice(rows, BATCH_ROWS)), []):
                 yield from_text(file.name, chunk)
 
@@ -246,12 +239,6 @@ def guarded(file: SourceFile) -> Iterator[None]:
         raise BadFile(f"{file.name}: not readable as {file.kind}: {' '.join(str(error).split())[:200]}.") from error
 
 
-def named(columns: list[str]) -> str:
-    """Columns for a message; a file without a header has its first row in their place, which may be long."""
-    text = ", ".join(columns) or "none"
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
-
-
 def network_errors() -> tuple[type[Exception], ...]:
     """What the file systems raise when a store does not answer; imported when something was raised, because it takes
     a tenth of a second."""
@@ -323,193 +310,15 @@ def column_ranges(metadata: pq.FileMetaData, group: int) -> Iterator[tuple[int, 
             yield start, start + column.total_compressed_size + PADDING_BYTES
 
 
-def from_arrow(file: str, number: int, batch: pa.RecordBatch) -> Batch:
+def from_arrow(file: str, number: int, columns: pa.RecordBatch) -> Batch:
     """A batch of parquet rows."""
-    broken: dict[int, tuple[str, str]] = {}
-    column = batch.column("messages")
-    if is_plain(column):
-        messages = Conversations(column)
-    else:
-        messages = [tidy(parse_text(value)) for value in values_of(column, broken)]
-    tools = None
-    if "tools" in batch.schema.names:
-        tools = [parse_text(value) for value in values_of(batch.column("tools"), broken)]
-    return Batch(file, range(number, number + len(messages)), messages, tools, broken)
-
-
-def is_plain(column: pa.Array) -> bool:
-    """Whether a column has the usual rows only: lists of role and content without a null, in UTF-8."""
-    if not pa.types.is_list(column.type) or not pa.types.is_struct(column.type.value_type) or column.null_count:
-        return False
-    messages = elements(column)
-    texts = columns_of(messages)
-    if sorted(texts) != ["content", "role"] or messages.null_count:
-        return False
-    if any(text.null_count or not pa.types.is_string(text.type) for text in texts.values()):
-        return False
-    try:
-        column.validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
-
-
-def values_of(column: pa.Array, broken: dict[int, tuple[str, str]]) -> list[object]:
-    """A column's values; those that are not UTF-8 are noted as broken."""
-    try:
-        return column.to_pylist()
-    except UnicodeDecodeError:
-        values = []
-        for place, value in enumerate(column):
-            try:
-                values.append(value.as_py())
-            except UnicodeDecodeError as error:
-                values.append(None)
-                broken[place] = (checks.NOT_UTF8, f"byte {error.start}")
-        return values
+    broken: Broken = {}
+    conversations = from_columns(columns, broken)
+    return Batch(file, range(number, number + len(conversations)), conversations, broken)
 
 
 def from_text(file: str, rows: list[Row]) -> Batch:
     """A batch of rows of a text file."""
-    numbers, messages, tools, problems = zip(*rows, strict=True)
-    broken = {place: problem for place, problem in enumerate(problems) if problem}
-    return Batch(file, numbers, [tidy(value) for value in messages], list(tools) if any(tools) else None, broken)
-
-
-def json_rows(stream: IO[bytes]) -> Iterator[Row]:
-    """Rows of JSON lines, or of one JSON array."""
-    start = stream.tell()
-    beginning = stream.read(64).lstrip()[:1]
-    stream.seek(start)
-    if beginning == b"[":
-        text = stream.read()
-        values = orjson.loads(text)
-        if may_repeat_keys(text, values) and (twice := key_that_stands_twice(text)):
-            raise ValueError(f"the key '{twice}' stands twice in an object")
-        for number, value in enumerate(values, start=1):
-            yield (number, None, None, (checks.NOT_JSON, TOO_DEEP)) if is_deep(value) else from_object(number, value)
-        return
-    for number, line in enumerate(stream, start=1):
-        if line.isspace():
-            continue
-        try:
-            value = orjson.loads(line)
-        except orjson.JSONDecodeError as error:
-            yield number, None, None, unreadable(line, error)
-            continue
-        if problem := ambiguous(line, value):
-            yield number, None, None, (checks.NOT_JSON, problem)
-            continue
-        yield from_object(number, value)
-
-
-def ambiguous(line: bytes, value: object) -> str | None:
-    """Why a line is ambiguous: a key that stands twice, of which the parser kept the last, or its depth.
-
-    Only a line that has more of the usual keys, or more brackets, than its messages is looked at closely.
-    """
-    if may_repeat_keys(line, [value]) and (twice := key_that_stands_twice(line)):
-        return f"the key '{twice}' stands twice"
-    return TOO_DEEP if line.count(b"[") + line.count(b"{") > LEVELS and is_deep(value) else None
-
-
-def may_repeat_keys(text: bytes, rows: list[object]) -> bool:
-    """Whether a text has the keys of chats more often than its rows and their messages have them."""
-    chats = [row.get("messages") for row in rows if isinstance(row, dict)]
-    messages = sum(len(chat) for chat in chats if isinstance(chat, list))
-    return text.count(b'"messages"') > len(chats) or max(text.count(b'"role"'), text.count(b'"content"')) > messages
-
-
-def key_that_stands_twice(text: bytes) -> str | None:
-    """The first such key of a JSON text; None in one that is too deep to be looked at."""
-    twice: list[str] = []
-
-    def look(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        members = dict(pairs)
-        if len(members) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice.extend(name for name in members if names.count(name) > 1)
-        return members
-
-    with suppress(RecursionError):
-        json.loads(text, object_pairs_hook=look)
-    return twice[0] if twice else None
-
-
-def is_deep(value: object) -> bool:
-    """Whether lists and objects are nested in more than `LEVELS` levels."""
-    level = [value]
-    for _ in range(LEVELS):
-        level = [
-            inner
-            for item in level
-            if isinstance(item, dict | list)
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-    return any(isinstance(item, dict | list) for item in level)
-
-
-def unreadable(line: bytes, error: orjson.JSONDecodeError) -> tuple[str, str]:
-    """Why a line is no JSON."""
-    try:
-        line.decode()
-    except UnicodeDecodeError as undecodable:
-        return checks.NOT_UTF8, f"byte {undecodable.start}"
-    if "surrogate" in str(error) or "hex escape" in str(error):
-        return checks.LONE_SURROGATES, "an escape such as \\ud800"
-    return checks.NOT_JSON, str(error)[:120]
-
-
-def from_object(number: int, value: object) -> Row:
-    if not isinstance(value, dict):
-        return number, None, None, (checks.NOT_OBJECT, f"it is {checks.kind_of(value)}")
-    return number, parse_text(value.get("messages")), value.get("tools"), None
-
-
-def csv_rows(file: SourceFile, stream: IO[bytes]) -> Iterator[Row]:
-    """Rows of comma or tab separated values, whose cells `messages` and `tools` hold JSON."""
-    csv.field_size_limit(ROW_BYTES)
-    # Bytes that are not UTF-8 become lone surrogates, which are found row by row.
-    with io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="") as text:
-        lines = csv.reader(text, delimiter="\t" if ".tsv" in file.name else ",", strict=True)
-        header = next(lines, [])
-        if "messages" not in header:
-            raise BadFile(f"{file.name}: no column 'messages'; its columns: {named(header)}.")
-        places = [header.index(name) if name in header else None for name in COLUMNS]
-        for cells in lines:
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                yield lines.line_num, None, None, (checks.OTHER_COLUMNS, f"{len(cells)}, the header has {len(header)}")
-                continue
-            messages, tools = (None if place is None else cells[place] for place in places)
-            try:
-                messages.encode()
-            except UnicodeEncodeError as error:
-                yield lines.line_num, None, None, (checks.NOT_UTF8, f"character {error.start} of the cell")
-                continue
-            yield lines.line_num, parse_text(messages), parse_text(tools) if tools else None, None
-
-
-def parse_text(value: object) -> object:
-    """A list or object that was written as JSON text; anything else as it is."""
-    if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
-        return value
-    try:
-        return orjson.loads(value)
-    except orjson.JSONDecodeError:
-        return value
-
-
-def tidy(messages: object) -> object:
-    """Messages with role and content first and without null fields, so that a row is the same in any format."""
-    if not isinstance(messages, list):
-        return messages
-    return [tidy_message(message) if isinstance(message, dict) else message for message in messages]
-
-
-def tidy_message(message: dict[str, object]) -> dict[str, object]:
-    known = {name: message[name] for name in ("role", "content") if name in message}
-    if len(known) == len(message):
-        return known
-    return known | {name: value for name, value in message.items() if name not in known and value is not None}
+    numbers, conversations, problems = zip(*rows, strict=True)
+    broken = {position: problem for position, problem in enumerate(problems) if problem}
+    return Batch(file, numbers, list(conversations), broken)

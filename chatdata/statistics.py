@@ -1,11 +1,10 @@
-"""What the rows of a split look like, collected while they are written: 6 bytes a row."""
+"""What the rows of a prepared file look like: lengths, roles, a histogram, the first rows."""
 
-from array import array
-from collections.abc import Sequence
+from pathlib import Path
 
-import numpy as np
+import polars as pl
 
-from chatdata.turns import ROLES, Turns
+from chatdata.checks import ROLES
 from retune.report import SplitStatistics, Spread
 
 PREVIEW_ROWS = 3
@@ -13,52 +12,45 @@ PREVIEW_CHARACTERS = 400
 BINS = 24
 
 
-class Collected:
-    """The figures of the rows so far."""
-
-    def __init__(self) -> None:
-        self._turns, self._characters, self._tokens = array("H"), array("I"), array("I")
-        self._roles = np.zeros(len(ROLES), np.int64)
-        self._preview: list[str] = []
-
-    def add(self, turns: Turns, rows: np.ndarray, characters: np.ndarray, lines: list[bytes]) -> None:
-        """Takes the rows that are written, their numbers among all conversations of `turns`; with the characters in
-        their texts and the lines that they are written as."""
-        self._turns.frombytes(np.minimum(turns.counts[rows], 65_535).astype(np.uint16).tobytes())
-        self._characters.frombytes(characters.astype(np.uint32).tobytes())
-        written = np.zeros(len(turns.counts), bool)
-        written[rows] = True
-        self._roles += np.bincount(turns.roles[np.repeat(written, turns.counts)], minlength=len(ROLES))
-        for line in lines[: PREVIEW_ROWS - len(self._preview)]:
-            text = line.decode()
-            self._preview.append(text if len(text) <= PREVIEW_CHARACTERS else f"{text[:PREVIEW_CHARACTERS]} ...")
-
-    def add_tokens(self, counts: Sequence[int]) -> None:
-        """Takes the tokens of some rows."""
-        self._tokens.extend(counts)
-
-    def summary(self) -> SplitStatistics | None:
-        """The statistics; None without a row."""
-        if not self._turns:
-            return None
-        characters = np.frombuffer(self._characters, np.uint32)
-        # Long conversations are few; the last bin holds them, so that the others can be told apart.
-        edges = np.linspace(0, max(float(np.percentile(characters, 99)), 1), BINS + 1)
-        order = np.argsort(-self._roles, kind="stable").tolist()
-        rows, _ = np.histogram(np.minimum(characters, edges[-1]), edges)
-        return SplitStatistics(
-            turns=spread(np.frombuffer(self._turns, np.uint16)),
-            characters=spread(characters),
-            tokens=spread(np.frombuffer(self._tokens, np.uint32)) if self._tokens else None,
-            token_rows=len(self._tokens),
-            roles={ROLES[role]: int(self._roles[role]) for role in order if self._roles[role]},
-            histogram_edges=[round(float(edge), 1) for edge in edges],
-            histogram_rows=rows.tolist(),
-            preview=self._preview,
-        )
+def summarize(path: Path, rows: pl.DataFrame, tokens: pl.Series) -> SplitStatistics | None:
+    """The statistics of a file with these rows, which have `letters` (of roles) and `characters`; `tokens` of some of
+    them. None without a row."""
+    if rows.is_empty():
+        return None
+    edges, counts = histogram(rows["characters"])
+    counted = {role: int(rows["letters"].str.count_matches(role[0], literal=True).sum()) for role in ROLES}
+    return SplitStatistics(
+        turns=spread(rows["letters"].str.len_bytes()),
+        characters=spread(rows["characters"]),
+        tokens=spread(tokens) if len(tokens) else None,
+        token_rows=len(tokens),
+        roles={role: counted[role] for role in sorted(ROLES, key=counted.get, reverse=True) if counted[role]},
+        histogram_edges=edges,
+        histogram_rows=counts,
+        preview=preview(path),
+    )
 
 
-def spread(values: np.ndarray) -> Spread:
+def spread(values: pl.Series) -> Spread:
     """Mean, percentiles and maximum."""
-    p50, p90, p99 = (round(float(value), 1) for value in np.percentile(values, [50, 90, 99]))
-    return Spread(mean=round(float(values.mean()), 1), p50=p50, p90=p90, p99=p99, maximum=float(values.max()))
+    p50, p90, p99 = (round(values.quantile(share, "linear"), 1) for share in (0.5, 0.9, 0.99))
+    return Spread(mean=round(values.mean(), 1), p50=p50, p90=p90, p99=p99, maximum=values.max())
+
+
+def histogram(values: pl.Series) -> tuple[list[float], list[int]]:
+    """Bounds of the bins, and how many values are in each.
+
+    Long conversations are few; the last bin holds them, so that the others can be told apart.
+    """
+    width = max(values.quantile(0.99, "linear"), 1) / BINS
+    edges = [width * number for number in range(BINS + 1)]
+    bins = (pl.Series(edges).search_sorted(values, side="right") - 1).clip(0, BINS - 1)
+    counts = dict(bins.value_counts().iter_rows())
+    return [round(edge, 1) for edge in edges], [counts.get(number, 0) for number in range(BINS)]
+
+
+def preview(path: Path) -> list[str]:
+    """The first rows, cut where they are long."""
+    with path.open(encoding="utf-8", newline="\n") as file:
+        lines = [line for line, _ in zip(file, range(PREVIEW_ROWS), strict=False)]
+    return [line if len(line) <= PREVIEW_CHARACTERS else f"{line[:PREVIEW_CHARACTERS]} ..." for line in lines]

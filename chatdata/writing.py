@@ -1,24 +1,20 @@
-"""One split on its way to its file: each row is checked, compared with those before it, and written or left out."""
+"""One split on its way to its file: each row is checked and written or left out, then repetitions are cut out again."""
 
-import hashlib
-import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple
 
-import numpy as np
-import orjson
-import xxhash
+import polars as pl
 
 from chatdata import checks
-from chatdata.duplicates import Conversation, Keys, Lookup, Place, WrittenRows, worth_comparing
-from chatdata.lines import can_be_written, json_of
+from chatdata.conversations import Conversation, lines_of, to_json, to_series
 from chatdata.reading import Batch, read_ahead
-from chatdata.statistics import Collected
+from chatdata.repetitions import RowLocation, WrittenRows, ends_of, find_repetitions
+from chatdata.sources import file_digest
+from chatdata.statistics import summarize
 from chatdata.tokens import CHARACTERS_PER_TOKEN, count_tokens
-from chatdata.turns import Conversations, Turns, characters_of, end_keys, marks_of, rows_at, turns_of_rows
 from retune.report import BadRows, Split
 from retune.waiting import pause
 
@@ -31,12 +27,25 @@ EXAMPLES = 5
 EXAMPLE_CHARACTERS = 160
 # Tokens of every so many rows make percentiles; the others are counted only where they may be too long.
 TOKEN_SAMPLE = 20
+COPIED_BYTES = 1 << 20
+# Of rows that have more than roles and contents: the messages as JSON, and the line.
+NO_LINES = [pl.lit(None, pl.String).alias(name) for name in ("coded", "whole")]
+# What is known of each row that is written. `exact` and `ends` are digests that repetitions have in common.
+WRITTEN = {
+    "file": pl.String,
+    "number": pl.Int64,
+    "size": pl.Int64,
+    "letters": pl.String,
+    "characters": pl.UInt32,
+    "tokens": pl.UInt32,
+    "exact": pl.UInt64,
+    "ends": pl.List(pl.UInt64),
+}
 
 
 class Checks(NamedTuple):
     """What is looked for in the rows of every split."""
 
-    on: bool
     max_seq_length: int | None
     tokenizer: "Tokenizer | None"
     scanner: "Scanner | None"
@@ -48,293 +57,203 @@ class Chosen(NamedTuple):
 
     batches: Iterator[Batch]
     rows: int | None
-    # Where rows are chosen by digest: the seed, and the bound that a chosen row's digest is below.
-    seed: int | None
-    below: float
 
 
-class Look(NamedTuple):
-    """What the columns of conversations tell of each; (conversations,) of each but `turns`."""
-
-    turns: Turns
-    characters: np.ndarray
-    # Which can be written from the bytes of their column.
-    writable: np.ndarray
-    # Which are surely well-formed, or need not be.
-    well_formed: np.ndarray
-    # Which may have bad characters; empty where nothing is checked.
-    suspicious: np.ndarray
-    # Keys of the ends; (conversations, ENDS); empty where nothing is checked.
-    ends: np.ndarray
-
-
-class Found:
-    """The rows of one kind so far."""
+class Problems:
+    """What was found in the rows of a split, by kind."""
 
     def __init__(self) -> None:
-        self.rows, self.examples = 0, []
+        self.dropped: Counter[str] = Counter()
+        self._rows: Counter[str] = Counter()
+        self._examples: defaultdict[str, list[str]] = defaultdict(list)
+
+    def drop(self, location: RowLocation, problems: list[tuple[str, str]]) -> None:
+        """Counts a row for each of its problems, and as dropped for the first."""
+        for kind, detail in problems:
+            self.note(kind, location, detail)
+        self.dropped[problems[0][0]] += 1
+
+    def note(self, kind: str, location: RowLocation, detail: str) -> None:
+        """Counts a row."""
+        self._rows[kind] += 1
+        if len(self._examples[kind]) < EXAMPLES:
+            self._examples[kind].append(f"{location} ({detail})"[:EXAMPLE_CHARACTERS] if detail else str(location))
+
+    def report(self) -> list[BadRows]:
+        """The kinds, in the order of their first rows."""
+        return [BadRows(kind=kind, rows=rows, examples=self._examples[kind]) for kind, rows in self._rows.items()]
 
 
 class SplitWriting:
     """The writing of one file."""
 
-    def __init__(self, looked_for: Checks, path: Path, judges: dict[str, WrittenRows]) -> None:
-        self.rows = WrittenRows(path, self._await_offset)
-        self._writing: Future[None] | None = None
-        self._checks, self._path, self._judges = looked_for, path, judges
-        self._collected = Collected()
-        self._found: defaultdict[str, Found] = defaultdict(Found)
+    def __init__(self, looked_for: Checks, path: Path, evaluation: dict[str, WrittenRows]) -> None:
+        self._checks, self._path, self._evaluation = looked_for, path, evaluation
+        self._problems = Problems()
         self._redacted: Counter[str] = Counter()
-        self._dropped: Counter[str] = Counter()
-        self._selected = self._written = self._bytes = self._flushed = 0
-        self._digest = hashlib.sha256()
+        self._selected = self._written = 0
 
-    def write(self, chosen: Chosen, progress: Callable[[int], None]) -> Split:
-        """The file's rows, written as they are read.
+    def write(self, chosen: Chosen, progress: Callable[[int], None]) -> tuple[Split, WrittenRows]:
+        """The file's rows, written as they are read; and what later splits are compared with.
 
         Raises:
             BadFile: a source file cannot be read.
         """
-        looked_at = 0
-        with self._path.open("wb") as file, ThreadPoolExecutor(1, thread_name_prefix="write") as writer:
-            # One batch is read, the one before it looked at, and the one before that checked.
-            for batch, look in read_ahead(map(self._look_at, read_ahead(chosen.batches))):
+        parts = [pl.DataFrame(schema=WRITTEN)]
+        with self._path.open("wb") as file:
+            for batch in read_ahead(chosen.batches):
                 pause(0)
-                lines = self._check_batch(batch, look, chosen)
-                self._await_file()
-                self._writing = writer.submit(self._append, file, lines)
-                looked_at += len(batch.messages)
-                progress(looked_at)
-            self._await_file()
-        return Split(
-            rows=self._written,
+                parts.append(self._write_batch(file, batch))
+                self._selected, self._written = self._selected + len(batch), self._written + len(parts[-1])
+                progress(self._selected)
+        rows = pl.concat(parts).with_row_index("row")
+        rows = self._drop_repetitions(rows)
+        self._note_long(rows)
+        sample = rows.filter(pl.col("row") % TOKEN_SAMPLE == 0)["tokens"] if self._checks.tokenizer else pl.Series()
+        split = Split(
+            rows=len(rows),
             selected=self._selected,
-            dropped=dict(self._dropped),
-            noted={kind: bad.rows for kind, bad in self._found.items() if kind in checks.ONLY_COUNTED},
-            bad_rows=[BadRows(kind=kind, rows=bad.rows, examples=bad.examples) for kind, bad in self._found.items()],
+            dropped=dict(self._problems.dropped),
+            noted={bad.kind: bad.rows for bad in self._problems.report() if bad.kind in checks.ONLY_COUNTED},
+            bad_rows=self._problems.report(),
             redacted=dict(self._redacted),
-            bytes=self._bytes,
-            sha256=self._digest.hexdigest(),
+            bytes=self._path.stat().st_size,
+            sha256=file_digest(self._path),
             path=str(self._path),
-            statistics=self._collected.summary(),
+            statistics=summarize(self._path, rows, sample),
         )
+        return split, WrittenRows(self._path, rows)
 
-    def _look_at(self, batch: Batch) -> "tuple[Batch, Look | None]":
-        """A batch and, where it is a column, what that tells."""
-        if not isinstance(batch.messages, Conversations):
-            return batch, None
-        # What a scanner replaces is not what the column has.
-        if self._checks.scanner:
-            return batch._replace(messages=list(batch.messages)), None
-        return batch, look_at(batch.messages.turns, self._checks.on)
+    def _write_batch(self, file: IO[bytes], batch: Batch) -> pl.DataFrame:
+        """What is known of the rows of a batch that are written."""
+        rows = self._drop_unfit(batch, describe(self._well_formed(batch)))
+        rows = rows.with_columns(
+            exact=pl.coalesce("coded", "line").hash(),
+            ends=ends_of(pl.col("longest")),
+            line=pl.coalesce("whole", "line") + "\n",
+            file=pl.lit(batch.file),
+        )
+        rows = rows.with_columns(size=pl.col("line").str.len_bytes())
+        if not rows.is_empty():
+            file.write(rows["line"].to_arrow().buffers()[2])
+        return self._with_tokens(rows).select(pl.col(name).cast(kind) for name, kind in WRITTEN.items())
 
-    def _append(self, file: IO[bytes], lines: list[bytes]) -> None:
-        """Write a batch; beside the work on the next one, because nothing here holds the interpreter up."""
-        content = b"".join(lines)
-        file.write(content)
-        # Near duplicates are compared with what is in the file.
-        file.flush()
-        self._flushed += len(content)
-        self._digest.update(content)
-
-    def _await_offset(self, offset: int) -> None:
-        """Return when the file holds the batch in which a row begins at this offset."""
-        if offset >= self._flushed:
-            self._await_file()
-
-    def _await_file(self) -> None:
-        """Return when the file holds all batches but the one that is worked on."""
-        if self._writing is not None:
-            self._writing.result()
-            self._writing = None
-
-    def _check_batch(self, batch: Batch, look: Look | None, chosen: Chosen) -> list[bytes]:
-        """The lines that are to be written of a batch."""
-        candidates = list(self._candidates(batch, look, chosen))
-        formed = [one for one in candidates if not one.problems]
-        if look:
-            numbers = np.array([one.number for one in formed], np.int64)
-        else:
-            look = look_at(turns_of_rows([one.messages for one in formed]), self._checks.on)
-            numbers = np.arange(len(formed))
-        if self._checks.on:
-            self._check_characters(list(itertools.compress(formed, look.suspicious[numbers])))
-            formed, numbers = without_problems(formed, numbers)
-            self._check_repetitions(formed, look.ends[numbers])
-            formed, numbers = without_problems(formed, numbers)
-            self._check_lengths(formed, look.characters[numbers])
-        for one in candidates:
-            if one.problems:
-                self._leave_out(one)
-        lines = [one.line for one in formed]
-        self._collected.add(look.turns, numbers, look.characters[numbers], lines)
-        self._selected += len(candidates)
-        self._written += len(lines)
-        self._bytes += sum(map(len, lines))
-        return lines
-
-    def _candidates(self, batch: Batch, look: Look | None, chosen: Chosen) -> Iterator["Candidate"]:
-        """The chosen rows of a batch, with what is wrong with their form."""
-        rows = len(batch.messages)
-        # Of tools a look at the messages tells nothing.
-        sure = look.well_formed.tolist() if look and batch.tools is None else [False] * rows
-        written_rows = json_of(look.turns, look.writable.tolist()) if look else itertools.repeat(None, rows)
-        for number, written in enumerate(written_rows):
-            tools = batch.tools[number] if batch.tools else None
-            problems = [] if sure[number] else self._problems_of_form(batch, number, tools)
-            if written is None:
-                try:
-                    written = orjson.dumps(batch.messages[number], default=str)
-                except TypeError:
-                    written = str(Place(batch.file, batch.numbers[number])).encode()
-                    problems = problems or [(checks.LONE_SURROGATES, "")]
-            if chosen.seed is not None and xxhash.xxh3_64_intdigest(written, chosen.seed) >= chosen.below:
-                continue
+    def _well_formed(self, batch: Batch) -> pl.DataFrame:
+        """Rows whose form is fit; (number, messages, coded, whole). Of a column of plain conversations, all rows."""
+        if isinstance(batch.conversations, pl.Series) and not self._checks.scanner:
+            return pl.DataFrame({"number": batch.numbers, "messages": batch.conversations}).with_columns(NO_LINES)
+        numbers, conversations = [], []
+        for position, (number, conversation) in enumerate(zip(batch.numbers, rows_of(batch), strict=True)):
+            problem = batch.broken.get(position)
+            problems = [problem] if problem else checks.problems_of_row(*conversation)
             if self._checks.scanner and not problems:
-                batch.messages[number], written, problems = self._scan(batch.messages[number], written)
-            digest = xxhash.xxh3_64_intdigest(written) if self._checks.on else 0
-            yield Candidate(batch, number, digest, line_of(written, tools), problems)
-
-    def _problems_of_form(self, batch: Batch, number: int, tools: object) -> list[tuple[str, str]]:
-        broken = batch.broken.get(number)
-        if broken or not self._checks.on:
-            return [broken] if broken else []
-        problems = checks.problems_of_form(batch.messages[number])
-        if tools is not None and not isinstance(tools, list):
-            problems.append((checks.TOOLS_NOT_A_LIST, f"it is {checks.kind_of(tools)}"))
-        return problems
-
-    def _check_characters(self, suspects: list["Candidate"]) -> None:
-        """Adds what is wrong with the characters of rows that may have some."""
-        for one in suspects:
-            text = "\n".join(message["content"] for message in one.messages)
-            one.problems.extend(checks.problems_of_characters(text.encode()))
-
-    def _scan(
-        self, messages: list[dict[str, object]], written: bytes
-    ) -> tuple[list[dict[str, object]], bytes, list[tuple[str, str]]]:
-        """The messages, without personal data and secrets where they are to be replaced, and what was found."""
-        found: Counter[str] = Counter()
-        clean = []
-        for message in messages:
-            content, findings = self._checks.scanner.redact(message["content"])
-            found.update(finding.kind for finding in findings)
-            clean.append(message | {"content": content})
-        if not found:
-            return messages, written, []
-        if self._checks.redact:
-            self._redacted.update(found)
-            return clean, orjson.dumps(clean, default=str), []
-        return messages, written, [(checks.PRIVATE, ", ".join(f"{count} {kind}" for kind, count in found.items()))]
-
-    def _check_repetitions(self, candidates: list["Candidate"], ends: np.ndarray) -> None:
-        """Adds to each row whether it, or one nearly like it, was there before; takes those that were not."""
-        keys = Keys(np.array([one.digest for one in candidates], np.uint64), ends)
-        known = [(kind, rows, rows.lookup(keys)) for kind, rows in self._others()]
-        fresh = np.ones(len(candidates), bool)
-        own, *others = (lookup for _, _, lookup in known)
-        compared, held = worth_comparing(keys, own, others)
-        left_out = 0
-        for number in np.flatnonzero(compared | held).tolist():
-            one = candidates[number]
-            exact, ends = int(keys.exact[number]), tuple(keys.ends[number].tolist())
-            conversation = Conversation(one.place, one.batch.messages, one.number, exact, ends)
-            if compared[number] and (problem := self._seen_before(number, conversation, known)):
-                one.problems.append(problem)
-                fresh[number] = False
-                left_out += 1
+                conversation, problems = self._scan(conversation)
+            if problems:
+                self._problems.drop(RowLocation(batch.file, number), problems)
             else:
-                self.rows.hold(len(self.rows) + number - left_out, conversation)
-        kept = candidates if fresh.all() else list(itertools.compress(candidates, fresh))
-        if kept:
-            batch, sizes = kept[0].batch, [len(one.line) for one in kept]
-            numbers = [batch.numbers[one.number] for one in kept]
-            self.rows.add(keys.only(fresh), batch.file, numbers, sizes, self._bytes)
+                numbers.append(number)
+                conversations.append(conversation)
+        messages = to_series([conversation.messages for conversation in conversations])
+        lines = pl.DataFrame(map(lines_of, conversations), {"coded": pl.String, "whole": pl.String}, orient="row")
+        return lines.select(pl.Series("number", numbers, pl.Int64), messages, "coded", "whole")
 
-    def _others(self) -> Iterator[tuple[str, WrittenRows]]:
-        yield checks.DUPLICATE, self.rows
-        yield from self._judges.items()
+    def _scan(self, conversation: Conversation) -> tuple[Conversation, list[tuple[str, str]]]:
+        """The conversation, without personal data and secrets where they are to be replaced, and what was found."""
+        findings: Counter[str] = Counter()
+        clean = []
+        for message in conversation.messages:
+            content, found = self._checks.scanner.redact(message["content"])
+            findings.update(finding.kind for finding in found)
+            clean.append(message | {"content": content})
+        if not findings or self._checks.redact:
+            self._redacted.update(findings)
+            return conversation._replace(messages=clean), []
+        return conversation, [(checks.PRIVATE, ", ".join(f"{count} {kind}" for kind, count in findings.items()))]
 
-    def _seen_before(
-        self, number: int, conversation: Conversation, known: list[tuple[str, WrittenRows, Lookup]]
-    ) -> tuple[str, str] | None:
-        for kind, rows, lookup in known:
-            if (row := rows.same(conversation, lookup.exact[number])) is not None:
-                return kind, f"of {rows.place(row)}"
-        for kind, rows, lookup in known:
-            if (row := rows.nearly_same(conversation, lookup.ends[number])) is not None:
-                near = checks.NEAR_DUPLICATE if kind == checks.DUPLICATE else kind
-                return near, f"nearly {rows.place(row)}"
-        return None
+    def _drop_unfit(self, batch: Batch, rows: pl.DataFrame) -> pl.DataFrame:
+        """The rows without a problem in roles and texts."""
+        unfit = [letters for letters in rows["letters"].unique() if not checks.are_fit(letters)]
+        suspects = rows.filter(pl.col("unfit") | pl.col("letters").is_in(unfit))
+        dropped = []
+        for row, number, messages in suspects.select("row", "number", "messages").iter_rows():
+            if problems := checks.problems_of_conversation(messages):
+                self._problems.drop(RowLocation(batch.file, number), problems)
+                dropped.append(row)
+        return rows.filter(~pl.col("row").is_in(dropped)) if dropped else rows
 
-    def _check_lengths(self, candidates: list["Candidate"], characters: np.ndarray) -> None:
-        """Notes rows that are too long, and the tokens of a sample of all."""
+    def _with_tokens(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The rows with their tokens: estimated, or counted for a sample and for what may be too long."""
         limit, tokenizer = self._checks.max_seq_length, self._checks.tokenizer
         if tokenizer is None:
-            long, tokens, about = candidates, (characters // CHARACTERS_PER_TOKEN).tolist(), "about "
-        else:
-            self._collected.add_tokens(count_tokens(tokenizer, [one.messages for one in candidates[::TOKEN_SAMPLE]]))
-            # No token is shorter than a byte, so a row that has no more bytes than the limit needs no count.
-            long = [one for one in candidates if limit and len(one.line) > limit]
-            tokens, about = count_tokens(tokenizer, [one.messages for one in long]), ""
-        for one, count in zip(long, tokens, strict=True) if limit else ():
-            if count > limit:
-                self._note(checks.TOO_LONG, one, f"{about}{count} tokens")
+            return rows.with_columns(tokens=pl.col("characters") // CHARACTERS_PER_TOKEN)
+        # No token is shorter than a byte, so a row that has no more bytes than the limit needs no count.
+        long = pl.col("size") > limit if limit else pl.lit(False)
+        counted = rows.filter(long | ((self._written + pl.int_range(pl.len())) % TOKEN_SAMPLE == 0))
+        tokens = count_tokens(tokenizer, counted["messages"].to_list())
+        counts = counted.select("row", tokens=pl.Series(tokens, dtype=pl.UInt32))
+        # Rows stay in the order in which they were written.
+        return rows.join(counts, on="row", how="left", maintain_order="left")
 
-    def _leave_out(self, one: "Candidate") -> None:
-        """Counts a row for each thing that is wrong with it, and as left out for the first."""
-        for kind, detail in one.problems:
-            self._note(kind, one, detail)
-        self._dropped[one.problems[0][0]] += 1
+    def _drop_repetitions(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """The rows that repeat no other; the file has these alone afterwards."""
+        dropped = []
+        with closing(WrittenRows(self._path, rows)) as file:
+            for row, kind, detail in find_repetitions(file, self._evaluation):
+                self._problems.drop(file.location(row), [(kind, detail)])
+                dropped.append(row)
+        if not dropped:
+            return rows
+        kept = rows.with_columns(kept=~pl.col("row").is_in(dropped))
+        cut_out(self._path, kept)
+        return kept.filter("kept").drop("kept")
 
-    def _note(self, kind: str, one: "Candidate", detail: str) -> None:
-        bad = self._found[kind]
-        bad.rows += 1
-        if len(bad.examples) < EXAMPLES:
-            bad.examples.append(f"{one.place} ({detail})"[:EXAMPLE_CHARACTERS] if detail else str(one.place))
-
-
-class Candidate(NamedTuple):
-    """A chosen row: a number in a batch."""
-
-    batch: Batch
-    number: int
-    # Of the messages as JSON.
-    digest: int
-    # The whole row as JSON, with its line feed.
-    line: bytes
-    # Kinds and details; what is found later is added.
-    problems: list[tuple[str, str]]
-
-    @property
-    def place(self) -> Place:
-        """Where it stands in the source."""
-        return Place(self.batch.file, self.batch.numbers[self.number])
-
-    @property
-    def messages(self) -> list[dict[str, object]]:
-        """Its conversation; of a column, it is made each time."""
-        return self.batch.messages[self.number]
+    def _note_long(self, rows: pl.DataFrame) -> None:
+        """Notes rows that are too long."""
+        if self._checks.max_seq_length:
+            about = "" if self._checks.tokenizer else "about "
+            long = rows.filter(pl.col("tokens") > self._checks.max_seq_length)
+            for file, number, tokens in long.select("file", "number", "tokens").iter_rows():
+                self._problems.note(checks.TOO_LONG, RowLocation(file, number), f"{about}{tokens} tokens")
 
 
-def look_at(turns: Turns, check: bool) -> Look:
-    """What the turns of conversations tell; of whether they are fit only with `check`."""
-    marks = marks_of(turns)
-    characters, writable = characters_of(turns, marks), can_be_written(turns, rows_at(turns, marks.controls))
-    if not check:
-        return Look(turns, characters, writable, np.ones(len(turns.counts), bool), np.zeros(0), np.zeros(0))
-    fit = checks.surely_well_formed(turns), checks.suspicious(turns, marks), end_keys(turns)
-    return Look(turns, characters, writable, *fit)
+def rows_of(batch: Batch) -> Iterable[Conversation]:
+    """The rows of a batch one by one."""
+    if isinstance(batch.conversations, pl.Series):
+        return map(Conversation, batch.conversations.to_list())
+    return batch.conversations
 
 
-def without_problems(rows: list[Candidate], numbers: np.ndarray) -> tuple[list[Candidate], np.ndarray]:
-    """Those rows that nothing is wrong with, and their numbers."""
-    fine = np.array([not one.problems for one in rows], bool)
-    return (rows, numbers) if fine.all() else (list(itertools.compress(rows, fine)), numbers[fine])
+def describe(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with a number in this batch, and what their messages tell: letters of roles, characters, whether they
+    may be unfit, the two longest texts, and the line."""
+    messages = pl.col("messages").list
+    role, content = pl.element().struct.field("role"), pl.element().struct.field("content")
+    # A system message is the first, and often that of all conversations.
+    length = pl.when(role == "system").then(0).otherwise(content.str.len_bytes() + 1)
+    return (
+        rows.with_row_index("row")
+        .with_columns(line=to_json(pl.col("messages")))
+        .with_columns(
+            letters=messages.eval(checks.letter_of_role(role)).list.join(""),
+            characters=messages.eval(content.str.len_chars()).list.sum(),
+            unfit=messages.eval(checks.is_blank(content)).list.any() | checks.may_be_unfit(pl.col("line")),
+            longest=messages.eval(content.gather(length.arg_sort().tail(2))),
+        )
+    )
 
 
-def line_of(messages: bytes, tools: object) -> bytes:
-    """A row as it is written; the component drops every other column."""
-    if tools is None:
-        return b'{"messages":%b}\n' % messages
-    return b'{"messages":%b,"tools":%b}\n' % (messages, orjson.dumps(tools, default=str))
+def cut_out(path: Path, rows: pl.DataFrame) -> None:
+    """Take the rows that are not `kept` out of their file."""
+    runs = rows.group_by(run=pl.col("kept").rle_id(), maintain_order=True).agg(
+        pl.col("kept").first(), pl.col("size").sum()
+    )
+    source = target = 0
+    with path.open("r+b") as file:
+        for kept, size in runs.select("kept", "size").iter_rows():
+            for start in range(0, size if kept and source > target else 0, COPIED_BYTES):
+                file.seek(source + start)
+                content = file.read(min(COPIED_BYTES, size - start))
+                file.seek(target + start)
+                file.write(content)
+            source, target = source + size, target + size * kept
+        file.truncate(target)

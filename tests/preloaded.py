@@ -31,7 +31,7 @@ NUMBER_BYTES = 4
 ONE_THREAD = {
     "OPENBLAS_NUM_THREADS": "1",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
-    # Polars's, which MLflow loads where it is installed.
+    # Polars, which MLflow imports wherever it is installed.
     "_RJEM_MALLOC_CONF": "background_thread:false",
 }
 

@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from chatdata import reading
-from chatdata.reading import LEVELS, BadFile, Batch, Reader
+from chatdata.conversations import LEVELS
+from chatdata.reading import Batch, Reader
 from chatdata.sources import SourceFile, kind_of
+from chatdata.text_files import BadFile
 
 ROW = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
 LINE = json.dumps(ROW).encode() + b"\n"
@@ -57,7 +59,7 @@ def test_a_file_that_is_compressed_as_text_is_read(tmp_path: Path, monkeypatch: 
     lines = [json.dumps({"messages": [{"role": "user", "content": f"{n * 7919:x} " * 5}]}) for n in range(5000)]
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
 
-    assert sum(len(batch.messages) for batch in read(tmp_path / "rows.jsonl.gz")) == 5000
+    assert sum(len(batch) for batch in read(tmp_path / "rows.jsonl.gz")) == 5000
 
 
 def test_a_row_that_is_too_large_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

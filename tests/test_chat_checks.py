@@ -307,6 +307,32 @@ def test_a_bad_row_of_comma_separated_values_is_counted(case: str, tmp_path: Pat
     assert train.bad_rows[0].examples[0].startswith("train.csv:14")
 
 
+def test_a_cell_of_tools_is_checked_as_messages_are(tmp_path: Path) -> None:
+    """Bytes that are not UTF-8, and JSON nested too deep, make a bad row; a list of tools is kept."""
+    cells = [json.dumps(good(number)["messages"]).replace('"', '""') for number in range(13)]
+    tools = [b"", b'"[{""type"": ""function""}]"', b"\xff", b"[" * 300 + b"]" * 300]
+    data = write_splits(tmp_path / "chats", [])
+    lines = [f'"{cell}",'.encode() + tools[max(0, number - 9)] + b"\n" for number, cell in enumerate(cells)]
+    (tmp_path / "chats" / "train.csv").write_bytes(b"messages,tools\n" + b"".join(lines))
+
+    train = prepared(data, train_split="train.csv", on_bad_row="drop").splits["train"]
+
+    assert (train.rows, train.dropped) == (11, {"not UTF-8": 1, "tools is not a list": 1})
+    last = Path(train.path).read_text(encoding="utf-8").split("\n")[-2]
+    assert json.loads(last) == good(10) | {"tools": [{"type": "function"}]}
+
+
+def test_rows_that_differ_beside_their_texts_are_no_duplicates(tmp_path: Path) -> None:
+    """A name in a message makes another row, though nearly the same; other tools do not."""
+    named = good("row 3")
+    named["messages"][0]["name"] = "Jane"
+    data = write_splits(tmp_path / "chats", [*good_lines(), line(named), line(good("row 4") | {"tools": []})])
+
+    train = prepared(data, on_bad_row="drop").splits["train"]
+
+    assert train.dropped == {"near duplicate": 1, "duplicate": 1}
+
+
 def test_a_parquet_row_that_is_not_utf8_is_counted(tmp_path: Path) -> None:
     """Other writers do not check what they write."""
     content = parquet_bytes(messages=MESSAGES).replace(b"What is 150?", b"What is 15\xff?")
