@@ -4,22 +4,18 @@ A version's content cannot change once it is there, its tags and description can
 """
 
 import re
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
-from azureml_emulator.asset_kinds import JOB_URI, KINDS, SHORT_URI, Kind, spec_as_text
+from azureml_emulator.asset_kinds import JOB_URI, KINDS, SHORT_URI, AssetFiles, Kind, spec_as_text
 from azureml_emulator.blobs import ACCOUNT, Blobs
-from azureml_emulator.faults import is_hidden
+from azureml_emulator.faults import Faults, is_hidden
 from azureml_emulator.registry import REGISTRY_ID, Registry
 from azureml_emulator.wire import (
     Answer,
     Call,
-    Handler,
     Json,
     JsonValue,
-    Route,
     ServiceError,
     now,
     page,
@@ -41,31 +37,14 @@ STORAGE_MARK = "storage:/"
 class Assets:
     """Asset containers and versions, and the way from any asset address to local files."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, faults: Faults, blobs: Blobs, workspace: Workspace, registry: Registry) -> None:
         self._world = world
+        self._faults = faults
+        self._blobs = blobs
+        self._workspace = workspace
+        self._registry = registry
+        self._files = AssetFiles(self.locate, blobs.check_links)
         self._kinds = {kind.plural: kind for kind in KINDS}
-
-    def routes(self) -> list[Route]:
-        return [route for kind in KINDS for route in self._kind_routes(kind)]
-
-    def recover(self) -> None:
-        """Nothing runs."""
-
-    def stop(self) -> None:
-        """Nothing runs."""
-
-    def _kind_routes(self, kind: Kind) -> list[Route]:
-        base = f"{{workspace}}/{kind.plural}"
-        table: list[tuple[str, str, Callable[[Kind, Call], Answer]]] = [
-            ("GET", base, self._list_containers),
-            ("GET", base + "/{asset}", self._get_container),
-            ("PUT", base + "/{asset}", self._put_container),
-            ("GET", base + "/{asset}/versions", self._list_versions),
-            ("GET", base + "/{asset}/versions/{version}", self._get_version),
-            ("PUT", base + "/{asset}/versions/{version}", self._put_version),
-            ("POST", base + "/{asset}/versions/{version}/startPendingUpload", self._start_upload),
-        ]
-        return [Route(method, path, kind.api_versions, bound(handler, kind)) for method, path, handler in table]
 
     def locate(self, uri: str) -> Path:
         """The local file or folder behind an address.
@@ -86,13 +65,13 @@ class Assets:
         return place
 
     def _place(self, uri: str) -> Path | None:
-        blobs = self._world.room(Blobs)
+        blobs = self._blobs
         if match := JOB_URI.fullmatch(uri):
             return blobs.folder(blobs.default_container, f"azureml/{match['job']}/{match['output']}/{match['path']}")
         if match := SHORT_URI.fullmatch(uri) or LONG_URI.fullmatch(uri):
-            return blobs.folder(self._world.room(Workspace).container(match["datastore"]), match["path"])
+            return blobs.folder(self._workspace.container(match["datastore"]), match["path"])
         if match := REGISTRY_ID.fullmatch(uri):
-            return self._world.room(Registry).weights(match["name"], match["version"])
+            return self._registry.weights(match["name"], match["version"])
         if match := ASSET_ID.fullmatch(uri):
             kind = self._kinds.get(match["plural"].lower())
             if kind is None or kind.fixed[0] not in ("modelUri", "dataUri", "codeUri"):
@@ -105,7 +84,7 @@ class Assets:
         """The spec of a component of the workspace or of the registry, scalars as text. Raises: ServiceError 404."""
         registry_match = REGISTRY_ID.fullmatch(component_id)
         if registry_match and registry_match["plural"] == "components":
-            spec = self._world.room(Registry).component(registry_match["name"], registry_match["version"])
+            spec = self._registry.component(registry_match["name"], registry_match["version"])
             if spec is not None:
                 text = spec_as_text(spec)
                 assert isinstance(text, dict)
@@ -144,7 +123,7 @@ class Assets:
     def _envelope(self, kind: Kind, name: str, version: str, record: Json) -> Json:
         properties = dict(record["properties"])
         if "codeUri" in properties:
-            properties["codeUri"] = properties["codeUri"].replace(STORAGE_MARK, self._world.room(Blobs).account_url)
+            properties["codeUri"] = properties["codeUri"].replace(STORAGE_MARK, self._blobs.account_url)
         return {
             "id": f"{self._world.workspace_id}/{kind.plural}/{name}/versions/{version}",
             "name": version,
@@ -159,13 +138,13 @@ class Assets:
         named = [(key.removeprefix(f"{name}/"), record) for key, record in records]
         return sorted(named, key=lambda entry: (str(entry[1]["created"]), entry[0]), reverse=True)
 
-    def _get_version(self, kind: Kind, call: Call) -> Answer:
+    def get_version(self, kind: Kind, call: Call) -> Answer:
         name, version = call.path_params["asset"], call.path_params["version"]
         if is_hidden(self._world.store.get(f"{kind.plural}_versions", f"{name}/{version}") or {}):
             raise self._missing(kind, name, version)
         return Answer(200, self._version(kind, name, version))
 
-    def _put_version(self, kind: Kind, call: Call) -> Answer:
+    def put_version(self, kind: Kind, call: Call) -> Answer:
         name, version = call.path_params["asset"], call.path_params["version"]
         created = self._save(kind, name, version, call.json().get("properties") or {})
         location = f"{call.base_url}{call.raw_path}?api-version={call.api_version}"
@@ -175,9 +154,9 @@ class Assets:
     def _save(self, kind: Kind, name: str, version: str, sent: Json) -> bool:
         """Writes a version; true when it is new. Raises: ServiceError 409 when its content would change."""
         present = self._world.store.get(f"{kind.plural}_versions", f"{name}/{version}")
-        own = kind.complete(self._world, sent, self.locate)
+        own = kind.complete(self._world, sent, self._files)
         if "codeUri" in own:
-            own["codeUri"] = str(own["codeUri"]).replace(self._world.room(Blobs).account_url, STORAGE_MARK)
+            own["codeUri"] = str(own["codeUri"]).replace(self._blobs.account_url, STORAGE_MARK)
         changed = [key for key in kind.fixed if present and present["properties"].get(key) != own.get(key)]
         if present and changed:
             text = (
@@ -206,9 +185,9 @@ class Assets:
         return present is None
 
     def _hidden_until(self, kind: Kind, name: str) -> float:
-        return self._world.faults.until("asset", f"{kind.plural}/{name}", "not_found")
+        return self._faults.until("asset", f"{kind.plural}/{name}", "not_found")
 
-    def _list_versions(self, kind: Kind, call: Call) -> Answer:
+    def list_versions(self, kind: Kind, call: Call) -> Answer:
         name = call.path_params["asset"]
         if "hash" in call.query:
             return Answer(200, {"value": self._by_hash(kind, call)})
@@ -244,7 +223,7 @@ class Assets:
             "systemData": system_data(str(record["created"]), str(record["modified"])),
         }
 
-    def _list_containers(self, kind: Kind, call: Call) -> Answer:
+    def list_containers(self, kind: Kind, call: Call) -> Answer:
         documents = [
             self._container_envelope(kind, name, record)
             for name, record in self._world.store.list(kind.plural)
@@ -252,7 +231,7 @@ class Assets:
         ]
         return Answer(200, page(documents, call, 100))
 
-    def _get_container(self, kind: Kind, call: Call) -> Answer:
+    def get_container(self, kind: Kind, call: Call) -> Answer:
         name = call.path_params["asset"]
         record = self._world.store.get(kind.plural, name)
         if record is None or not self._is_shown(kind, name):
@@ -267,7 +246,7 @@ class Assets:
         versions = self._versions(kind, name)
         return not versions or any(not is_hidden(record) for _, record in versions)
 
-    def _put_container(self, kind: Kind, call: Call) -> Answer:
+    def put_container(self, kind: Kind, call: Call) -> Answer:
         name, sent = call.path_params["asset"], call.json().get("properties") or {}
         present = self._world.store.get(kind.plural, name)
         record = present or new_container(sent, now())
@@ -278,9 +257,9 @@ class Assets:
         self._world.store.put(kind.plural, name, record)
         return Answer(200 if present else 201, self._container_envelope(kind, name, record))
 
-    def _start_upload(self, kind: Kind, call: Call) -> Answer:
+    def start_upload(self, call: Call) -> Answer:
         """A new container for the files of one version, with a signature to write to it."""
-        blobs = self._world.room(Blobs)
+        blobs = self._blobs
         container = f"{self._world.workspace_guid[:8]}-{uuid4()}"
         blobs.folder(container, "").mkdir()
         settings = self._world.settings
@@ -295,10 +274,6 @@ class Assets:
         }
         body: Json = {"blobReferenceForConsumption": reference, "pendingUploadId": None, "pendingUploadType": "None"}
         return Answer(200, body)
-
-
-def bound(handler: Callable[[Kind, Call], Answer], kind: Kind) -> Handler:
-    return partial(handler, kind)
 
 
 def as_text(values: JsonValue) -> Json:

@@ -21,9 +21,10 @@ from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
+from azureml_emulator.identity import Identity
 from azureml_emulator.names import is_text, path_below
 from azureml_emulator.store import set_aside, write_atomically
-from azureml_emulator.wire import Answer, Call, Route, ServiceError, whole_number
+from azureml_emulator.wire import Answer, Call, ServiceError, whole_number
 from azureml_emulator.world import World
 
 ACCOUNT = "localstore"
@@ -34,8 +35,6 @@ CHUNK_BYTES = 1 << 20
 PAGE_SIZE = 5000
 # 50,000 blocks, the most that the service takes, with ids of 64 bytes.
 LARGEST_LIST_BYTES = 8 << 20
-CONTAINER = "/{account}.blob.{suffix}/{container}"
-BLOB = CONTAINER + "/{blob:path}"
 METADATA_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -50,14 +49,17 @@ class Listed:
 class Blobs:
     """The storage account of the workspace and of the registry."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, identity: Identity) -> None:
         self._world = world
+        self._identity = identity
         home = world.settings.home
         self._root, self._details, self._blocks = home / "blobs", home / "blob_details", home / "blob_blocks"
         for folder in (self._root, self._details, self._blocks):
             folder.mkdir(exist_ok=True)
         # Made by `link`.
         self._links: set[Path] = set()
+        for container in (self.default_container, self.artifact_container):
+            self.folder(container, "").mkdir(exist_ok=True)
 
     @property
     def default_container(self) -> str:
@@ -124,27 +126,8 @@ class Blobs:
 
     def sas_url(self, container: str, path: str = "", *, permissions: str = "r", seconds: int = 24 * 3600) -> str:
         """An https URL that opens without a token."""
-        signature = self._world.tokens.sign(container, permissions=permissions, seconds=seconds)
+        signature = self._identity.sign(container, permissions=permissions, seconds=seconds)
         return f"{self.url(container, path)}?{signature}"
-
-    def routes(self) -> list[Route]:
-        return [
-            Route("GET", CONTAINER, None, self._container, auth="storage"),
-            Route("HEAD", CONTAINER, None, self._container, auth="storage"),
-            Route("PUT", CONTAINER, None, self._create_container, auth="storage"),
-            Route("GET", BLOB, None, self._read, auth="storage"),
-            Route("HEAD", BLOB, None, self._properties, auth="storage"),
-            Route("PUT", BLOB, None, self._write, auth="storage", streamed=True),
-            Route("DELETE", BLOB, None, self._delete, auth="storage"),
-        ]
-
-    def recover(self) -> None:
-        """Makes the containers of the workspace."""
-        for container in (self.default_container, self.artifact_container):
-            self.folder(container, "").mkdir(exist_ok=True)
-
-    def stop(self) -> None:
-        """Nothing runs."""
 
     def _existing(self, call: Call) -> Path:
         file = self.folder(call.path_params["container"], call.path_params["blob"])
@@ -190,12 +173,12 @@ class Blobs:
         }
         return headers | {f"x-ms-meta-{name}": value for name, value in self._metadata(call).items()}
 
-    def _properties(self, call: Call) -> Answer:
+    def get_blob_properties(self, call: Call) -> Answer:
         file = self._existing(call)
         check_conditions(call, file)
         return Answer(200, None, {**self._headers(call, file), "Content-Length": str(file.stat().st_size)})
 
-    def _read(self, call: Call) -> Answer:
+    def read_blob(self, call: Call) -> Answer:
         file = self._existing(call)
         check_conditions(call, file)
         size = file.stat().st_size
@@ -219,7 +202,7 @@ class Blobs:
         if not self.folder(container, "").is_dir():
             raise ServiceError(404, "ContainerNotFound", "The specified container does not exist.", shape="storage")
 
-    def _write(self, call: Call) -> Answer:
+    def write_blob(self, call: Call) -> Answer:
         self._check_writable(call)
         component = call.query.get("comp", "")
         writers = {
@@ -297,13 +280,13 @@ class Blobs:
         shutil.rmtree(self._block_folder(call), ignore_errors=True)
         return answer
 
-    def _delete(self, call: Call) -> Answer:
+    def delete_blob(self, call: Call) -> Answer:
         self._check_writable(call)
         self._existing(call).unlink()
         self._details_file(call).unlink(missing_ok=True)
         return Answer(202, None, {"x-ms-version": STORAGE_VERSION})
 
-    def _create_container(self, call: Call) -> Answer:
+    def create_container(self, call: Call) -> Answer:
         folder = self.folder(call.path_params["container"], "")
         try:
             folder.mkdir()
@@ -312,7 +295,7 @@ class Blobs:
             raise ServiceError(409, "ContainerAlreadyExists", text, shape="storage") from error
         return Answer(201, None, file_headers(folder))
 
-    def _container(self, call: Call) -> Answer:
+    def get_container(self, call: Call) -> Answer:
         folder = self.folder(call.path_params["container"], "")
         if not folder.is_dir():
             raise ServiceError(404, "ContainerNotFound", "The specified container does not exist.", shape="storage")

@@ -10,6 +10,7 @@ import time
 from azureml_emulator.names import check_address
 from azureml_emulator.plan import variables_of
 from azureml_emulator.servers import Probe
+from azureml_emulator.store import Store
 from azureml_emulator.wire import PROVIDER, Json, ServiceError, now
 from azureml_emulator.world import World
 
@@ -116,9 +117,9 @@ def endpoint_missing(name: str, workspace: str) -> ServiceError:
     return ServiceError(404, "UserError", text, inner_error="NotFoundError")
 
 
-def find_endpoint(world: World, name: str) -> Json | None:
+def find_endpoint(store: Store, name: str) -> Json | None:
     """The stored document of an endpoint (state, keys, lower-case traffic); Updating while it is told to be busy."""
-    document = world.store.get("endpoints", name.lower())
+    document = store.get("endpoints", name.lower())
     if document and is_busy(document):
         document["state"] = "Updating"
     return document
@@ -149,10 +150,9 @@ def no_code_variables(model_id: str) -> dict[str, str]:
     }
 
 
-def resource(document: Json, world: World, api_version: str) -> Json:
+def resource(document: Json, world: World, api_version: str, operation_url: str) -> Json:
     """The deployment as the service shows it in that api-version."""
     asked, succeeded = document["properties"], document["state"] == "Succeeded"
-    operation = world.operations.status_url(str(document.get("operation")), api_version)
     added = no_code_variables(str(asked["model"])) if succeeded else {}
     only = {"privateNetworkConnection": False} if api_version == "2022-02-01-preview" else {"dataCollector": None}
     return {
@@ -161,7 +161,7 @@ def resource(document: Json, world: World, api_version: str) -> Json:
         "type": f"{PROVIDER}/workspaces/onlineEndpoints/deployments",
         "properties": {
             "description": asked.get("description"),
-            "properties": {**(asked.get("properties") or {}), "AzureAsyncOperationUri": operation},
+            "properties": {**(asked.get("properties") or {}), "AzureAsyncOperationUri": operation_url},
             "codeConfiguration": None,
             "environmentId": asked.get("environmentId"),
             "environmentVariables": {**added, **(asked.get("environmentVariables") or {})},

@@ -7,12 +7,11 @@ completed stay, a step that was cut off starts again. One step is run by steps.p
 import logging
 import threading
 
-from azureml_emulator.operations import Interrupted
 from azureml_emulator.plan import Plan, Step
-from azureml_emulator.runs import TERMINAL, Runs
-from azureml_emulator.steps import POLL_SECONDS, Cancelled, Console, Control, StepFailed, StepRun
+from azureml_emulator.runs import TERMINAL
+from azureml_emulator.steps import POLL_SECONDS, Cancelled, Console, Control, JobServices, StepFailed, StepRun
 from azureml_emulator.wire import ServiceError
-from azureml_emulator.world import World
+from azureml_emulator.world import Interrupted
 
 log = logging.getLogger(__name__)
 
@@ -23,18 +22,16 @@ STEPS_AT_ONCE = 4
 class Engine:
     """One job under way. `start` returns at once; `done` is set when the job is in a terminal state."""
 
-    def __init__(self, world: World, plan: Plan) -> None:
-        self._world = world
+    def __init__(self, services: JobServices, plan: Plan) -> None:
+        self._services = services
+        self._world = services.world
+        self._runs = services.runs
         self._plan = plan
         self._changed = threading.Condition()
         self._active: set[str] = set()
-        self._control = Control(world)
-        self._console = Console(None if "" in plan.steps else world.room(Runs).console_file(plan.job))
+        self._control = Control(services.world)
+        self._console = Console(None if "" in plan.steps else services.runs.console_file(plan.job))
         self.done = threading.Event()
-
-    @property
-    def _runs(self) -> Runs:
-        return self._world.room(Runs)
 
     def start(self) -> None:
         threading.Thread(target=self._run, name=f"job {self._plan.job}", daemon=True).start()
@@ -120,7 +117,7 @@ class Engine:
     def _run_step(self, step: Step) -> None:
         run_id = self._plan.run_id(step.path)
         try:
-            StepRun(self._world, self._plan, step, self._control, self._console).run()
+            StepRun(self._services, self._plan, step, self._control, self._console).run()
         except Interrupted:
             pass
         except Cancelled:

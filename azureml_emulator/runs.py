@@ -14,12 +14,10 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from azureml_emulator.blobs import Blobs
 from azureml_emulator.names import artifact_path, data_container
-from azureml_emulator.wire import ARM_GROUP, Answer, Call, Json, JsonValue, Route, ServiceError, now, page, whole_number
+from azureml_emulator.wire import Answer, Call, Json, JsonValue, ServiceError, now, page, whole_number
 from azureml_emulator.world import World
 
 TERMINAL = ("Completed", "Failed", "Canceled")
-WORKSPACE = ARM_GROUP + "/workspaces/{workspace}"
-HISTORY = "/history/v1.0" + WORKSPACE
 CONSOLE = "logs/azureml/executionlogs.txt"
 STEP_LOG = "user_logs/std_log.txt"
 RUN_TYPES = {
@@ -40,32 +38,14 @@ REGISTRY = "azureml://registries/"
 class Runs:
     """All runs of the workspace."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, blobs: Blobs) -> None:
         self._world = world
+        self._blobs = blobs
         self._watchers: list[Callable[[str], None]] = []
 
     def watch(self, watcher: Callable[[str], None]) -> None:
         """Calls `watcher` with the id of every run that is made or changed."""
         self._watchers.append(watcher)
-
-    def routes(self) -> list[Route]:
-        return [
-            Route("GET", HISTORY + "/runs/{run}", None, self._get),
-            Route("GET", HISTORY + "/runs/{run}/details", None, self._details),
-            Route("GET", HISTORY + "/runs/{run}/children", None, self._children),
-            Route("POST", HISTORY + "/rundata", None, self._run_data),
-            Route("PATCH", HISTORY + "/experiments/{experiment}/runs/{run}", None, self._patch),
-            Route("POST", "/data/v1.0" + WORKSPACE + "/dataversion/batchGetResolvedUris", None, self._resolve_data),
-            Route(
-                "POST", "/modelregistry/v1.0" + WORKSPACE + "/models/batchGetResolvedUris", None, self._resolve_models
-            ),
-        ]
-
-    def recover(self) -> None:
-        """Nothing runs; unfinished jobs are taken up by the room of jobs."""
-
-    def stop(self) -> None:
-        """Nothing runs."""
 
     def find(self, run_id: str) -> Json | None:
         return self._world.store.get("runs", run_id)
@@ -159,7 +139,7 @@ class Runs:
 
     def artifacts(self, run_id: str) -> Path:
         """The folder of a run's logs and other artifacts."""
-        blobs = self._world.room(Blobs)
+        blobs = self._blobs
         return blobs.folder(blobs.artifact_container, artifact_path(run_id))
 
     def log_file(self, run_id: str) -> Path:
@@ -172,17 +152,17 @@ class Runs:
         """The id of an experiment, the same in every start."""
         return str(uuid5(NAMESPACE_URL, f"{self._world.workspace_id}/experiments/{name}"))
 
-    def _get(self, call: Call) -> Answer:
+    def get_run(self, call: Call) -> Answer:
         run_id = call.path_params["run"]
         return Answer(200, self._document(run_id, self.get(run_id)))
 
-    def _children(self, call: Call) -> Answer:
+    def list_children(self, call: Call) -> Answer:
         parent = call.path_params["run"]
         runs = [(run_id, run) for run_id, run in self.family(self.get(parent)["root"]) if run["parent"] == parent]
         documents = [self._document(run_id, run) for run_id, run in runs]
         return Answer(200, page(documents, call, whole_number("$top", call.query.get("$top"), 100, least=1)))
 
-    def _details(self, call: Call) -> Answer:
+    def get_details(self, call: Call) -> Answer:
         run_id = call.path_params["run"]
         document = self._document(run_id, self.get(run_id))
         kept = (
@@ -209,7 +189,7 @@ class Runs:
         details = {key: document[key] for key in kept}
         return Answer(200, {**details, "createdTimeUtc": document["createdUtc"], "logFiles": self._log_files(run_id)})
 
-    def _run_data(self, call: Call) -> Answer:
+    def get_run_data(self, call: Call) -> Answer:
         run_id = str(call.json().get("runId"))
         job = self._world.store.get("jobs", run_id) or {}
         metadata = self._document(run_id, self.get(run_id))
@@ -219,7 +199,7 @@ class Runs:
             {"runMetadata": metadata, "runDefinition": definition, "jobSpecification": None, "systemSettings": None},
         )
 
-    def _patch(self, call: Call) -> Answer:
+    def patch_run(self, call: Call) -> Answer:
         """Changes a run's name, description, tags and properties (both merged), and whether it is archived."""
         wanted, run_id = call.json(), call.path_params["run"]
         self.get(run_id)
@@ -235,14 +215,14 @@ class Runs:
         self.change(run_id, change)
         return Answer(200, self._document(run_id, self.get(run_id)))
 
-    def _resolve_data(self, call: Call) -> Answer:
+    def resolve_data(self, call: Call) -> Answer:
         values = {
             asset_id: {"uri": uri, "type": kind, "legacyDatasetType": None}
             for asset_id, uri, kind in self._resolved(call)
         }
         return Answer(200, {"values": values})
 
-    def _resolve_models(self, call: Call) -> Answer:
+    def resolve_models(self, call: Call) -> Answer:
         values = {asset_id: {"path": uri, "type": kind} for asset_id, uri, kind in self._resolved(call)}
         return Answer(200, {"values": values})
 
@@ -302,7 +282,7 @@ class Runs:
         return outputs
 
     def _log_files(self, run_id: str) -> Json:
-        blobs, folder = self._world.room(Blobs), self.artifacts(run_id)
+        blobs, folder = self._blobs, self.artifacts(run_id)
         names = sorted(
             str(file.relative_to(folder)) for kind in ("logs", "user_logs") for file in (folder / kind).rglob("*.txt")
         )
