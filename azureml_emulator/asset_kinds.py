@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from azureml_emulator import mlmodel
-from azureml_emulator.names import JOB_MEMBER, check_address, check_name
+from azureml_emulator.names import JOB_MEMBER, check_address, check_name, refuse_settings
 from azureml_emulator.wire import Json, JsonValue, ServiceError
 from azureml_emulator.world import World
 
 SHORT_URI = re.compile(r"azureml://datastores/(?P<datastore>[^/]+)/paths/(?P<path>.*)")
 JOB_URI = re.compile(r"azureml://jobs/(?P<job>[^/]+)/outputs/(?P<output>[^/]+)(?:/paths)?/?(?P<path>.*)")
+# Types of outputs that are models; run history has its own word for each.
+MODEL_TYPES = {"mlflow_model": "MLFlowModel", "custom_model": "CustomModel", "triton_model": "TritonModel"}
 SHORT_ENVIRONMENT = re.compile(r"azureml:(?P<name>[^:/]+)[:@](?P<version>[^:/]+)")
 
 
@@ -54,6 +56,7 @@ def full_uri(world: World, uri: str, *, group_word: str = "resourcegroups") -> s
 
 def complete_model(world: World, sent: Json, files: AssetFiles) -> Json:
     """A model's files must exist; from a job's output it takes the job's name and its place in the datastore."""
+    refuse_settings("model", sent, "autoDeleteSetting")
     uri = str(sent.get("modelUri") or "")
     check_address("modelUri", uri)
     folder = files.locate(uri)
@@ -94,12 +97,14 @@ def read_flavors(folder: Path, uri: str) -> Json:
 
 
 def complete_data(world: World, sent: Json, files: AssetFiles) -> Json:
+    refuse_settings("data asset", sent, "autoDeleteSetting")
     uri = str(sent.get("dataUri") or "")
     check_address("dataUri", uri)
     job = JOB_URI.fullmatch(uri)
     if job:
         uri = f"azureml://datastores/workspaceblobstore/paths/azureml/{job['job']}/{job['output']}/{job['path']}"
-    return {"dataUri": full_uri(world, uri), "dataType": sent.get("dataType") or "uri_folder"}
+    data_type = sent.get("dataType") or "uri_folder"
+    return {"autoDeleteSetting": None, "dataUri": full_uri(world, uri), "dataType": data_type}
 
 
 def complete_code(world: World, sent: Json, files: AssetFiles) -> Json:

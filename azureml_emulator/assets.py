@@ -4,12 +4,14 @@ A version's content cannot change once it is there, its tags and description can
 """
 
 import re
+import threading
 from pathlib import Path
 from uuid import uuid4
 
-from azureml_emulator.asset_kinds import JOB_URI, KINDS, SHORT_URI, AssetFiles, Kind, spec_as_text
+from azureml_emulator.asset_kinds import JOB_URI, KINDS, MODEL_TYPES, SHORT_URI, AssetFiles, Kind, spec_as_text
 from azureml_emulator.blobs import ACCOUNT, Blobs
 from azureml_emulator.faults import Faults, is_hidden
+from azureml_emulator.job_body import AssetName
 from azureml_emulator.registry import REGISTRY_ID, Registry
 from azureml_emulator.wire import (
     Answer,
@@ -22,7 +24,7 @@ from azureml_emulator.wire import (
     system_data,
     whole_number,
 )
-from azureml_emulator.workspace import Workspace
+from azureml_emulator.workspace import DEFAULT_DATASTORE, Workspace
 from azureml_emulator.world import World
 
 LONG_URI = re.compile(r"azureml://subscriptions/.*/datastores/(?P<datastore>[^/]+)/paths/(?P<path>.*)", re.IGNORECASE)
@@ -43,6 +45,8 @@ class Assets:
         self._blobs = blobs
         self._workspace = workspace
         self._registry = registry
+        # Registration of outputs chooses a number and saves it at once.
+        self._saving = threading.Lock()
         self._files = AssetFiles(self.locate, blobs.check_links)
         self._kinds = {kind.plural: kind for kind in KINDS}
 
@@ -104,10 +108,31 @@ class Assets:
             raise ServiceError(404, "UserError", f"There is no model '{model_id}'.", inner_error="NotFoundError")
         return self._version(self._kinds["models"], match["name"], match["version"])["properties"]
 
-    def register_output(self, plural: str, name: str, version: str, properties: Json) -> str:
-        """The ARM id of a data or model version that a job's output registers under a name."""
-        self._save(self._kinds[plural], name, version, properties)
-        return f"{self._world.workspace_id}/{plural}/{name}/versions/{version}"
+    def register_output(self, asset: AssetName, kind: str, path: str, run_id: str) -> str:
+        """The version under which a run's output is registered; the same again for an output that already is.
+
+        `kind` is the output's type, e.g. `uri_folder`; `path` its place in the default datastore. Without a version
+        the asset gets the next number.
+
+        Raises: ServiceError 409 when the version exists with other content, 400 for an MLflow model without MLmodel.
+        """
+        uri = f"azureml://datastores/{DEFAULT_DATASTORE}/paths/{path}"
+        if kind in MODEL_TYPES:
+            plural, sent = "models", {"modelUri": uri, "modelType": kind, "jobName": run_id}
+        else:
+            plural, sent = "data", {"dataUri": uri if kind == "uri_file" else f"{uri}/", "dataType": kind}
+        with self._saving:
+            version = asset.version or self._version_of_output(self._kinds[plural], asset.name, sent)
+            self._save(self._kinds[plural], asset.name, version, sent)
+        return version
+
+    def _version_of_output(self, kind: Kind, name: str, sent: Json) -> str:
+        """The version that holds this output already, e.g. from before a restart; else the next number."""
+        own = kind.complete(self._world, sent, self._files)
+        for version, record in self._versions(kind, name):
+            if all(record["properties"].get(key) == own.get(key) for key in kind.fixed):
+                return version
+        return next_version(self._versions(kind, name))
 
     def _version(self, kind: Kind, name: str, version: str) -> Json:
         record = self._world.store.get(f"{kind.plural}_versions", f"{name}/{version}")
@@ -146,7 +171,8 @@ class Assets:
 
     def put_version(self, kind: Kind, call: Call) -> Answer:
         name, version = call.path_params["asset"], call.path_params["version"]
-        created = self._save(kind, name, version, call.json().get("properties") or {})
+        with self._saving:
+            created = self._save(kind, name, version, call.json().get("properties") or {})
         location = f"{call.base_url}{call.raw_path}?api-version={call.api_version}"
         headers = {"Location": location} if created else {}
         return Answer(201 if created else 200, self._version(kind, name, version), headers)
@@ -202,7 +228,7 @@ class Assets:
         """Versions of any name whose content has the hash: a search over the whole workspace."""
         hits = []
         for key, record in self._world.store.list(f"{kind.plural}_versions"):
-            properties = record["properties"]["properties"]
+            properties = record["properties"]["properties"] or {}
             if properties.get("hash_sha256") == call.query["hash"] and not is_hidden(record):
                 name, _, version = key.rpartition("/")
                 hits.append(self._envelope(kind, name, version, record))
@@ -211,10 +237,8 @@ class Assets:
     def _container_envelope(self, kind: Kind, name: str, record: Json) -> Json:
         versions = self._versions(kind, name)
         shown = [version for version, record in versions if not is_hidden(record)]
-        # A version that is not shown yet has its number all the same.
-        numbers = [int(version) for version, _ in versions if version.isdigit()]
         extra: Json = {} if kind.plural == "data" else {"provisioningState": "Succeeded"}
-        own = {"latestVersion": shown[0] if shown else None, "nextVersion": str(max(numbers, default=0) + 1)}
+        own = {"latestVersion": shown[0] if shown else None, "nextVersion": next_version(versions)}
         return {
             "id": f"{self._world.workspace_id}/{kind.plural}/{name}",
             "name": name,
@@ -276,8 +300,15 @@ class Assets:
         return Answer(200, body)
 
 
-def as_text(values: JsonValue) -> Json:
-    """Tags or properties with text as values; clients send numbers too."""
+def next_version(versions: list[tuple[str, Json]]) -> str:
+    """The number after the highest one, hidden versions included."""
+    return str(max((int(version) for version, _ in versions if version.isdigit()), default=0) + 1)
+
+
+def as_text(values: JsonValue) -> Json | None:
+    """Tags or properties with text as values; clients send numbers too. None stays None, as in the service."""
+    if values is None:
+        return None
     entries = values if isinstance(values, dict) else {}
     return {key: value if value is None or isinstance(value, str) else str(value) for key, value in entries.items()}
 

@@ -7,8 +7,8 @@ import math
 import re
 import time
 
-from azureml_emulator.names import check_address
-from azureml_emulator.plan import variables_of
+from azureml_emulator.job_body import variables_of
+from azureml_emulator.names import check_address, refuse_settings
 from azureml_emulator.servers import Probe
 from azureml_emulator.store import Store
 from azureml_emulator.wire import PROVIDER, Json, ServiceError, now
@@ -47,6 +47,10 @@ def checked(body: Json, endpoint: str, name: str) -> Json:
         raise ServiceError(400, "BadArgument", "A deployment needs a model; none was given.")
     if not 1 <= capacity <= MOST_INSTANCES:
         raise ServiceError(400, "BadArgument", f"Instance count {capacity} is not between 1 and {MOST_INSTANCES}.")
+    refuse_settings("deployment", asked, "codeConfiguration", "appInsightsEnabled", "modelMountPath", "dataCollector")
+    scaling = (asked.get("scaleSettings") or {}).get("scaleType") or "Default"
+    if scaling != "Default":
+        raise ServiceError(400, "BadArgument", f"scaleType '{scaling}' is not served here; use Default.")
     requests = DEFAULT_REQUESTS | given(asked.get("requestSettings"))
     timeout, longest = seconds(requests["requestTimeout"]), LONGEST_REQUEST_SECONDS
     if not 0 < timeout <= longest:
@@ -165,10 +169,10 @@ def resource(document: Json, world: World, api_version: str, operation_url: str)
             "codeConfiguration": None,
             "environmentId": asked.get("environmentId"),
             "environmentVariables": {**added, **(asked.get("environmentVariables") or {})},
-            "scaleSettings": asked.get("scaleSettings") or {"scaleType": "Default"},
+            "scaleSettings": {"scaleType": "Default"},
             "requestSettings": asked["requestSettings"],
-            "modelMountPath": asked.get("modelMountPath"),
-            "appInsightsEnabled": bool(asked.get("appInsightsEnabled")),
+            "modelMountPath": None,
+            "appInsightsEnabled": False,
             "livenessProbe": asked["livenessProbe"],
             "readinessProbe": asked["readinessProbe"],
             "provisioningState": document["state"],

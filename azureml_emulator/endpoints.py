@@ -19,6 +19,7 @@ from azureml_emulator.deployment_rules import (
 )
 from azureml_emulator.deployments import Deployments
 from azureml_emulator.faults import Faults, is_hidden
+from azureml_emulator.names import refuse_settings
 from azureml_emulator.operations import Operations
 from azureml_emulator.wire import (
     NULL,
@@ -35,7 +36,6 @@ from azureml_emulator.world import World
 
 KIND = "endpoints"
 AUTH_MODES = {"key": "Key", "amltoken": "AMLToken"}
-MOST_MIRRORED = 50
 TOKEN_HOURS = 12
 KEY_BYTES = 24
 
@@ -154,18 +154,19 @@ class Endpoints:
             raise ServiceError(
                 400, "BadArgument", f"authMode '{asked.get('authMode')}' is not served here; choose Key or AMLToken."
             )
-        traffic = self._checked_traffic(name, asked.get("traffic") or {}, whole=100)
-        mirror = self._checked_traffic(name, asked.get("mirrorTraffic") or {}, whole=MOST_MIRRORED)
+        mirrored = {name: share for name, share in (asked.get("mirrorTraffic") or {}).items() if share}
+        refuse_settings("endpoint", {"mirrorTraffic": mirrored}, "mirrorTraffic")
+        access = asked.get("publicNetworkAccess") or "Enabled"
+        if access != "Enabled":
+            raise ServiceError(400, "BadArgument", f"publicNetworkAccess '{access}' is not served here; use Enabled.")
         return {
             "name": name,
             "state": "Creating",
             "auth_mode": mode,
             "description": asked.get("description"),
             "properties": asked.get("properties") or {},
-            "traffic": traffic,
-            "mirror_traffic": mirror,
+            "traffic": self._checked_traffic(name, asked.get("traffic") or {}),
             "identity": body.get("identity") or {"type": "SystemAssigned"},
-            "public_network_access": asked.get("publicNetworkAccess") or "Enabled",
             "tags": body.get("tags") or {},
             "created": now(),
             "modified": now(),
@@ -175,7 +176,7 @@ class Endpoints:
             "token": secrets.token_urlsafe(KEY_BYTES),
         }
 
-    def _checked_traffic(self, endpoint: str, traffic: dict[str, Json], *, whole: int) -> dict[str, int]:
+    def _checked_traffic(self, endpoint: str, traffic: dict[str, Json]) -> dict[str, int]:
         """Percentages by lower-case deployment name. Raises: ServiceError 400 for unknown names or a wrong sum."""
         shares = {name.lower(): share for name, share in traffic.items()}
         unknown = sorted(set(shares) - set(self._deployments.named(endpoint)))
@@ -193,10 +194,8 @@ class Endpoints:
                 400, "BadRequest", f"Traffic must be whole percentages from 0 to 100; found {', '.join(wrong)}."
             )
         total = sum(int(share) for share in shares.values())
-        if whole == 100 and total not in (0, 100):
+        if total not in (0, 100):
             raise ServiceError(400, "BadRequest", f"Sum of traffic must be either 0 or 100; found {total}.")
-        if total > whole:
-            raise ServiceError(400, "BadRequest", f"Sum of mirror traffic must not exceed {whole}; found {total}.")
         return {name: int(share) for name, share in shares.items()}
 
     def _go_on(self, key: str) -> None:
@@ -303,8 +302,8 @@ class Endpoints:
                 "provisioningState": document["state"],
                 "compute": None,
                 "traffic": document["traffic"],
-                "mirrorTraffic": document["mirror_traffic"],
-                "publicNetworkAccess": document["public_network_access"],
+                "mirrorTraffic": {},
+                "publicNetworkAccess": "Enabled",
             },
             "systemData": {
                 "createdAt": document["created"],

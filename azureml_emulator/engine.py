@@ -85,7 +85,7 @@ class Engine:
             self._control.check()
 
     def _ready(self, states: dict[str, str], active: set[str]) -> list[str]:
-        """Steps that are neither ended nor under way and whose inputs are made."""
+        """Steps that are neither ended nor under way and whose inputs exist."""
         return [
             path
             for path, step in self._plan.steps.items()
@@ -160,11 +160,12 @@ class Engine:
             nodes = ", ".join(f"/{step}" for step in failed)
             self._runs.fail(run_id, f"Pipeline has failed child jobs. Failed nodes: {nodes}.\n{errors}", "UserError")
             return
-        made = {outer.output: self._plan.source(outer) for outer in self._plan.sources if outer.path == path}
-        types = {name: self._plan.steps[source.path].outputs[source.output] for name, source in made.items()}
-        self._runs.set_outputs(
-            run_id, {name: {"path": self._plan.folder(made[name]), "type": types[name]} for name in made}
-        )
+        sources = {outer.output: self._plan.source(outer) for outer in self._plan.sources if outer.path == path}
+        outputs = {
+            name: self._runs.get(self._plan.run_id(source.path))["outputs"][source.output]
+            for name, source in sources.items()
+        }
+        self._runs.set_outputs(run_id, outputs)
         self._runs.set_status(run_id, "Completed")
 
     def _cancel_all(self) -> None:

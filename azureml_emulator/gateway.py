@@ -3,7 +3,7 @@
 Checks the endpoint's key, chooses a deployment by traffic or by the `azureml-model-deployment` header, keeps the limits
 of the deployment, and answers with the service's status codes: 401 key, 404 no deployment with traffic, 408 longer than
 the request timeout, 424 the model's own error, 429 too many requests at once, 502 and 503 a server that broke off or is
-not ready. Its errors are plain text, as the service's are. Mirrored traffic is kept but not sent.
+not ready. Its errors are plain text, as the service's are.
 
 Source: https://learn.microsoft.com/azure/machine-learning/how-to-troubleshoot-online-endpoints
 """

@@ -12,9 +12,10 @@ import time
 from azureml_emulator.compute import Compute
 from azureml_emulator.engine import Engine
 from azureml_emulator.faults import is_hidden
+from azureml_emulator.job_body import entries
 from azureml_emulator.names import artifact_path, check_line
 from azureml_emulator.operations import Operations
-from azureml_emulator.plan import Plan, entries, make_plan
+from azureml_emulator.plan import Plan, make_plan
 from azureml_emulator.runs import TERMINAL
 from azureml_emulator.steps import JobServices
 from azureml_emulator.wire import (
@@ -35,7 +36,8 @@ READ_ONLY = {"status", "services"}
 SERVERLESS = "serverless"
 LONGEST_TITLE = 256
 DEFAULT_MODE = "ReadOnlyMount"
-DEFAULT_OUTPUT = {"mode": "ReadWriteMount", "jobOutputType": "uri_folder", "assetName": None, "assetVersion": None}
+OUTPUT_FIELDS = ("description", "uri", "assetName", "assetVersion", "autoDeleteSetting")
+DEFAULT_OUTPUT = {"mode": "ReadWriteMount", "jobOutputType": "uri_folder"}
 
 
 class Jobs:
@@ -232,14 +234,15 @@ class Jobs:
             "identity": sent.get("identity"),
             "componentId": sent.get("componentId"),
             "inputs": {key: shown_input(value) for key, value in entries(sent, "inputs")},
-            "outputs": {key: with_nulls(value, "description", "uri") for key, value in entries(sent, "outputs")},
+            "outputs": {key: with_nulls(value, *OUTPUT_FIELDS) for key, value in entries(sent, "outputs")},
         }
         if run["kind"] == "command":
             logs: Json = {
                 "description": None,
                 "uri": f"azureml://datastores/workspaceartifactstore/{artifact_path(name)}",
             }
-            properties["outputs"] = {"default": {**logs, **DEFAULT_OUTPUT}, **properties["outputs"]}
+            logs_output = with_nulls({**logs, **DEFAULT_OUTPUT}, *OUTPUT_FIELDS)
+            properties["outputs"] = {"default": logs_output, **properties["outputs"]}
             properties.setdefault("parameters", {})
         return properties
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
+from azureml_emulator.asset_kinds import MODEL_TYPES
 from azureml_emulator.blobs import Blobs
 from azureml_emulator.names import artifact_path, data_container
 from azureml_emulator.wire import Answer, Call, Json, JsonValue, ServiceError, now, page, whole_number
@@ -29,7 +30,7 @@ RUN_TYPES = {
 }
 # How run history names the type of an output; the resolver of its address depends on it.
 DATA_TYPES = {"uri_folder": "UriFolder", "uri_file": "UriFile", "mltable": "MLTable"}
-MODEL_TYPES = {"mlflow_model": "MLFlowModel", "custom_model": "CustomModel", "triton_model": "TritonModel"}
+OUTPUT_TYPES = DATA_TYPES | MODEL_TYPES
 # What a job's input may name besides data that has no name: an asset of the workspace, or of a registry.
 WORKSPACE_ASSET = re.compile(r"(?:azureml:)?/?subscriptions/.*/workspaces/[^/]+(?P<asset>/(?:data|models)/.+)", re.I)
 REGISTRY = "azureml://registries/"
@@ -134,7 +135,7 @@ class Runs:
         self.set_status(run_id, "Failed")
 
     def set_outputs(self, run_id: str, outputs: dict[str, Json]) -> None:
-        """Outputs by name, each {path, type}: the path is in the default datastore."""
+        """Outputs by name, each {path, type, asset}: the path is in the default datastore, `asset` {name, version}."""
         self.edit(run_id, {"outputs": outputs})
 
     def artifacts(self, run_id: str) -> Path:
@@ -227,16 +228,24 @@ class Runs:
         return Answer(200, {"values": values})
 
     def _resolved(self, call: Call) -> list[tuple[str, str, str]]:
-        """(asset id, address, type) of the asked outputs, those that exist."""
-        asked = call.json().get("values")
-        found = []
-        for asset_id in asked if isinstance(asked, list) else []:
-            _, _, name = str(asset_id).partition("/azureml_")
-            run_id, _, output = name.rpartition("/")[0].removesuffix("/versions").partition("_output_")
-            place = self._places(run_id).get(output.partition("_")[2])
-            if place:
-                found.append((str(asset_id), place[0], place[1]))
-        return found
+        """(asset id, address, type) of the outputs in the request, those that exist."""
+        values = call.json().get("values")
+        resolved = []
+        for asset_id in map(str, values if isinstance(values, list) else []):
+            match = re.fullmatch(r".*/(?P<plural>data|models)/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", asset_id)
+            address = self._address(match["plural"], match["name"], match["version"]) if match else None
+            if address:
+                resolved.append((asset_id, *address))
+        return resolved
+
+    def _address(self, plural: str, name: str, version: str) -> tuple[str, str] | None:
+        """(address, type in run history) of a registered asset, or of an output under the name made for its run."""
+        if record := self._world.store.get(f"{plural}_versions", f"{name}/{version}"):
+            properties = record["properties"]
+            uri, kind = ("modelUri", "modelType") if plural == "models" else ("dataUri", "dataType")
+            return str(properties[uri]), OUTPUT_TYPES.get(str(properties[kind]), "UriFolder")
+        run_id, _, output = name.removeprefix("azureml_").partition("_output_")
+        return self._places(run_id).get(output.partition("_")[2]) if name.startswith("azureml_") else None
 
     def _places(self, run_id: str) -> dict[str, tuple[str, str]]:
         """(address, type in run history) of each output of a run, and of its logs under the name `default`."""
@@ -249,7 +258,7 @@ class Runs:
         places = {"default": (f"{base}/workspaceartifactstore/paths/{artifact_path(run_id)}/", "UriFolder")}
         for name, output in run["outputs"].items():
             slash = "" if output["type"] == "uri_file" else "/"
-            kind = {**DATA_TYPES, **MODEL_TYPES}.get(str(output["type"]), "UriFolder")
+            kind = OUTPUT_TYPES.get(str(output["type"]), "UriFolder")
             places[name] = (f"{base}/workspaceblobstore/paths/{output['path']}{slash}", kind)
         return places
 
@@ -261,7 +270,7 @@ class Runs:
         """Data and models that a run reads: a registered asset under its own id, other data as one made for the run."""
         inputs: Json = {}
         for name, entry in (run.get("inputs") or {}).items():
-            kind = {**DATA_TYPES, **MODEL_TYPES}.get(str(entry["type"]), "UriFolder")
+            kind = OUTPUT_TYPES.get(str(entry["type"]), "UriFolder")
             plural, group = ("models", "model") if kind in MODEL_TYPES.values() else ("data", "data")
             asset_id = f"{self._asset_base}/{plural}/azureml_{run_id}_input_{group}_{name}/versions/1"
             if registered := WORKSPACE_ASSET.fullmatch(entry["uri"]):
@@ -271,14 +280,16 @@ class Runs:
             inputs[name] = {"assetId": asset_id, "type": kind}
         return inputs
 
-    def _outputs(self, run_id: str) -> Json:
+    def _outputs(self, run_id: str, run: Json) -> Json:
+        """The outputs of a run: a registered one under its asset's id, others under a name made for the run."""
         outputs: Json = {}
         for name, (_, kind) in self._places(run_id).items():
             plural, group = ("models", "model") if kind in MODEL_TYPES.values() else ("data", "data")
-            outputs[name] = {
-                "assetId": f"{self._asset_base}/{plural}/azureml_{run_id}_output_{group}_{name}/versions/1",
-                "type": kind,
-            }
+            asset = (run["outputs"].get(name) or {}).get("asset")
+            asset_name = asset["name"] if asset else f"azureml_{run_id}_output_{group}_{name}"
+            version = asset["version"] if asset else "1"
+            asset_id = f"{self._asset_base}/{plural}/{asset_name}/versions/{version}"
+            outputs[name] = {"assetId": asset_id, "type": kind}
         return outputs
 
     def _log_files(self, run_id: str) -> Json:
@@ -336,7 +347,7 @@ class Runs:
             "outputDatasets": [],
             "compute": {"target": run["target"]} if run.get("target") else None,
             "inputs": self._inputs(run_id, run),
-            "outputs": self._outputs(run_id),
+            "outputs": self._outputs(run_id, run),
         }
 
     def _error(self, run: Json) -> Json | None:

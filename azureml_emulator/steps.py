@@ -18,8 +18,9 @@ from azureml_emulator.blobs import Blobs
 from azureml_emulator.command_line import render
 from azureml_emulator.faults import Fault, Faults
 from azureml_emulator.identity import Identity
+from azureml_emulator.job_body import Asset, Literal, entries, output_type
 from azureml_emulator.names import path_below
-from azureml_emulator.plan import Asset, Literal, Made, Plan, Step, Value, entries, output_type
+from azureml_emulator.plan import NodeOutput, Plan, Step, Value
 from azureml_emulator.processes import Child, own_environment, start_child, wait_for_end
 from azureml_emulator.runs import Runs
 from azureml_emulator.wire import Json, now
@@ -191,8 +192,17 @@ class StepRun:
             raise StepFailed(self._explain(status))
         self._runs.set_status(self._run_id, "Finalizing")
         self._control.pause(timing.finalize_seconds)
+        self._register(prepared.outputs)
         self._runs.set_outputs(self._run_id, prepared.outputs)
         self._runs.set_status(self._run_id, "Completed")
+
+    def _register(self, outputs: dict[str, Json]) -> None:
+        """Registers the outputs that have an asset name, and notes name and version. Raises: ServiceError."""
+        for name, output in outputs.items():
+            if asset := self._plan.asset_name(NodeOutput(self._step.path, name)):
+                path, kind = str(output["path"]), str(output["type"])
+                version = self._assets.register_output(asset, kind, path, self._run_id)
+                output["asset"] = {"name": asset.name, "version": version}
 
     def _prepare(self, attempt: int) -> Prepared:
         """The step, with a working folder that contains only its code, and empty output folders."""
@@ -209,7 +219,7 @@ class StepRun:
         inputs = {name: self._input_text(value) for name, value in self._step.inputs.items()}
         places = {name: self._output_place(name) for name in self._step.outputs}
         outputs: dict[str, Json] = {
-            name: {"path": self._plan.folder(Made(self._step.path, name)), "type": kind}
+            name: {"path": self._plan.folder(NodeOutput(self._step.path, name)), "type": kind}
             for name, kind in self._step.outputs.items()
         }
         if attempt > 1:
@@ -226,7 +236,7 @@ class StepRun:
         return str(self._blob_folder(self._plan.folder(self._plan.source(value))))
 
     def _output_place(self, name: str) -> Path:
-        place = self._blob_folder(self._plan.folder(Made(self._step.path, name)))
+        place = self._blob_folder(self._plan.folder(NodeOutput(self._step.path, name)))
         shutil.rmtree(place, ignore_errors=True)
         place.unlink(missing_ok=True)
         (place.parent if self._step.outputs[name] == "uri_file" else place).mkdir(parents=True, exist_ok=True)
