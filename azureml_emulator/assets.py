@@ -9,10 +9,10 @@ from pathlib import Path
 from uuid import uuid4
 
 from azureml_emulator.asset_kinds import JOB_URI, KINDS, MODEL_TYPES, SHORT_URI, AssetFiles, Kind, spec_as_text
-from azureml_emulator.blobs import ACCOUNT, Blobs
 from azureml_emulator.faults import Faults, is_hidden
 from azureml_emulator.job_body import AssetName
 from azureml_emulator.registry import REGISTRY_ID, Registry
+from azureml_emulator.storage import ACCOUNT, Storage
 from azureml_emulator.wire import (
     Answer,
     Call,
@@ -39,15 +39,17 @@ STORAGE_MARK = "storage:/"
 class Assets:
     """Asset containers and versions, and the way from any asset address to local files."""
 
-    def __init__(self, world: World, faults: Faults, blobs: Blobs, workspace: Workspace, registry: Registry) -> None:
+    def __init__(
+        self, world: World, faults: Faults, storage: Storage, workspace: Workspace, registry: Registry
+    ) -> None:
         self._world = world
         self._faults = faults
-        self._blobs = blobs
+        self._storage = storage
         self._workspace = workspace
         self._registry = registry
         # Registration of outputs chooses a number and saves it at once.
         self._saving = threading.Lock()
-        self._files = AssetFiles(self.locate, blobs.check_links)
+        self._files = AssetFiles(self.locate, storage.check_links)
         self._kinds = {kind.plural: kind for kind in KINDS}
 
     def locate(self, uri: str) -> Path:
@@ -69,11 +71,12 @@ class Assets:
         return place
 
     def _place(self, uri: str) -> Path | None:
-        blobs = self._blobs
+        storage = self._storage
         if match := JOB_URI.fullmatch(uri):
-            return blobs.folder(blobs.default_container, f"azureml/{match['job']}/{match['output']}/{match['path']}")
+            path = f"azureml/{match['job']}/{match['output']}/{match['path']}"
+            return storage.folder(storage.default_container, path)
         if match := SHORT_URI.fullmatch(uri) or LONG_URI.fullmatch(uri):
-            return blobs.folder(self._workspace.container(match["datastore"]), match["path"])
+            return storage.folder(self._workspace.container(match["datastore"]), match["path"])
         if match := REGISTRY_ID.fullmatch(uri):
             return self._registry.weights(match["name"], match["version"])
         if match := ASSET_ID.fullmatch(uri):
@@ -82,7 +85,7 @@ class Assets:
                 return None
             document = self._version(kind, match["name"], match["version"])
             return self.locate(str(document["properties"][kind.fixed[0]]))
-        return blobs.locate(uri) if uri.startswith("https://") else None
+        return storage.locate(uri) if uri.startswith("https://") else None
 
     def component(self, component_id: str) -> Json:
         """The spec of a component of the workspace or of the registry, scalars as text. Raises: ServiceError 404."""
@@ -148,7 +151,7 @@ class Assets:
     def _envelope(self, kind: Kind, name: str, version: str, record: Json) -> Json:
         properties = dict(record["properties"])
         if "codeUri" in properties:
-            properties["codeUri"] = properties["codeUri"].replace(STORAGE_MARK, self._blobs.account_url)
+            properties["codeUri"] = properties["codeUri"].replace(STORAGE_MARK, self._storage.account_url)
         return {
             "id": f"{self._world.workspace_id}/{kind.plural}/{name}/versions/{version}",
             "name": version,
@@ -182,7 +185,7 @@ class Assets:
         present = self._world.store.get(f"{kind.plural}_versions", f"{name}/{version}")
         own = kind.complete(self._world, sent, self._files)
         if "codeUri" in own:
-            own["codeUri"] = str(own["codeUri"]).replace(self._blobs.account_url, STORAGE_MARK)
+            own["codeUri"] = str(own["codeUri"]).replace(self._storage.account_url, STORAGE_MARK)
         changed = [key for key in kind.fixed if present and present["properties"].get(key) != own.get(key)]
         if present and changed:
             text = (
@@ -283,17 +286,17 @@ class Assets:
 
     def start_upload(self, call: Call) -> Answer:
         """A new container for the files of one version, with a signature to write to it."""
-        blobs = self._blobs
+        storage = self._storage
         container = f"{self._world.workspace_guid[:8]}-{uuid4()}"
-        blobs.folder(container, "").mkdir()
+        storage.folder(container, "").mkdir()
         settings = self._world.settings
         group = f"/subscriptions/{settings.subscription_id}/resourceGroups/{settings.resource_group}"
         reference: Json = {
-            "blobUri": blobs.url(container),
+            "blobUri": storage.url(container),
             "storageAccountArmId": f"{group}/providers/Microsoft.Storage/storageAccounts/{ACCOUNT}",
             "credential": {
                 "credentialType": "SAS",
-                "sasUri": blobs.sas_url(container, permissions="rcwl", seconds=3600),
+                "sasUri": storage.sas_url(container, permissions="rcwl", seconds=3600),
             },
         }
         body: Json = {"blobReferenceForConsumption": reference, "pendingUploadId": None, "pendingUploadType": "None"}

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from azureml_emulator import mlmodel
 from azureml_emulator.assets import Assets
-from azureml_emulator.blobs import Blobs
 from azureml_emulator.compute import Compute
 from azureml_emulator.deployment_rules import (
     canceled,
@@ -35,6 +34,7 @@ from azureml_emulator.faults import Faults, is_hidden
 from azureml_emulator.names import path_below
 from azureml_emulator.operations import Operations
 from azureml_emulator.servers import Plan, Server, ServingError, last_lines, mlflow_folder, serving_command
+from azureml_emulator.storage import Storage
 from azureml_emulator.wire import NULL, Answer, Call, Json, ServiceError, now, page, whole_number
 from azureml_emulator.world import World
 
@@ -48,12 +48,12 @@ class Deployments:
     """The deployments of all endpoints."""
 
     def __init__(
-        self, world: World, operations: Operations, faults: Faults, blobs: Blobs, assets: Assets, compute: Compute
+        self, world: World, operations: Operations, faults: Faults, storage: Storage, assets: Assets, compute: Compute
     ) -> None:
         self._world = world
         self._operations = operations
         self._faults = faults
-        self._blobs = blobs
+        self._storage = storage
         self._assets = assets
         self._compute = compute
         self._lock = threading.Lock()
@@ -301,7 +301,7 @@ class Deployments:
     def _mlflow_folder(self, document: Json) -> Path:
         """The model's folder with its MLmodel file. Raises: ServingError, ServiceError."""
         folder = mlflow_folder(self._assets.locate(str(document["properties"]["model"])))
-        self._blobs.check_links(folder / mlmodel.NAME)
+        self._storage.check_links(folder / mlmodel.NAME)
         return folder
 
     def _folder(self, key: str) -> Path:

@@ -11,7 +11,7 @@ from uuid import NAMESPACE_URL, uuid5
 import yaml
 
 from azureml_emulator.asset_kinds import spec_as_text
-from azureml_emulator.blobs import ACCOUNT, REGISTRY_CONTAINER, Blobs
+from azureml_emulator.storage import ACCOUNT, REGISTRY_CONTAINER, Storage
 from azureml_emulator.wire import (
     PROVIDER,
     Answer,
@@ -34,9 +34,9 @@ PUBLISHED = "2024-04-23T00:00:00.0000000+00:00"
 class Registry:
     """Models and components of the registry, by name and version."""
 
-    def __init__(self, world: World, blobs: Blobs) -> None:
+    def __init__(self, world: World, storage: Storage) -> None:
         self._world = world
-        self._blobs = blobs
+        self._storage = storage
         self._models: dict[str, dict[str, Json]] = {}
         self._components: dict[str, dict[str, Json]] = {}
         for file in sorted((FILES / "models").glob("*.yaml")):
@@ -56,7 +56,7 @@ class Registry:
             for name, documents in self._models.items():
                 for version in documents:
                     place = f"{prefix}{name}/{version}"
-                    self._blobs.link(REGISTRY_CONTAINER, place, self._weights_folder(name, version))
+                    self._storage.link(REGISTRY_CONTAINER, place, self._weights_folder(name, version))
 
     def component(self, name: str, version: str) -> Json | None:
         """A component's YAML as it stands in its file."""
@@ -181,7 +181,7 @@ class Registry:
             "isAnonymous": False,
             "flavors": document.get("flavors") or {},
             "modelType": document["type"],
-            "modelUri": self._blobs.url(REGISTRY_CONTAINER, f"{name}/{version}"),
+            "modelUri": self._storage.url(REGISTRY_CONTAINER, f"{name}/{version}"),
             "jobName": None,
         }
         if "system_metadata" in document:
@@ -190,14 +190,14 @@ class Registry:
 
     def create_data_reference(self, call: Call) -> Answer:
         """A signature to read a model's files."""
-        blobs, settings = self._blobs, self._world.settings
+        storage, settings = self._storage, self._world.settings
         name, version = call.path_params["asset"], call.path_params["version"]
         self.weights(name, version)
         group = f"/subscriptions/{settings.subscription_id}/resourceGroups/{settings.resource_group}"
         reference: Json = {
-            "blobUri": blobs.url(REGISTRY_CONTAINER, f"{name}/{version}"),
+            "blobUri": storage.url(REGISTRY_CONTAINER, f"{name}/{version}"),
             "storageAccountArmId": f"{group}/providers/Microsoft.Storage/storageAccounts/{ACCOUNT}",
-            "credential": {"credentialType": "SAS", "sasUri": blobs.sas_url(REGISTRY_CONTAINER, permissions="rl")},
+            "credential": {"credentialType": "SAS", "sasUri": storage.sas_url(REGISTRY_CONTAINER, permissions="rl")},
         }
         return Answer(200, {"blobReferenceForConsumption": reference})
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from azureml_emulator.asset_kinds import MODEL_TYPES
-from azureml_emulator.blobs import Blobs
 from azureml_emulator.names import artifact_path, data_container
+from azureml_emulator.storage import Storage
 from azureml_emulator.wire import Answer, Call, Json, JsonValue, ServiceError, now, page, whole_number
 from azureml_emulator.world import World
 
@@ -39,9 +39,9 @@ REGISTRY = "azureml://registries/"
 class Runs:
     """All runs of the workspace."""
 
-    def __init__(self, world: World, blobs: Blobs) -> None:
+    def __init__(self, world: World, storage: Storage) -> None:
         self._world = world
-        self._blobs = blobs
+        self._storage = storage
         self._watchers: list[Callable[[str], None]] = []
 
     def watch(self, watcher: Callable[[str], None]) -> None:
@@ -140,8 +140,8 @@ class Runs:
 
     def artifacts(self, run_id: str) -> Path:
         """The folder of a run's logs and other artifacts."""
-        blobs = self._blobs
-        return blobs.folder(blobs.artifact_container, artifact_path(run_id))
+        storage = self._storage
+        return storage.folder(storage.artifact_container, artifact_path(run_id))
 
     def log_file(self, run_id: str) -> Path:
         return self.artifacts(run_id) / STEP_LOG
@@ -293,11 +293,11 @@ class Runs:
         return outputs
 
     def _log_files(self, run_id: str) -> Json:
-        blobs, folder = self._blobs, self.artifacts(run_id)
+        storage, folder = self._storage, self.artifacts(run_id)
         names = sorted(
             str(file.relative_to(folder)) for kind in ("logs", "user_logs") for file in (folder / kind).rglob("*.txt")
         )
-        return {name: blobs.sas_url(blobs.artifact_container, f"{artifact_path(run_id)}/{name}") for name in names}
+        return {name: storage.sas_url(storage.artifact_container, f"{artifact_path(run_id)}/{name}") for name in names}
 
     def _document(self, run_id: str, run: Json) -> Json:
         """A run as run history shows it."""

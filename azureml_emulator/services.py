@@ -19,6 +19,7 @@ from azureml_emulator.operations import Operations
 from azureml_emulator.registry import Registry
 from azureml_emulator.runs import Runs
 from azureml_emulator.steps import JobServices
+from azureml_emulator.storage import Storage
 from azureml_emulator.tracking import Tracking
 from azureml_emulator.workspace import Workspace
 from azureml_emulator.world import World
@@ -32,6 +33,7 @@ class Services:
     identity: Identity
     operations: Operations
     faults: Faults
+    storage: Storage
     blobs: Blobs
     workspace: Workspace
     registry: Registry
@@ -66,27 +68,28 @@ def build_services(world: World) -> Services:
     identity = Identity(world)
     operations = Operations(world)
     faults = Faults(world, identity)
-    blobs = Blobs(world, identity)
-    workspace = Workspace(world, identity, blobs)
-    registry = Registry(world, blobs)
-    assets = Assets(world, faults, blobs, workspace, registry)
+    storage = Storage(world, identity)
+    workspace = Workspace(world, identity, storage)
+    registry = Registry(world, storage)
+    assets = Assets(world, faults, storage, workspace, registry)
     compute = Compute(world, operations, faults)
-    runs = Runs(world, blobs)
-    deployments = Deployments(world, operations, faults, blobs, assets, compute)
+    runs = Runs(world, storage)
+    deployments = Deployments(world, operations, faults, storage, assets, compute)
     endpoints = Endpoints(world, operations, faults, deployments)
     return Services(
         admin=Admin(world),
         identity=identity,
         operations=operations,
         faults=faults,
-        blobs=blobs,
+        storage=storage,
+        blobs=Blobs(world, storage),
         workspace=workspace,
         registry=registry,
         assets=assets,
         compute=compute,
         runs=runs,
         tracking=Tracking(world, runs),
-        jobs=Jobs(JobServices(world, identity, faults, blobs, assets, runs), operations, compute),
+        jobs=Jobs(JobServices(world, identity, faults, storage, assets, runs), operations, compute),
         deployments=deployments,
         endpoints=endpoints,
         gateway=Gateway(world, faults, endpoints, deployments),

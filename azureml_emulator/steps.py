@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from azureml_emulator.assets import Assets
-from azureml_emulator.blobs import Blobs
 from azureml_emulator.command_line import render
 from azureml_emulator.faults import Fault, Faults
 from azureml_emulator.identity import Identity
@@ -23,6 +22,7 @@ from azureml_emulator.names import path_below
 from azureml_emulator.plan import NodeOutput, Plan, Step, Value
 from azureml_emulator.processes import Child, own_environment, start_child, wait_for_end
 from azureml_emulator.runs import Runs
+from azureml_emulator.storage import Storage
 from azureml_emulator.wire import Json, now
 from azureml_emulator.world import Interrupted, World
 
@@ -60,7 +60,7 @@ class JobServices:
     world: World
     identity: Identity
     faults: Faults
-    blobs: Blobs
+    storage: Storage
     assets: Assets
     runs: Runs
 
@@ -126,7 +126,7 @@ class StepRun:
         self._world = services.world
         self._identity = services.identity
         self._faults = services.faults
-        self._blobs = services.blobs
+        self._storage = services.storage
         self._assets = services.assets
         self._runs = services.runs
         self._plan = plan
@@ -243,7 +243,7 @@ class StepRun:
         return place
 
     def _blob_folder(self, path: str) -> Path:
-        return self._blobs.folder(self._blobs.default_container, path)
+        return self._storage.folder(self._storage.default_container, path)
 
     def _execute(self, prepared: Prepared, fault: Fault | None) -> int:
         """The exit status of the command. Raises: Cancelled, Preempted, StepFailed by a fault, Interrupted."""

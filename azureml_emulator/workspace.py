@@ -1,7 +1,7 @@
 """The workspace, its datastores and its service addresses. One workspace exists from the first start."""
 
-from azureml_emulator.blobs import ACCOUNT, Blobs
 from azureml_emulator.identity import Identity
+from azureml_emulator.storage import ACCOUNT, Storage
 from azureml_emulator.wire import (
     PROVIDER,
     Answer,
@@ -23,17 +23,17 @@ LONGEST_HOURS = 366 * 24
 class Workspace:
     """Workspace, datastores, discovery."""
 
-    def __init__(self, world: World, identity: Identity, blobs: Blobs) -> None:
+    def __init__(self, world: World, identity: Identity, storage: Storage) -> None:
         self._world = world
         self._identity = identity
-        self._blobs = blobs
+        self._storage = storage
         if world.store.get("workspaces", world.settings.workspace_name) is None:
             world.store.put("workspaces", world.settings.workspace_name, {"created": now(), "tags": {}})
 
     def container(self, datastore: str) -> str:
         """The storage container of a datastore. Raises: ServiceError 404."""
-        blobs = self._blobs
-        containers = {DEFAULT_DATASTORE: blobs.default_container, ARTIFACT_DATASTORE: blobs.artifact_container}
+        storage = self._storage
+        containers = {DEFAULT_DATASTORE: storage.default_container, ARTIFACT_DATASTORE: storage.artifact_container}
         if datastore not in containers:
             text = f"Could not find datastore '{datastore}'. The datastores are {', '.join(containers)}."
             raise ServiceError(404, "UserError", text, inner_error="NotFoundError")
