@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     if options.command == "env":
         return print_environment(options.home)
-    # The web server and all rooms take a second to import, which `env` need not pay.
+    # The web server and all services take a second to import, which `env` need not pay.
     from azureml_emulator.server import serve
 
     logging.basicConfig(

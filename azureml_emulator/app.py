@@ -1,4 +1,4 @@
-"""The whole route table, and the one adapter between the web server and the rooms.
+"""The one adapter between the web server and the services: it matches the route, admits the call and writes the answer.
 
 Order of a request: origin, route, token, api-version, workspace, names; only then its body is read, for which there are
 limits; then fault and handler. An unknown route answers 501 and an unknown api-version 400, both naming what was asked;
@@ -25,31 +25,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from azureml_emulator.admin import Admin
-from azureml_emulator.assets import Assets
-from azureml_emulator.blobs import STORAGE_VERSION, Blobs
+from azureml_emulator.blobs import STORAGE_VERSION
 from azureml_emulator.body_types import check_types
-from azureml_emulator.compute import Compute
-from azureml_emulator.endpoints import Endpoints
-from azureml_emulator.faults import CutAnswer, CutResponse, Faults, with_abort
-from azureml_emulator.gateway import Gateway
-from azureml_emulator.identity import Identity
-from azureml_emulator.jobs import Jobs
+from azureml_emulator.faults import CutAnswer, CutResponse, with_abort
 from azureml_emulator.journal import Journal
 from azureml_emulator.names import check_names
-from azureml_emulator.operations import Operations
-from azureml_emulator.registry import Registry
-from azureml_emulator.runs import Runs
-from azureml_emulator.tracking import Tracking
+from azureml_emulator.routes import route_table
+from azureml_emulator.services import build_services
 from azureml_emulator.wire import NULL, Answer, Call, Json, Route, ServiceError, Shape, now
-from azureml_emulator.workspace import Workspace
-from azureml_emulator.world import Room, World
+from azureml_emulator.world import World
 from trainer.same_origin import refusal
 
 log = logging.getLogger(__name__)
 
-# In the order of start and recovery; stopped in reverse.
-ROOMS = (Identity, Admin, Faults, Workspace, Blobs, Registry, Assets, Compute, Tracking, Runs, Jobs, Endpoints, Gateway)
 # A scoring call holds its thread until the model answers; the limit only guards against a flood.
 THREADS = 200
 # Of characters: names of several hundred, in a blob's path of several folders.
@@ -73,18 +61,13 @@ class Entry:
 
 
 class Application:
-    """The rooms of one world behind one ASGI application, `web`."""
+    """The services of one world behind one ASGI application, `web`."""
 
     def __init__(self, world: World, journal: Journal) -> None:
         self._world = world
         self._journal = journal
-        world.operations = Operations(world)
-        for kind in ROOMS:
-            world.rooms[kind] = kind(world)
-        world.tokens = world.room(Identity)
-        world.faults = world.room(Faults)
-        self._rooms: list[Room] = [*world.rooms.values(), world.operations]
-        self._entries = compile_routes([route for room in self._rooms for route in room.routes()])
+        self._services = build_services(world)
+        self._entries = compile_routes(route_table(self._services))
         self._limiter = anyio.CapacityLimiter(THREADS)
         self._drafts = world.settings.home / "uploads"
         self._drafts.mkdir(exist_ok=True)
@@ -96,15 +79,13 @@ class Application:
         return [entry.route for entry in self._entries]
 
     def recover(self) -> None:
-        """Takes up what the last process left: called once, when the address is already bound."""
+        """Resumes what the last process left: called once, when the address is already bound."""
         for draft in self._drafts.iterdir():
             draft.unlink()
-        for room in self._rooms:
-            room.recover()
+        self._services.recover()
 
     def stop(self) -> None:
-        for room in reversed(self._rooms):
-            room.stop()
+        self._services.stop()
 
     async def _web(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application: every path and every method comes here."""
@@ -117,7 +98,7 @@ class Application:
         try:
             call = await run_sync(self._admit, call, route, limiter=self._limiter)
             call = await self._with_body(request, call, route)
-            answer = await run_sync(self._world.faults.around, call, route, limiter=self._limiter)
+            answer = await run_sync(self._services.faults.around, call, route, limiter=self._limiter)
         except ClientDisconnect:
             return Response(status_code=400)
         except ServiceError as error:
@@ -161,9 +142,9 @@ class Application:
             raise ServiceError(414, "UriTooLong", f"The path is longer than {LONGEST_PATH} characters.", shape="arm")
         if route is None:
             raise unknown_route(call)
-        call = self._world.tokens.admit(call, route)
+        call = self._services.identity.admit(call, route)
         check_version(call, route)
-        self._world.room(Workspace).check(call)
+        self._services.workspace.check(call)
         check_names(call.path_params)
         return call
 

@@ -8,17 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from azureml_emulator import mlmodel
-from azureml_emulator.blobs import Blobs
-from azureml_emulator.names import JOB_MEMBER, check_address, check_name
-from azureml_emulator.wire import Json, JsonValue, ServiceError, versions
+from azureml_emulator.names import JOB_MEMBER, check_address, check_name, refuse_settings
+from azureml_emulator.wire import Json, JsonValue, ServiceError
 from azureml_emulator.world import World
 
 SHORT_URI = re.compile(r"azureml://datastores/(?P<datastore>[^/]+)/paths/(?P<path>.*)")
 JOB_URI = re.compile(r"azureml://jobs/(?P<job>[^/]+)/outputs/(?P<output>[^/]+)(?:/paths)?/?(?P<path>.*)")
+# Types of outputs that are models; run history has its own word for each.
+MODEL_TYPES = {"mlflow_model": "MLFlowModel", "custom_model": "CustomModel", "triton_model": "TritonModel"}
 SHORT_ENVIRONMENT = re.compile(r"azureml:(?P<name>[^:/]+)[:@](?P<version>[^:/]+)")
 
-# Completes the properties of one version: (world, properties as sent, finder of local files) -> properties to keep.
-Complete = Callable[[World, Json, Callable[[str], Path]], Json]
+
+@dataclass(frozen=True)
+class AssetFiles:
+    """Access to assets' files. `locate`: an address to a local path; `check_links` refuses links out of the storage."""
+
+    locate: Callable[[str], Path]
+    check_links: Callable[[Path], None]
+
+
+# Completes the properties of one version: (world, properties as sent, files) -> properties to keep.
+Complete = Callable[[World, Json, AssetFiles], Json]
 
 
 @dataclass(frozen=True)
@@ -44,18 +54,20 @@ def full_uri(world: World, uri: str, *, group_word: str = "resourcegroups") -> s
     return re.sub("/resource[gG]roups/", f"/{group_word}/", uri) if uri.startswith("azureml://subscriptions/") else uri
 
 
-def complete_model(world: World, sent: Json, locate: Callable[[str], Path]) -> Json:
+def complete_model(world: World, sent: Json, files: AssetFiles) -> Json:
     """A model's files must exist; from a job's output it takes the job's name and its place in the datastore."""
+    refuse_settings("model", sent, "autoDeleteSetting")
     uri = str(sent.get("modelUri") or "")
     check_address("modelUri", uri)
-    files = locate(uri)
+    folder = files.locate(uri)
     job = JOB_URI.fullmatch(uri)
     if job:
         path = "/".join(filter(None, ("azureml", job["job"], job["output"], job["path"])))
         uri = f"azureml://datastores/workspaceblobstore/paths/{path}"
     flavors = sent.get("flavors") or {}
     if sent.get("modelType") == "mlflow_model" and not flavors:
-        flavors = read_flavors(world, files, uri)
+        files.check_links(folder / mlmodel.NAME)
+        flavors = read_flavors(folder, uri)
     return {
         "autoDeleteSetting": None,
         "flavors": flavors,
@@ -68,10 +80,9 @@ def complete_model(world: World, sent: Json, locate: Callable[[str], Path]) -> J
     }
 
 
-def read_flavors(world: World, folder: Path, uri: str) -> Json:
+def read_flavors(folder: Path, uri: str) -> Json:
     """The flavors of a folder's MLmodel file. Raises: ServiceError 400 when there is none, or it cannot be read."""
     file = folder / mlmodel.NAME
-    world.room(Blobs).check_links(file)
     if not file.is_file():
         text = (
             f"The MLmodel file is missing in '{uri}'. Register the folder that holds it, or use the type custom_model."
@@ -85,23 +96,25 @@ def read_flavors(world: World, folder: Path, uri: str) -> Json:
     return {name: {"data": {str(key): str(value) for key, value in fields.items()}} for name, fields in flavors.items()}
 
 
-def complete_data(world: World, sent: Json, locate: Callable[[str], Path]) -> Json:
+def complete_data(world: World, sent: Json, files: AssetFiles) -> Json:
+    refuse_settings("data asset", sent, "autoDeleteSetting")
     uri = str(sent.get("dataUri") or "")
     check_address("dataUri", uri)
     job = JOB_URI.fullmatch(uri)
     if job:
         uri = f"azureml://datastores/workspaceblobstore/paths/azureml/{job['job']}/{job['output']}/{job['path']}"
-    return {"dataUri": full_uri(world, uri), "dataType": sent.get("dataType") or "uri_folder"}
+    data_type = sent.get("dataType") or "uri_folder"
+    return {"autoDeleteSetting": None, "dataUri": full_uri(world, uri), "dataType": data_type}
 
 
-def complete_code(world: World, sent: Json, locate: Callable[[str], Path]) -> Json:
+def complete_code(world: World, sent: Json, files: AssetFiles) -> Json:
     uri = str(sent.get("codeUri") or "")
     check_address("codeUri", uri)
-    locate(uri)
+    files.locate(uri)
     return {"codeUri": uri, "provisioningState": "Succeeded"}
 
 
-def complete_component(world: World, sent: Json, locate: Callable[[str], Path]) -> Json:
+def complete_component(world: World, sent: Json, files: AssetFiles) -> Json:
     spec = spec_as_text(sent.get("componentSpec") or {})
     if not isinstance(spec, dict):
         raise ServiceError(400, "UserError", "The componentSpec must be an object.")
@@ -124,21 +137,21 @@ def spec_as_text(value: JsonValue) -> JsonValue:
     return value if value is None or isinstance(value, str) else str(value)
 
 
-def complete_environment(world: World, sent: Json, locate: Callable[[str], Path]) -> Json:
+def complete_environment(world: World, sent: Json, files: AssetFiles) -> Json:
     kept = ("image", "condaFile", "build", "inferenceConfig", "osType", "autoRebuild", "stage")
     properties: Json = {key: sent[key] for key in kept if sent.get(key) is not None}
     return {"osType": "Linux", "environmentType": "UserCreated", "provisioningState": "Succeeded", **properties}
 
 
 KINDS = (
-    Kind("models", "model", versions("2023-08-01-preview"), ("modelUri", "modelType"), complete_model),
-    Kind("data", "data", versions("2023-04-01-preview"), ("dataUri", "dataType"), complete_data),
-    Kind("codes", "code", versions("2023-04-01"), ("codeUri",), complete_code),
-    Kind("components", "component", versions("2024-01-01-preview"), ("componentSpec",), complete_component),
+    Kind("models", "model", frozenset({"2023-08-01-preview"}), ("modelUri", "modelType"), complete_model),
+    Kind("data", "data", frozenset({"2023-04-01-preview"}), ("dataUri", "dataType"), complete_data),
+    Kind("codes", "code", frozenset({"2023-04-01"}), ("codeUri",), complete_code),
+    Kind("components", "component", frozenset({"2024-01-01-preview"}), ("componentSpec",), complete_component),
     Kind(
         "environments",
         "environment",
-        versions("2023-04-01-preview"),
+        frozenset({"2023-04-01-preview"}),
         ("image", "condaFile", "build"),
         complete_environment,
     ),

@@ -4,29 +4,27 @@ A version's content cannot change once it is there, its tags and description can
 """
 
 import re
-from collections.abc import Callable
-from functools import partial
+import threading
 from pathlib import Path
 from uuid import uuid4
 
-from azureml_emulator.asset_kinds import JOB_URI, KINDS, SHORT_URI, Kind, spec_as_text
-from azureml_emulator.blobs import ACCOUNT, Blobs
-from azureml_emulator.faults import is_hidden
+from azureml_emulator.asset_kinds import JOB_URI, KINDS, MODEL_TYPES, SHORT_URI, AssetFiles, Kind, spec_as_text
+from azureml_emulator.faults import Faults, is_hidden
+from azureml_emulator.job_body import AssetName
 from azureml_emulator.registry import REGISTRY_ID, Registry
+from azureml_emulator.storage import ACCOUNT, Storage
 from azureml_emulator.wire import (
     Answer,
     Call,
-    Handler,
     Json,
     JsonValue,
-    Route,
     ServiceError,
     now,
     page,
     system_data,
     whole_number,
 )
-from azureml_emulator.workspace import Workspace
+from azureml_emulator.workspace import DEFAULT_DATASTORE, Workspace
 from azureml_emulator.world import World
 
 LONG_URI = re.compile(r"azureml://subscriptions/.*/datastores/(?P<datastore>[^/]+)/paths/(?P<path>.*)", re.IGNORECASE)
@@ -41,31 +39,18 @@ STORAGE_MARK = "storage:/"
 class Assets:
     """Asset containers and versions, and the way from any asset address to local files."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(
+        self, world: World, faults: Faults, storage: Storage, workspace: Workspace, registry: Registry
+    ) -> None:
         self._world = world
+        self._faults = faults
+        self._storage = storage
+        self._workspace = workspace
+        self._registry = registry
+        # Registration of outputs chooses a number and saves it at once.
+        self._saving = threading.Lock()
+        self._files = AssetFiles(self.locate, storage.check_links)
         self._kinds = {kind.plural: kind for kind in KINDS}
-
-    def routes(self) -> list[Route]:
-        return [route for kind in KINDS for route in self._kind_routes(kind)]
-
-    def recover(self) -> None:
-        """Nothing runs."""
-
-    def stop(self) -> None:
-        """Nothing runs."""
-
-    def _kind_routes(self, kind: Kind) -> list[Route]:
-        base = f"{{workspace}}/{kind.plural}"
-        table: list[tuple[str, str, Callable[[Kind, Call], Answer]]] = [
-            ("GET", base, self._list_containers),
-            ("GET", base + "/{asset}", self._get_container),
-            ("PUT", base + "/{asset}", self._put_container),
-            ("GET", base + "/{asset}/versions", self._list_versions),
-            ("GET", base + "/{asset}/versions/{version}", self._get_version),
-            ("PUT", base + "/{asset}/versions/{version}", self._put_version),
-            ("POST", base + "/{asset}/versions/{version}/startPendingUpload", self._start_upload),
-        ]
-        return [Route(method, path, kind.api_versions, bound(handler, kind)) for method, path, handler in table]
 
     def locate(self, uri: str) -> Path:
         """The local file or folder behind an address.
@@ -86,26 +71,27 @@ class Assets:
         return place
 
     def _place(self, uri: str) -> Path | None:
-        blobs = self._world.room(Blobs)
+        storage = self._storage
         if match := JOB_URI.fullmatch(uri):
-            return blobs.folder(blobs.default_container, f"azureml/{match['job']}/{match['output']}/{match['path']}")
+            path = f"azureml/{match['job']}/{match['output']}/{match['path']}"
+            return storage.folder(storage.default_container, path)
         if match := SHORT_URI.fullmatch(uri) or LONG_URI.fullmatch(uri):
-            return blobs.folder(self._world.room(Workspace).container(match["datastore"]), match["path"])
+            return storage.folder(self._workspace.container(match["datastore"]), match["path"])
         if match := REGISTRY_ID.fullmatch(uri):
-            return self._world.room(Registry).weights(match["name"], match["version"])
+            return self._registry.weights(match["name"], match["version"])
         if match := ASSET_ID.fullmatch(uri):
             kind = self._kinds.get(match["plural"].lower())
             if kind is None or kind.fixed[0] not in ("modelUri", "dataUri", "codeUri"):
                 return None
             document = self._version(kind, match["name"], match["version"])
             return self.locate(str(document["properties"][kind.fixed[0]]))
-        return blobs.locate(uri) if uri.startswith("https://") else None
+        return storage.locate(uri) if uri.startswith("https://") else None
 
     def component(self, component_id: str) -> Json:
         """The spec of a component of the workspace or of the registry, scalars as text. Raises: ServiceError 404."""
         registry_match = REGISTRY_ID.fullmatch(component_id)
         if registry_match and registry_match["plural"] == "components":
-            spec = self._world.room(Registry).component(registry_match["name"], registry_match["version"])
+            spec = self._registry.component(registry_match["name"], registry_match["version"])
             if spec is not None:
                 text = spec_as_text(spec)
                 assert isinstance(text, dict)
@@ -125,10 +111,31 @@ class Assets:
             raise ServiceError(404, "UserError", f"There is no model '{model_id}'.", inner_error="NotFoundError")
         return self._version(self._kinds["models"], match["name"], match["version"])["properties"]
 
-    def register_output(self, plural: str, name: str, version: str, properties: Json) -> str:
-        """The ARM id of a data or model version that a job's output registers under a name."""
-        self._save(self._kinds[plural], name, version, properties)
-        return f"{self._world.workspace_id}/{plural}/{name}/versions/{version}"
+    def register_output(self, asset: AssetName, kind: str, path: str, run_id: str) -> str:
+        """The version under which a run's output is registered; the same again for an output that already is.
+
+        `kind` is the output's type, e.g. `uri_folder`; `path` its place in the default datastore. Without a version
+        the asset gets the next number.
+
+        Raises: ServiceError 409 when the version exists with other content, 400 for an MLflow model without MLmodel.
+        """
+        uri = f"azureml://datastores/{DEFAULT_DATASTORE}/paths/{path}"
+        if kind in MODEL_TYPES:
+            plural, sent = "models", {"modelUri": uri, "modelType": kind, "jobName": run_id}
+        else:
+            plural, sent = "data", {"dataUri": uri if kind == "uri_file" else f"{uri}/", "dataType": kind}
+        with self._saving:
+            version = asset.version or self._version_of_output(self._kinds[plural], asset.name, sent)
+            self._save(self._kinds[plural], asset.name, version, sent)
+        return version
+
+    def _version_of_output(self, kind: Kind, name: str, sent: Json) -> str:
+        """The version that holds this output already, e.g. from before a restart; else the next number."""
+        own = kind.complete(self._world, sent, self._files)
+        for version, record in self._versions(kind, name):
+            if all(record["properties"].get(key) == own.get(key) for key in kind.fixed):
+                return version
+        return next_version(self._versions(kind, name))
 
     def _version(self, kind: Kind, name: str, version: str) -> Json:
         record = self._world.store.get(f"{kind.plural}_versions", f"{name}/{version}")
@@ -144,7 +151,7 @@ class Assets:
     def _envelope(self, kind: Kind, name: str, version: str, record: Json) -> Json:
         properties = dict(record["properties"])
         if "codeUri" in properties:
-            properties["codeUri"] = properties["codeUri"].replace(STORAGE_MARK, self._world.room(Blobs).account_url)
+            properties["codeUri"] = properties["codeUri"].replace(STORAGE_MARK, self._storage.account_url)
         return {
             "id": f"{self._world.workspace_id}/{kind.plural}/{name}/versions/{version}",
             "name": version,
@@ -159,15 +166,16 @@ class Assets:
         named = [(key.removeprefix(f"{name}/"), record) for key, record in records]
         return sorted(named, key=lambda entry: (str(entry[1]["created"]), entry[0]), reverse=True)
 
-    def _get_version(self, kind: Kind, call: Call) -> Answer:
+    def get_version(self, kind: Kind, call: Call) -> Answer:
         name, version = call.path_params["asset"], call.path_params["version"]
         if is_hidden(self._world.store.get(f"{kind.plural}_versions", f"{name}/{version}") or {}):
             raise self._missing(kind, name, version)
         return Answer(200, self._version(kind, name, version))
 
-    def _put_version(self, kind: Kind, call: Call) -> Answer:
+    def put_version(self, kind: Kind, call: Call) -> Answer:
         name, version = call.path_params["asset"], call.path_params["version"]
-        created = self._save(kind, name, version, call.json().get("properties") or {})
+        with self._saving:
+            created = self._save(kind, name, version, call.json().get("properties") or {})
         location = f"{call.base_url}{call.raw_path}?api-version={call.api_version}"
         headers = {"Location": location} if created else {}
         return Answer(201 if created else 200, self._version(kind, name, version), headers)
@@ -175,9 +183,9 @@ class Assets:
     def _save(self, kind: Kind, name: str, version: str, sent: Json) -> bool:
         """Writes a version; true when it is new. Raises: ServiceError 409 when its content would change."""
         present = self._world.store.get(f"{kind.plural}_versions", f"{name}/{version}")
-        own = kind.complete(self._world, sent, self.locate)
+        own = kind.complete(self._world, sent, self._files)
         if "codeUri" in own:
-            own["codeUri"] = str(own["codeUri"]).replace(self._world.room(Blobs).account_url, STORAGE_MARK)
+            own["codeUri"] = str(own["codeUri"]).replace(self._storage.account_url, STORAGE_MARK)
         changed = [key for key in kind.fixed if present and present["properties"].get(key) != own.get(key)]
         if present and changed:
             text = (
@@ -206,9 +214,9 @@ class Assets:
         return present is None
 
     def _hidden_until(self, kind: Kind, name: str) -> float:
-        return self._world.faults.until("asset", f"{kind.plural}/{name}", "not_found")
+        return self._faults.until("asset", f"{kind.plural}/{name}", "not_found")
 
-    def _list_versions(self, kind: Kind, call: Call) -> Answer:
+    def list_versions(self, kind: Kind, call: Call) -> Answer:
         name = call.path_params["asset"]
         if "hash" in call.query:
             return Answer(200, {"value": self._by_hash(kind, call)})
@@ -223,7 +231,7 @@ class Assets:
         """Versions of any name whose content has the hash: a search over the whole workspace."""
         hits = []
         for key, record in self._world.store.list(f"{kind.plural}_versions"):
-            properties = record["properties"]["properties"]
+            properties = record["properties"]["properties"] or {}
             if properties.get("hash_sha256") == call.query["hash"] and not is_hidden(record):
                 name, _, version = key.rpartition("/")
                 hits.append(self._envelope(kind, name, version, record))
@@ -232,10 +240,8 @@ class Assets:
     def _container_envelope(self, kind: Kind, name: str, record: Json) -> Json:
         versions = self._versions(kind, name)
         shown = [version for version, record in versions if not is_hidden(record)]
-        # A version that is not shown yet has its number all the same.
-        numbers = [int(version) for version, _ in versions if version.isdigit()]
         extra: Json = {} if kind.plural == "data" else {"provisioningState": "Succeeded"}
-        own = {"latestVersion": shown[0] if shown else None, "nextVersion": str(max(numbers, default=0) + 1)}
+        own = {"latestVersion": shown[0] if shown else None, "nextVersion": next_version(versions)}
         return {
             "id": f"{self._world.workspace_id}/{kind.plural}/{name}",
             "name": name,
@@ -244,7 +250,7 @@ class Assets:
             "systemData": system_data(str(record["created"]), str(record["modified"])),
         }
 
-    def _list_containers(self, kind: Kind, call: Call) -> Answer:
+    def list_containers(self, kind: Kind, call: Call) -> Answer:
         documents = [
             self._container_envelope(kind, name, record)
             for name, record in self._world.store.list(kind.plural)
@@ -252,7 +258,7 @@ class Assets:
         ]
         return Answer(200, page(documents, call, 100))
 
-    def _get_container(self, kind: Kind, call: Call) -> Answer:
+    def get_container(self, kind: Kind, call: Call) -> Answer:
         name = call.path_params["asset"]
         record = self._world.store.get(kind.plural, name)
         if record is None or not self._is_shown(kind, name):
@@ -267,7 +273,7 @@ class Assets:
         versions = self._versions(kind, name)
         return not versions or any(not is_hidden(record) for _, record in versions)
 
-    def _put_container(self, kind: Kind, call: Call) -> Answer:
+    def put_container(self, kind: Kind, call: Call) -> Answer:
         name, sent = call.path_params["asset"], call.json().get("properties") or {}
         present = self._world.store.get(kind.plural, name)
         record = present or new_container(sent, now())
@@ -278,31 +284,34 @@ class Assets:
         self._world.store.put(kind.plural, name, record)
         return Answer(200 if present else 201, self._container_envelope(kind, name, record))
 
-    def _start_upload(self, kind: Kind, call: Call) -> Answer:
+    def start_upload(self, call: Call) -> Answer:
         """A new container for the files of one version, with a signature to write to it."""
-        blobs = self._world.room(Blobs)
+        storage = self._storage
         container = f"{self._world.workspace_guid[:8]}-{uuid4()}"
-        blobs.folder(container, "").mkdir()
+        storage.folder(container, "").mkdir()
         settings = self._world.settings
         group = f"/subscriptions/{settings.subscription_id}/resourceGroups/{settings.resource_group}"
         reference: Json = {
-            "blobUri": blobs.url(container),
+            "blobUri": storage.url(container),
             "storageAccountArmId": f"{group}/providers/Microsoft.Storage/storageAccounts/{ACCOUNT}",
             "credential": {
                 "credentialType": "SAS",
-                "sasUri": blobs.sas_url(container, permissions="rcwl", seconds=3600),
+                "sasUri": storage.sas_url(container, permissions="rcwl", seconds=3600),
             },
         }
         body: Json = {"blobReferenceForConsumption": reference, "pendingUploadId": None, "pendingUploadType": "None"}
         return Answer(200, body)
 
 
-def bound(handler: Callable[[Kind, Call], Answer], kind: Kind) -> Handler:
-    return partial(handler, kind)
+def next_version(versions: list[tuple[str, Json]]) -> str:
+    """The number after the highest one, hidden versions included."""
+    return str(max((int(version) for version, _ in versions if version.isdigit()), default=0) + 1)
 
 
-def as_text(values: JsonValue) -> Json:
-    """Tags or properties with text as values; clients send numbers too."""
+def as_text(values: JsonValue) -> Json | None:
+    """Tags or properties with text as values; clients send numbers too. None stays None, as in the service."""
+    if values is None:
+        return None
     entries = values if isinstance(values, dict) else {}
     return {key: value if value is None or isinstance(value, str) else str(value) for key, value in entries.items()}
 

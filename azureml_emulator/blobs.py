@@ -1,8 +1,6 @@
-"""Azure Blob Storage for one account: blobs are plain files under HOME/blobs, so jobs read and write the same folders.
+"""Azure Blob Storage's REST API for the account of storage.py. Block blobs only.
 
-The address is path style, `https://localhost:PORT/<account>.blob.localhost:PORT/<container>/<blob>`, which is what
-the SDK builds from a datastore whose account name is `localhost:PORT/<account>`. Block blobs only. A blob cannot also
-be the folder of another one (409), which Azure allows.
+A blob cannot also be the folder of another one (409), which Azure allows.
 """
 
 import base64
@@ -17,25 +15,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
-from urllib.parse import quote, unquote, urlsplit
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
 from azureml_emulator.names import is_text, path_below
+from azureml_emulator.storage import REGISTRY_CONTAINER, Storage
 from azureml_emulator.store import set_aside, write_atomically
-from azureml_emulator.wire import Answer, Call, Route, ServiceError, whole_number
+from azureml_emulator.wire import Answer, Call, ServiceError, whole_number
 from azureml_emulator.world import World
 
-ACCOUNT = "localstore"
-# The registry's files are elsewhere, behind links.
-REGISTRY_CONTAINER = "azureml-registry"
 STORAGE_VERSION = "2021-12-02"
 CHUNK_BYTES = 1 << 20
 PAGE_SIZE = 5000
 # 50,000 blocks, the most that the service takes, with ids of 64 bytes.
 LARGEST_LIST_BYTES = 8 << 20
-CONTAINER = "/{account}.blob.{suffix}/{container}"
-BLOB = CONTAINER + "/{blob:path}"
 METADATA_NAME = re.compile("[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -48,112 +41,25 @@ class Listed:
 
 
 class Blobs:
-    """The storage account of the workspace and of the registry."""
+    """The containers and blobs of the account, with their metadata and the blocks of unfinished uploads."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: World, storage: Storage) -> None:
+        self._storage = storage
         home = world.settings.home
-        self._root, self._details, self._blocks = home / "blobs", home / "blob_details", home / "blob_blocks"
-        for folder in (self._root, self._details, self._blocks):
+        self._details, self._blocks = home / "blob_details", home / "blob_blocks"
+        for folder in (self._details, self._blocks):
             folder.mkdir(exist_ok=True)
-        # Made by `link`.
-        self._links: set[Path] = set()
-
-    @property
-    def default_container(self) -> str:
-        """The container of the datastore workspaceblobstore."""
-        return f"azureml-blobstore-{self._world.workspace_guid}"
-
-    @property
-    def artifact_container(self) -> str:
-        """The container of the datastore workspaceartifactstore: logs and other records of runs."""
-        return "azureml"
-
-    @property
-    def account_url(self) -> str:
-        authority = f"localhost:{self._world.settings.port}"
-        return f"https://{authority}/{ACCOUNT}.blob.{authority}"
-
-    def folder(self, container: str, path: str) -> Path:
-        """The place on disk of a blob or a prefix; it need not exist.
-
-        Raises: ServiceError 400 as `path_below`, 403 as `check_links`.
-        """
-        place = path_below(self._root, container, *filter(None, path.split("/")))
-        self.check_links(place)
-        return place
-
-    def link(self, container: str, path: str, target: Path) -> None:
-        """Make a folder outside the storage readable under a path."""
-        link = path_below(self._root, container, *path.split("/"))
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(target, target_is_directory=True)
-        self._links.add(link)
-
-    def check_links(self, place: Path) -> None:
-        """Raises: ServiceError 403 when a link, which a job may have made, leads from the place out of the storage."""
-        if not self._is_inside(place):
-            name = place.relative_to(self._root)
-            text = f"'{name}' leads through a link out of the storage. Put the file there itself."
-            raise ServiceError(403, "AuthorizationFailure", text, shape="storage")
-
-    def _is_inside(self, place: Path) -> bool:
-        """Whether no link leads from the place out of the storage, but for those to the registry's files."""
-        if any(place.is_relative_to(link) for link in self._links):
-            return True
-        try:
-            return place.resolve().is_relative_to(self._root.resolve())
-        except (OSError, RuntimeError):
-            return False  # a link to itself
-
-    def locate(self, url: str) -> Path | None:
-        """The place on disk of a blob's https URL (its query is ignored), or None for another server's URL."""
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            return None
-        marker = f"{ACCOUNT}.blob."
-        segments = unquote(parts.path).strip("/").split("/")
-        if parts.hostname != "localhost" or not segments[0].startswith(marker) or len(segments) < 2:
-            return None
-        return self.folder(segments[1], "/".join(segments[2:]))
-
-    def url(self, container: str, path: str = "") -> str:
-        return "/".join(filter(None, (self.account_url, container, quote(path.strip("/")))))
-
-    def sas_url(self, container: str, path: str = "", *, permissions: str = "r", seconds: int = 24 * 3600) -> str:
-        """An https URL that opens without a token."""
-        signature = self._world.tokens.sign(container, permissions=permissions, seconds=seconds)
-        return f"{self.url(container, path)}?{signature}"
-
-    def routes(self) -> list[Route]:
-        return [
-            Route("GET", CONTAINER, None, self._container, auth="storage"),
-            Route("HEAD", CONTAINER, None, self._container, auth="storage"),
-            Route("PUT", CONTAINER, None, self._create_container, auth="storage"),
-            Route("GET", BLOB, None, self._read, auth="storage"),
-            Route("HEAD", BLOB, None, self._properties, auth="storage"),
-            Route("PUT", BLOB, None, self._write, auth="storage", streamed=True),
-            Route("DELETE", BLOB, None, self._delete, auth="storage"),
-        ]
-
-    def recover(self) -> None:
-        """Makes the containers of the workspace."""
-        for container in (self.default_container, self.artifact_container):
-            self.folder(container, "").mkdir(exist_ok=True)
-
-    def stop(self) -> None:
-        """Nothing runs."""
 
     def _existing(self, call: Call) -> Path:
-        file = self.folder(call.path_params["container"], call.path_params["blob"])
+        file = self._storage.folder(call.path_params["container"], call.path_params["blob"])
         if not file.is_file():
             raise ServiceError(404, "BlobNotFound", "The specified blob does not exist.", shape="storage")
         return file
 
     def _details_file(self, call: Call) -> Path:
-        file = self.folder(call.path_params["container"], call.path_params["blob"]).relative_to(self._root)
+        file = self._storage.folder(call.path_params["container"], call.path_params["blob"]).relative_to(
+            self._storage.root
+        )
         return self._details / f"{hashlib.sha256(file.as_posix().encode()).hexdigest()}.json"
 
     def _metadata(self, call: Call) -> dict[str, str]:
@@ -190,12 +96,12 @@ class Blobs:
         }
         return headers | {f"x-ms-meta-{name}": value for name, value in self._metadata(call).items()}
 
-    def _properties(self, call: Call) -> Answer:
+    def get_blob_properties(self, call: Call) -> Answer:
         file = self._existing(call)
         check_conditions(call, file)
         return Answer(200, None, {**self._headers(call, file), "Content-Length": str(file.stat().st_size)})
 
-    def _read(self, call: Call) -> Answer:
+    def read_blob(self, call: Call) -> Answer:
         file = self._existing(call)
         check_conditions(call, file)
         size = file.stat().st_size
@@ -216,10 +122,10 @@ class Blobs:
         if container == REGISTRY_CONTAINER:
             text = "The registry's files cannot be changed."
             raise ServiceError(403, "AuthorizationPermissionMismatch", text, shape="storage")
-        if not self.folder(container, "").is_dir():
+        if not self._storage.folder(container, "").is_dir():
             raise ServiceError(404, "ContainerNotFound", "The specified container does not exist.", shape="storage")
 
-    def _write(self, call: Call) -> Answer:
+    def write_blob(self, call: Call) -> Answer:
         self._check_writable(call)
         component = call.query.get("comp", "")
         writers = {
@@ -242,7 +148,7 @@ class Blobs:
         return self._place(call, call.upload)
 
     def _place(self, call: Call, draft: Path) -> Answer:
-        file = self.folder(call.path_params["container"], call.path_params["blob"])
+        file = self._storage.folder(call.path_params["container"], call.path_params["blob"])
         if call.headers.get("if-none-match") == "*" and file.exists():
             raise ServiceError(409, "BlobAlreadyExists", "The specified blob already exists.", shape="storage")
         try:
@@ -297,14 +203,14 @@ class Blobs:
         shutil.rmtree(self._block_folder(call), ignore_errors=True)
         return answer
 
-    def _delete(self, call: Call) -> Answer:
+    def delete_blob(self, call: Call) -> Answer:
         self._check_writable(call)
         self._existing(call).unlink()
         self._details_file(call).unlink(missing_ok=True)
         return Answer(202, None, {"x-ms-version": STORAGE_VERSION})
 
-    def _create_container(self, call: Call) -> Answer:
-        folder = self.folder(call.path_params["container"], "")
+    def create_container(self, call: Call) -> Answer:
+        folder = self._storage.folder(call.path_params["container"], "")
         try:
             folder.mkdir()
         except FileExistsError as error:
@@ -312,8 +218,8 @@ class Blobs:
             raise ServiceError(409, "ContainerAlreadyExists", text, shape="storage") from error
         return Answer(201, None, file_headers(folder))
 
-    def _container(self, call: Call) -> Answer:
-        folder = self.folder(call.path_params["container"], "")
+    def get_container(self, call: Call) -> Answer:
+        folder = self._storage.folder(call.path_params["container"], "")
         if not folder.is_dir():
             raise ServiceError(404, "ContainerNotFound", "The specified container does not exist.", shape="storage")
         if call.query.get("comp") != "list":
@@ -333,7 +239,7 @@ class Blobs:
                 lines.append(self._element(call, entry, with_metadata))
         following = entries[size - 1].name if len(entries) > size else ""
         text = (
-            f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults ServiceEndpoint="{self.account_url}/" '
+            f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults ServiceEndpoint="{self._storage.account_url}/" '
             f'ContainerName="{escape(call.path_params["container"])}"><Prefix>{escape(prefix)}</Prefix>'
             f"<Marker>{escape(marker)}</Marker><MaxResults>{size}</MaxResults><Delimiter>{escape(delimiter)}</Delimiter>"
             f"<Blobs>{''.join(lines)}</Blobs><NextMarker>{escape(following)}</NextMarker></EnumerationResults>"
@@ -346,14 +252,14 @@ class Blobs:
         Links to folders are followed in the registry's container alone.
         """
         start = path_below(folder, *filter(None, prefix.split("/")[:-1]))
-        self.check_links(start)
+        self._storage.check_links(start)
         found: dict[str, Listed] = {}
         walk = os.walk(start, followlinks=folder.name == REGISTRY_CONTAINER)
         for path in (Path(parent, name) for parent, _, names in walk for name in names):
             name = path.relative_to(folder).as_posix()
             if not name.startswith(prefix) or not can_be_listed(name):
                 continue
-            if not self._is_inside(path) or not path.exists():
+            if not self._storage.is_inside(path) or not path.exists():
                 continue
             head, separator, _ = name[len(prefix) :].partition(delimiter) if delimiter else (name, "", "")
             folded = prefix + head + separator

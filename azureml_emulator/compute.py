@@ -1,6 +1,6 @@
 """Compute clusters (AmlCompute), the table of machine sizes and the quota.
 
-No machine is started: a cluster is a record with the states of the service, and the jobs room runs steps as local
+No machine is started: a cluster is a record with the states of the service, and jobs run their steps as local
 processes. The quota counts dedicated and low-priority cores; it is plentiful by default and set by `PUT
 /admin/quota`.
 """
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import yaml
 
-from azureml_emulator.operations import LOCATIONS
-from azureml_emulator.wire import Answer, Call, Json, Route, ServiceError, not_found, now, page, system_data, versions
+from azureml_emulator.faults import Faults
+from azureml_emulator.operations import Operations
+from azureml_emulator.wire import Answer, Call, Json, ServiceError, not_found, now, page, system_data
 from azureml_emulator.world import World
 
-COMPUTE_VERSIONS = versions("2023-08-01-preview", "2023-04-01-preview")
 SIZES = Path(__file__).parent / "registry" / "vm_sizes.yaml"
 PLENTY = 100_000
 NODE_STATES = ("preparing", "running", "idle", "unusable", "leaving", "preempted")
@@ -31,31 +31,19 @@ def sizes() -> dict[str, Json]:
 class Compute:
     """Clusters by name."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, operations: Operations, faults: Faults) -> None:
         self._world = world
-
-    def routes(self) -> list[Route]:
-        return [
-            Route("GET", "{workspace}/computes", COMPUTE_VERSIONS, self._list),
-            Route("GET", "{workspace}/computes/{compute}", COMPUTE_VERSIONS, self._get),
-            Route("PUT", "{workspace}/computes/{compute}", COMPUTE_VERSIONS, self._put),
-            Route("DELETE", "{workspace}/computes/{compute}", COMPUTE_VERSIONS, self._delete),
-            Route("GET", LOCATIONS + "/vmSizes", COMPUTE_VERSIONS, self._sizes),
-            Route("GET", "/admin/quota", None, self._get_quota, auth="admin"),
-            Route("PUT", "/admin/quota", None, self._put_quota, auth="admin"),
-        ]
+        self._operations = operations
+        self._faults = faults
 
     def recover(self) -> None:
         """Goes on with creations and deletions that the last process left."""
-        for operation, name in self._world.operations.unfinished("computes"):
+        for operation, name in self._operations.unfinished("computes"):
             document = self.find(name)
             if document is None or document["properties"]["provisioningState"] == "Deleting":
-                self._world.operations.resume(operation, partial(self._remove, name))
+                self._operations.resume(operation, partial(self._remove, name))
             else:
-                self._world.operations.resume(operation, partial(self._provide, name))
-
-    def stop(self) -> None:
-        """Nothing runs but operations."""
+                self._operations.resume(operation, partial(self._provide, name))
 
     def find(self, name: str) -> Json | None:
         """The stored document of a cluster; names are case-insensitive."""
@@ -70,17 +58,17 @@ class Compute:
         limits = self._world.store.get("settings", "quota") or {}
         return int(str(limits.get(family.lower(), limits.get("default", PLENTY))))
 
-    def _list(self, call: Call) -> Answer:
+    def list_clusters(self, call: Call) -> Answer:
         documents = [document for _, document in self._world.store.list("computes")]
         return Answer(200, page(documents, call))
 
-    def _get(self, call: Call) -> Answer:
+    def get_cluster(self, call: Call) -> Answer:
         document = self.find(call.path_params["compute"])
         if document is None:
             raise not_found("compute", call.path_params["compute"])
         return Answer(200, document)
 
-    def _put(self, call: Call) -> Answer:
+    def put_cluster(self, call: Call) -> Answer:
         name, wanted = call.path_params["compute"], call.json()
         properties = wanted.get("properties") or {}
         if properties.get("computeType") != "AmlCompute":
@@ -106,7 +94,7 @@ class Compute:
         low_priority = str(wanted.get("vmPriority") or "").lower() == "lowpriority"
         family = "lowPriority" if low_priority else str(row["family"])
         usage, limit, cores = 0, self.quota(family), int(row["vCPUs"])
-        fault = self._world.faults.take("quota", size)
+        fault = self._faults.take("quota", size)
         if fault:
             usage, limit = fault.usage, fault.limit
         if usage + cores > limit:
@@ -117,13 +105,13 @@ class Compute:
             raise ServiceError(400, "ClusterCoreQuotaReached", text, inner_error="ClusterCoreQuotaReached")
 
     def _begin(self, call: Call, name: str, work: Callable[[], None], answer: Answer) -> Answer:
-        operations = self._world.operations
+        operations = self._operations
         operation = operations.start("computes", name, work, style="compute")
         status_url = operations.status_url(operation, call.api_version, style="compute")
         return Answer(answer.status, answer.body, {"Azure-AsyncOperation": status_url, **operations.polling_headers()})
 
     def _provide(self, name: str) -> None:
-        self._world.operations.wait(self._world.timing.compute_seconds)
+        self._world.pause(self._world.timing.compute_seconds)
 
         def succeed(document: Json) -> None:
             moment = now()
@@ -139,7 +127,7 @@ class Compute:
 
         self._world.store.change("computes", name.lower(), succeed)
 
-    def _delete(self, call: Call) -> Answer:
+    def delete_cluster(self, call: Call) -> Answer:
         name = call.path_params["compute"]
 
         def begin(document: Json) -> None:
@@ -150,17 +138,17 @@ class Compute:
         return self._begin(call, name, partial(self._remove, name), Answer(202))
 
     def _remove(self, name: str) -> None:
-        self._world.operations.wait(self._world.timing.delete_seconds)
+        self._world.pause(self._world.timing.delete_seconds)
         self._world.store.delete("computes", name.lower())
 
-    def _sizes(self, call: Call) -> Answer:
+    def list_sizes(self, call: Call) -> Answer:
         location = call.path_params["location"]
         return Answer(200, {"value": [size_document(row, location) for row in sizes().values()]})
 
-    def _get_quota(self, call: Call) -> Answer:
+    def get_quota(self, call: Call) -> Answer:
         return Answer(200, self._world.store.get("settings", "quota") or {"default": PLENTY})
 
-    def _put_quota(self, call: Call) -> Answer:
+    def put_quota(self, call: Call) -> Answer:
         """Body: cores by machine family, `lowPriority` and `default`, e.g. {"standardNCADSA100v4Family": 0}."""
         limits: Json = {family.lower(): cores for family, cores in call.json().items()}
         wrong = [family for family, cores in limits.items() if not isinstance(cores, int)]

@@ -7,9 +7,10 @@ import math
 import re
 import time
 
-from azureml_emulator.names import check_address
-from azureml_emulator.plan import variables_of
+from azureml_emulator.job_body import variables_of
+from azureml_emulator.names import check_address, refuse_settings
 from azureml_emulator.servers import Probe
+from azureml_emulator.store import Store
 from azureml_emulator.wire import PROVIDER, Json, ServiceError, now
 from azureml_emulator.world import World
 
@@ -46,6 +47,10 @@ def checked(body: Json, endpoint: str, name: str) -> Json:
         raise ServiceError(400, "BadArgument", "A deployment needs a model; none was given.")
     if not 1 <= capacity <= MOST_INSTANCES:
         raise ServiceError(400, "BadArgument", f"Instance count {capacity} is not between 1 and {MOST_INSTANCES}.")
+    refuse_settings("deployment", asked, "codeConfiguration", "appInsightsEnabled", "modelMountPath", "dataCollector")
+    scaling = (asked.get("scaleSettings") or {}).get("scaleType") or "Default"
+    if scaling != "Default":
+        raise ServiceError(400, "BadArgument", f"scaleType '{scaling}' is not served here; use Default.")
     requests = DEFAULT_REQUESTS | given(asked.get("requestSettings"))
     timeout, longest = seconds(requests["requestTimeout"]), LONGEST_REQUEST_SECONDS
     if not 0 < timeout <= longest:
@@ -116,9 +121,9 @@ def endpoint_missing(name: str, workspace: str) -> ServiceError:
     return ServiceError(404, "UserError", text, inner_error="NotFoundError")
 
 
-def find_endpoint(world: World, name: str) -> Json | None:
+def find_endpoint(store: Store, name: str) -> Json | None:
     """The stored document of an endpoint (state, keys, lower-case traffic); Updating while it is told to be busy."""
-    document = world.store.get("endpoints", name.lower())
+    document = store.get("endpoints", name.lower())
     if document and is_busy(document):
         document["state"] = "Updating"
     return document
@@ -149,10 +154,9 @@ def no_code_variables(model_id: str) -> dict[str, str]:
     }
 
 
-def resource(document: Json, world: World, api_version: str) -> Json:
+def resource(document: Json, world: World, api_version: str, operation_url: str) -> Json:
     """The deployment as the service shows it in that api-version."""
     asked, succeeded = document["properties"], document["state"] == "Succeeded"
-    operation = world.operations.status_url(str(document.get("operation")), api_version)
     added = no_code_variables(str(asked["model"])) if succeeded else {}
     only = {"privateNetworkConnection": False} if api_version == "2022-02-01-preview" else {"dataCollector": None}
     return {
@@ -161,14 +165,14 @@ def resource(document: Json, world: World, api_version: str) -> Json:
         "type": f"{PROVIDER}/workspaces/onlineEndpoints/deployments",
         "properties": {
             "description": asked.get("description"),
-            "properties": {**(asked.get("properties") or {}), "AzureAsyncOperationUri": operation},
+            "properties": {**(asked.get("properties") or {}), "AzureAsyncOperationUri": operation_url},
             "codeConfiguration": None,
             "environmentId": asked.get("environmentId"),
             "environmentVariables": {**added, **(asked.get("environmentVariables") or {})},
-            "scaleSettings": asked.get("scaleSettings") or {"scaleType": "Default"},
+            "scaleSettings": {"scaleType": "Default"},
             "requestSettings": asked["requestSettings"],
-            "modelMountPath": asked.get("modelMountPath"),
-            "appInsightsEnabled": bool(asked.get("appInsightsEnabled")),
+            "modelMountPath": None,
+            "appInsightsEnabled": False,
             "livenessProbe": asked["livenessProbe"],
             "readinessProbe": asked["readinessProbe"],
             "provisioningState": document["state"],

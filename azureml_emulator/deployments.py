@@ -15,7 +15,6 @@ from pathlib import Path
 
 from azureml_emulator import mlmodel
 from azureml_emulator.assets import Assets
-from azureml_emulator.blobs import Blobs
 from azureml_emulator.compute import Compute
 from azureml_emulator.deployment_rules import (
     canceled,
@@ -33,42 +32,40 @@ from azureml_emulator.deployment_rules import (
 )
 from azureml_emulator.faults import Faults, is_hidden
 from azureml_emulator.names import path_below
+from azureml_emulator.operations import Operations
 from azureml_emulator.servers import Plan, Server, ServingError, last_lines, mlflow_folder, serving_command
-from azureml_emulator.wire import NULL, Answer, Call, Json, Route, ServiceError, now, page, versions, whole_number
+from azureml_emulator.storage import Storage
+from azureml_emulator.wire import NULL, Answer, Call, Json, ServiceError, now, page, whole_number
 from azureml_emulator.world import World
 
 log = logging.getLogger(__name__)
 
 KIND = "deployments"
-VERSIONS = versions("2022-02-01-preview", "2023-04-01-preview")
 CONTAINERS = {"InferenceServer": "inference-server.log", "StorageInitializer": "storage-initializer.log"}
 
 
 class Deployments:
-    """The deployments of all endpoints; `Endpoints` owns the one object."""
+    """The deployments of all endpoints."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(
+        self, world: World, operations: Operations, faults: Faults, storage: Storage, assets: Assets, compute: Compute
+    ) -> None:
         self._world = world
+        self._operations = operations
+        self._faults = faults
+        self._storage = storage
+        self._assets = assets
+        self._compute = compute
         self._lock = threading.Lock()
         self._servers: dict[str, Server] = {}
-
-    def routes(self) -> list[Route]:
-        one = "{workspace}/onlineEndpoints/{endpoint}/deployments/{deployment}"
-        return [
-            Route("GET", "{workspace}/onlineEndpoints/{endpoint}/deployments", VERSIONS, self._list),
-            Route("GET", one, VERSIONS, self._get),
-            Route("PUT", one, VERSIONS, self._put),
-            Route("DELETE", one, VERSIONS, self._delete),
-            Route("POST", one + "/getLogs", VERSIONS, self._logs),
-        ]
 
     def recover(self) -> None:
         """Takes up unfinished operations and starts the servers of finished deployments again."""
         for key, document in self._world.store.list(KIND):
             if document["state"] == "Succeeded":
                 self._bring_back(key, document)
-        for operation, key in self._world.operations.unfinished(KIND):
-            self._world.operations.resume(operation, lambda key=key: self._go_on(key))
+        for operation, key in self._operations.unfinished(KIND):
+            self._operations.resume(operation, lambda key=key: self._go_on(key))
 
     def stop(self) -> None:
         """Ends all servers, at the same time; their deployments stay as they are for the next start."""
@@ -92,19 +89,19 @@ class Deployments:
         for key, _ in self._world.store.list(KIND, f"{endpoint.lower()}/"):
             self._forget(key)
 
-    def _list(self, call: Call) -> Answer:
+    def list_deployments(self, call: Call) -> Answer:
         endpoint = self._endpoint(call)
         documents = [item for item in self.named(str(endpoint["name"])).values() if not is_hidden(item)]
-        return Answer(200, page([resource(item, self._world, call.api_version) for item in documents], call))
+        return Answer(200, page([self._resource(item, call) for item in documents], call))
 
-    def _get(self, call: Call) -> Answer:
+    def get_deployment(self, call: Call) -> Answer:
         self._endpoint(call)
         document = self._document(call)
         if is_hidden(document):
             raise self._missing(call)
-        return Answer(200, resource(document, self._world, call.api_version))
+        return Answer(200, self._resource(document, call))
 
-    def _put(self, call: Call) -> Answer:
+    def put_deployment(self, call: Call) -> Answer:
         endpoint, name = self._endpoint(call), call.path_params["deployment"]
         if endpoint["state"] != "Succeeded":
             state = f"it is in {endpoint['state']} provisioning state."
@@ -123,14 +120,14 @@ class Deployments:
             "created": present["created"] if present else now(),
         }
         self._world.store.put(KIND, key, document)
-        operation = self._world.operations.start(KIND, key, lambda: self._create(key))
+        operation = self._operations.start(KIND, key, lambda: self._create(key))
         document["operation"] = operation
         self._world.store.change(KIND, key, lambda item: item.update(operation=operation))
         headers = self._headers(call, operation)
         headers["Location"] = f"{call.base_url}{call.raw_path}?api-version={call.api_version}"
-        return Answer(201, resource(document, self._world, call.api_version), headers)
+        return Answer(201, self._resource(document, call), headers)
 
-    def _delete(self, call: Call) -> Answer:
+    def delete_deployment(self, call: Call) -> Answer:
         key = key_of(call.path_params["endpoint"], call.path_params["deployment"])
         document = self._world.store.get(KIND, key)
         if document is None:
@@ -142,11 +139,11 @@ class Deployments:
             text = f"Deployment {document['name']} receives traffic and cannot be deleted. Set its traffic to 0 first."
             raise ServiceError(400, "BadRequest", text)
         self._world.store.change(KIND, key, lambda item: item.update(state="Deleting"))
-        operation = self._world.operations.start(KIND, key, lambda: self._remove(key))
-        location = self._world.operations.result_url(operation, call.api_version)
+        operation = self._operations.start(KIND, key, lambda: self._remove(key))
+        location = self._operations.result_url(operation, call.api_version)
         return Answer(202, NULL, self._headers(call, operation) | {"Location": location})
 
-    def _logs(self, call: Call) -> Answer:
+    def get_logs(self, call: Call) -> Answer:
         self._endpoint(call)
         document, request = self._document(call), call.json()
         container = str(request.get("containerType") or "InferenceServer")
@@ -161,13 +158,13 @@ class Deployments:
     def _check_size(self, key: str, document: Json) -> None:
         """Raises: ServiceError for an instance type that is unknown or for which the quota does not suffice."""
         instance_type = str(document["properties"].get("instanceType") or "")
-        size = self._world.room(Compute).size(instance_type)
+        size = self._compute.size(instance_type)
         if size is None:
             known = "Choose a size that compute.list_sizes() gives."
             raise refused(f"Specified instance type '{instance_type}' is not supported. {known}")
         needed, family = cores(instance_type, size, int(document["capacity"])), str(size["family"])
-        usage, limit = self._used_cores(family, but=key), self._world.room(Compute).quota(family)
-        fault = self._world.room(Faults).take("quota", instance_type)
+        usage, limit = self._used_cores(family, but=key), self._compute.quota(family)
+        fault = self._faults.take("quota", instance_type)
         if fault:
             usage, limit = fault.usage, fault.limit
         if usage + needed > limit:
@@ -178,7 +175,7 @@ class Deployments:
         used = 0
         for key, item in self._world.store.list(KIND):
             instance_type = str(item["properties"]["instanceType"])
-            size = self._world.room(Compute).size(instance_type)
+            size = self._compute.size(instance_type)
             if key != but and size and size["family"] == family:
                 used += cores(instance_type, size, int(item["capacity"]))
         return used
@@ -206,15 +203,15 @@ class Deployments:
         document = self._world.store.get(KIND, key)
         try:
             self._fail_as_told(key)
-            self._world.operations.wait(self._world.timing.deployment_seconds)
+            self._world.pause(self._world.timing.deployment_seconds)
             self._stop_server(key)
             if document is None:
                 raise canceled(key)
             server = self._start_server(key, document)
             while not server.settled(0.1):
-                self._world.operations.wait(0)
+                self._world.pause(0)
             # A server that ends because the emulator stops is no failure of the deployment.
-            self._world.operations.wait(0)
+            self._world.pause(0)
             server.check_ready()
         except ServingError as error:
             self._stop_server(key)
@@ -234,7 +231,7 @@ class Deployments:
 
     def _fail_as_told(self, key: str) -> None:
         """Raises: ServingError for a fault that fails this deployment, after its seconds; waits for one that hangs."""
-        faults = self._world.room(Faults)
+        faults = self._faults
         fault = faults.take("deployment", key, "fail", "hang")
         if fault and (fault.effect == "hang" or fault.seconds):
             faults.hold(fault, lambda: self._gone(key))
@@ -243,11 +240,11 @@ class Deployments:
 
     def _remove(self, key: str) -> None:
         """The work of a DELETE."""
-        error = self._world.room(Faults).hinder_deletion(key, lambda: self._world.store.get(KIND, key) is None)
+        error = self._faults.hinder_deletion(key, lambda: self._world.store.get(KIND, key) is None)
         if error:
             self._world.store.change(KIND, key, lambda item: item.update(state="Failed"))
             raise error
-        self._world.operations.wait(self._world.timing.delete_seconds)
+        self._world.pause(self._world.timing.delete_seconds)
         self._forget(key)
 
     def _forget(self, key: str) -> None:
@@ -263,7 +260,7 @@ class Deployments:
         changes: Json = {"state": state, "modified": now()}
         present = self._world.store.get(KIND, key)
         if state == "Succeeded" and present and present["state"] == "Creating":
-            changes["hidden_until"] = self._world.room(Faults).until("deployment", key, "not_found")
+            changes["hidden_until"] = self._faults.until("deployment", key, "not_found")
         return self._world.store.change(KIND, key, lambda item: item.update(changes)) is not None
 
     def _gone(self, key: str) -> bool:
@@ -303,8 +300,8 @@ class Deployments:
 
     def _mlflow_folder(self, document: Json) -> Path:
         """The model's folder with its MLmodel file. Raises: ServingError, ServiceError."""
-        folder = mlflow_folder(self._world.room(Assets).locate(str(document["properties"]["model"])))
-        self._world.room(Blobs).check_links(folder / mlmodel.NAME)
+        folder = mlflow_folder(self._assets.locate(str(document["properties"]["model"])))
+        self._storage.check_links(folder / mlmodel.NAME)
         return folder
 
     def _folder(self, key: str) -> Path:
@@ -312,7 +309,7 @@ class Deployments:
 
     def _endpoint(self, call: Call) -> Json:
         name = call.path_params["endpoint"]
-        document = find_endpoint(self._world, name)
+        document = find_endpoint(self._world.store, name)
         if document is None:
             raise endpoint_missing(name, self._world.settings.workspace_name)
         return document
@@ -331,10 +328,14 @@ class Deployments:
             404, "UserError", f"Deployment {name} not found in endpoint {endpoint}, workspace {workspace}"
         )
 
+    def _resource(self, document: Json, call: Call) -> Json:
+        operation_url = self._operations.status_url(str(document.get("operation")), call.api_version)
+        return resource(document, self._world, call.api_version, operation_url)
+
     def _headers(self, call: Call, operation: str) -> dict[str, str]:
-        address = self._world.operations.status_url(operation, call.api_version)
+        address = self._operations.status_url(operation, call.api_version)
         return {
-            **self._world.operations.polling_headers(),
+            **self._operations.polling_headers(),
             "Azure-AsyncOperation": address,
             "x-ms-async-operation-timeout": "PT30M",
         }

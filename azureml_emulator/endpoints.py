@@ -19,73 +19,57 @@ from azureml_emulator.deployment_rules import (
 )
 from azureml_emulator.deployments import Deployments
 from azureml_emulator.faults import Faults, is_hidden
+from azureml_emulator.names import refuse_settings
+from azureml_emulator.operations import Operations
 from azureml_emulator.wire import (
     NULL,
     PROVIDER,
     Answer,
     Call,
     Json,
-    Route,
     ServiceError,
     now,
     page,
-    versions,
     whole_number,
 )
 from azureml_emulator.world import World
 
 KIND = "endpoints"
-VERSIONS = versions("2022-02-01-preview", "2023-04-01-preview")
 AUTH_MODES = {"key": "Key", "amltoken": "AMLToken"}
-MOST_MIRRORED = 50
 TOKEN_HOURS = 12
 KEY_BYTES = 24
 
 
 class Endpoints:
-    """The online endpoints of the workspace, and their `deployments`."""
+    """The online endpoints of the workspace."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, operations: Operations, faults: Faults, deployments: Deployments) -> None:
         self._world = world
-        self.deployments = Deployments(world)
-
-    def routes(self) -> list[Route]:
-        one = "{workspace}/onlineEndpoints/{endpoint}"
-        return [
-            Route("GET", "{workspace}/onlineEndpoints", VERSIONS, self._list),
-            Route("GET", one, VERSIONS, self._get),
-            Route("PUT", one, VERSIONS, self._put),
-            Route("DELETE", one, VERSIONS, self._delete),
-            Route("POST", one + "/listKeys", VERSIONS, self._keys),
-            Route("POST", one + "/token", VERSIONS, self._token),
-            Route("POST", one + "/regenerateKeys", VERSIONS, self._regenerate),
-            *self.deployments.routes(),
-        ]
+        self._operations = operations
+        self._faults = faults
+        self._deployments = deployments
 
     def recover(self) -> None:
-        for operation, key in self._world.operations.unfinished(KIND):
-            self._world.operations.resume(operation, lambda key=key: self._go_on(key))
-        self.deployments.recover()
-
-    def stop(self) -> None:
-        self.deployments.stop()
+        """Resumes unfinished operations."""
+        for operation, key in self._operations.unfinished(KIND):
+            self._operations.resume(operation, lambda key=key: self._go_on(key))
 
     def find(self, name: str) -> Json | None:
         """The document of an endpoint: state, keys, lower-case traffic."""
-        return find_endpoint(self._world, name)
+        return find_endpoint(self._world.store, name)
 
-    def _list(self, call: Call) -> Answer:
+    def list_endpoints(self, call: Call) -> Answer:
         documents = [self.find(key) for key, _ in self._world.store.list(KIND)]
         rows = [self._resource(item, call) for item in documents if item and fits(item, call) and not is_hidden(item)]
         return Answer(200, page(rows, call, whole_number("count", call.query.get("count"), 30, least=1)))
 
-    def _get(self, call: Call) -> Answer:
+    def get_endpoint(self, call: Call) -> Answer:
         document = self._document(call)
         if is_hidden(document):
             raise endpoint_missing(str(document["name"]), self._world.settings.workspace_name)
         return Answer(200, self._resource(document, call))
 
-    def _put(self, call: Call) -> Answer:
+    def put_endpoint(self, call: Call) -> Answer:
         name = call.path_params["endpoint"]
         present = self.find(name)
         if self._is_reserved(name.lower()) or (present and present["state"] == "Deleting"):
@@ -101,29 +85,29 @@ class Endpoints:
             # One that could not be made is made anew.
             document["state"] = "Creating" if present["state"] == "Failed" else "Updating"
         self._world.store.put(KIND, name.lower(), document)
-        operation = self._world.operations.start(KIND, name.lower(), lambda: self._create(name.lower()))
+        operation = self._operations.start(KIND, name.lower(), lambda: self._create(name.lower()))
         document["operation"] = operation
         self._world.store.change(KIND, name.lower(), lambda item: item.update(operation=operation))
         return Answer(201, self._accepted(document, call, updated=present is not None), self._headers(call, operation))
 
-    def _delete(self, call: Call) -> Answer:
+    def delete_endpoint(self, call: Call) -> Answer:
         key = call.path_params["endpoint"].lower()
         present = self.find(key)
         if present and is_busy(present):
             raise in_transition("Endpoint", str(present["name"]), "Updating")
         if self._world.store.change(KIND, key, lambda item: item.update(state="Deleting")) is None:
             return Answer(204)
-        operation = self._world.operations.start(KIND, key, lambda: self._remove(key))
-        location = self._world.operations.result_url(operation, call.api_version)
+        operation = self._operations.start(KIND, key, lambda: self._remove(key))
+        location = self._operations.result_url(operation, call.api_version)
         return Answer(202, NULL, self._headers(call, operation) | {"Location": location})
 
-    def _keys(self, call: Call) -> Answer:
+    def list_keys(self, call: Call) -> Answer:
         document = self._document(call)
         if document["auth_mode"] != "Key":
             return Answer(200, {"primaryKey": None, "secondaryKey": None})
         return Answer(200, {"primaryKey": document["primary_key"], "secondaryKey": document["secondary_key"]})
 
-    def _token(self, call: Call) -> Answer:
+    def get_token(self, call: Call) -> Answer:
         document = self._document(call)
         if document["auth_mode"] != "AMLToken":
             raise ServiceError(
@@ -143,7 +127,7 @@ class Endpoints:
             },
         )
 
-    def _regenerate(self, call: Call) -> Answer:
+    def regenerate_key(self, call: Call) -> Answer:
         document, request = self._document(call), call.json()
         field = {"Primary": "primary_key", "Secondary": "secondary_key"}.get(str(request.get("keyType")))
         if field is None:
@@ -158,9 +142,9 @@ class Endpoints:
         def replace() -> None:
             self._world.store.change(KIND, key, lambda item: item.update({field: value}))
 
-        operation = self._world.operations.start("keys", key, replace)
-        location = self._world.operations.result_url(operation, call.api_version)
-        return Answer(202, NULL, {**self._world.operations.polling_headers(), "Location": location})
+        operation = self._operations.start("keys", key, replace)
+        location = self._operations.result_url(operation, call.api_version)
+        return Answer(202, NULL, {**self._operations.polling_headers(), "Location": location})
 
     def _checked(self, body: Json, name: str) -> Json:
         """The document of an endpoint as asked for. Raises: ServiceError."""
@@ -170,18 +154,19 @@ class Endpoints:
             raise ServiceError(
                 400, "BadArgument", f"authMode '{asked.get('authMode')}' is not served here; choose Key or AMLToken."
             )
-        traffic = self._checked_traffic(name, asked.get("traffic") or {}, whole=100)
-        mirror = self._checked_traffic(name, asked.get("mirrorTraffic") or {}, whole=MOST_MIRRORED)
+        mirrored = {name: share for name, share in (asked.get("mirrorTraffic") or {}).items() if share}
+        refuse_settings("endpoint", {"mirrorTraffic": mirrored}, "mirrorTraffic")
+        access = asked.get("publicNetworkAccess") or "Enabled"
+        if access != "Enabled":
+            raise ServiceError(400, "BadArgument", f"publicNetworkAccess '{access}' is not served here; use Enabled.")
         return {
             "name": name,
             "state": "Creating",
             "auth_mode": mode,
             "description": asked.get("description"),
             "properties": asked.get("properties") or {},
-            "traffic": traffic,
-            "mirror_traffic": mirror,
+            "traffic": self._checked_traffic(name, asked.get("traffic") or {}),
             "identity": body.get("identity") or {"type": "SystemAssigned"},
-            "public_network_access": asked.get("publicNetworkAccess") or "Enabled",
             "tags": body.get("tags") or {},
             "created": now(),
             "modified": now(),
@@ -191,10 +176,10 @@ class Endpoints:
             "token": secrets.token_urlsafe(KEY_BYTES),
         }
 
-    def _checked_traffic(self, endpoint: str, traffic: dict[str, Json], *, whole: int) -> dict[str, int]:
+    def _checked_traffic(self, endpoint: str, traffic: dict[str, Json]) -> dict[str, int]:
         """Percentages by lower-case deployment name. Raises: ServiceError 400 for unknown names or a wrong sum."""
         shares = {name.lower(): share for name, share in traffic.items()}
-        unknown = sorted(set(shares) - set(self.deployments.named(endpoint)))
+        unknown = sorted(set(shares) - set(self._deployments.named(endpoint)))
         if unknown:
             raise ServiceError(
                 400,
@@ -209,10 +194,8 @@ class Endpoints:
                 400, "BadRequest", f"Traffic must be whole percentages from 0 to 100; found {', '.join(wrong)}."
             )
         total = sum(int(share) for share in shares.values())
-        if whole == 100 and total not in (0, 100):
+        if total not in (0, 100):
             raise ServiceError(400, "BadRequest", f"Sum of traffic must be either 0 or 100; found {total}.")
-        if total > whole:
-            raise ServiceError(400, "BadRequest", f"Sum of mirror traffic must not exceed {whole}; found {total}.")
         return {name: int(share) for name, share in shares.items()}
 
     def _go_on(self, key: str) -> None:
@@ -225,7 +208,7 @@ class Endpoints:
 
     def _create(self, key: str) -> None:
         """The work of a PUT. Raises: ServiceError, which fails the operation."""
-        faults, document = self._world.room(Faults), self.find(key)
+        faults, document = self._faults, self.find(key)
         fresh = document is not None and document["state"] == "Creating"
         fault = faults.take("endpoint", key, "fail", "hang") if fresh else None
         if fault and fault.effect == "hang":
@@ -233,7 +216,7 @@ class Endpoints:
         if fault and fault.effect == "fail":
             self._world.store.change(KIND, key, lambda item: item.update(state="Failed", modified=now()))
             raise ServiceError(500, "InternalServerError", fault.error_message())
-        self._world.operations.wait(self._world.timing.endpoint_seconds)
+        self._world.pause(self._world.timing.endpoint_seconds)
         if self._gone(key):
             raise canceled(key)
         changes: Json = {
@@ -246,13 +229,13 @@ class Endpoints:
 
     def _remove(self, key: str) -> None:
         """The work of a DELETE: servers first, the endpoint last, so that a GET answers 404 only when nothing runs."""
-        faults = self._world.room(Faults)
+        faults = self._faults
         error = faults.hinder_deletion(key, lambda: self.find(key) is None)
         if error:
             self._world.store.change(KIND, key, lambda item: item.update(state="Failed"))
             raise error
-        self._world.operations.wait(self._world.timing.delete_seconds)
-        self.deployments.remove_all(key)
+        self._world.pause(self._world.timing.delete_seconds)
+        self._deployments.remove_all(key)
         if reserved := faults.until("delete", key, "reserved"):
             self._world.store.put("reserved_names", key, {"until": reserved})
         self._world.store.delete(KIND, key)
@@ -278,8 +261,8 @@ class Endpoints:
 
     def _headers(self, call: Call, operation: str) -> dict[str, str]:
         return {
-            **self._world.operations.polling_headers(),
-            "Azure-AsyncOperation": self._world.operations.status_url(operation, call.api_version),
+            **self._operations.polling_headers(),
+            "Azure-AsyncOperation": self._operations.status_url(operation, call.api_version),
             "Location": f"{call.base_url}{call.raw_path}?api-version={call.api_version}",
             "x-ms-async-operation-timeout": "PT30M",
         }
@@ -309,7 +292,7 @@ class Endpoints:
                 "properties": {
                     **document["properties"],
                     "azureml.onlineendpointid": identifier.lower(),
-                    "AzureAsyncOperationUri": self._world.operations.status_url(
+                    "AzureAsyncOperationUri": self._operations.status_url(
                         str(document.get("operation")), call.api_version
                     ),
                 },
@@ -319,8 +302,8 @@ class Endpoints:
                 "provisioningState": document["state"],
                 "compute": None,
                 "traffic": document["traffic"],
-                "mirrorTraffic": document["mirror_traffic"],
-                "publicNetworkAccess": document["public_network_access"],
+                "mirrorTraffic": {},
+                "publicNetworkAccess": "Enabled",
             },
             "systemData": {
                 "createdAt": document["created"],

@@ -7,12 +7,11 @@ completed stay, a step that was cut off starts again. One step is run by steps.p
 import logging
 import threading
 
-from azureml_emulator.operations import Interrupted
 from azureml_emulator.plan import Plan, Step
-from azureml_emulator.runs import TERMINAL, Runs
-from azureml_emulator.steps import POLL_SECONDS, Cancelled, Console, Control, StepFailed, StepRun
+from azureml_emulator.runs import TERMINAL
+from azureml_emulator.steps import POLL_SECONDS, Cancelled, Console, Control, JobServices, StepFailed, StepRun
 from azureml_emulator.wire import ServiceError
-from azureml_emulator.world import World
+from azureml_emulator.world import Interrupted
 
 log = logging.getLogger(__name__)
 
@@ -23,18 +22,16 @@ STEPS_AT_ONCE = 4
 class Engine:
     """One job under way. `start` returns at once; `done` is set when the job is in a terminal state."""
 
-    def __init__(self, world: World, plan: Plan) -> None:
-        self._world = world
+    def __init__(self, services: JobServices, plan: Plan) -> None:
+        self._services = services
+        self._world = services.world
+        self._runs = services.runs
         self._plan = plan
         self._changed = threading.Condition()
         self._active: set[str] = set()
-        self._control = Control(world)
-        self._console = Console(None if "" in plan.steps else world.room(Runs).console_file(plan.job))
+        self._control = Control(services.world)
+        self._console = Console(None if "" in plan.steps else services.runs.console_file(plan.job))
         self.done = threading.Event()
-
-    @property
-    def _runs(self) -> Runs:
-        return self._world.room(Runs)
 
     def start(self) -> None:
         threading.Thread(target=self._run, name=f"job {self._plan.job}", daemon=True).start()
@@ -88,7 +85,7 @@ class Engine:
             self._control.check()
 
     def _ready(self, states: dict[str, str], active: set[str]) -> list[str]:
-        """Steps that are neither ended nor under way and whose inputs are made."""
+        """Steps that are neither ended nor under way and whose inputs exist."""
         return [
             path
             for path, step in self._plan.steps.items()
@@ -120,7 +117,7 @@ class Engine:
     def _run_step(self, step: Step) -> None:
         run_id = self._plan.run_id(step.path)
         try:
-            StepRun(self._world, self._plan, step, self._control, self._console).run()
+            StepRun(self._services, self._plan, step, self._control, self._console).run()
         except Interrupted:
             pass
         except Cancelled:
@@ -163,11 +160,12 @@ class Engine:
             nodes = ", ".join(f"/{step}" for step in failed)
             self._runs.fail(run_id, f"Pipeline has failed child jobs. Failed nodes: {nodes}.\n{errors}", "UserError")
             return
-        made = {outer.output: self._plan.source(outer) for outer in self._plan.sources if outer.path == path}
-        types = {name: self._plan.steps[source.path].outputs[source.output] for name, source in made.items()}
-        self._runs.set_outputs(
-            run_id, {name: {"path": self._plan.folder(made[name]), "type": types[name]} for name in made}
-        )
+        sources = {outer.output: self._plan.source(outer) for outer in self._plan.sources if outer.path == path}
+        outputs = {
+            name: self._runs.get(self._plan.run_id(source.path))["outputs"][source.output]
+            for name, source in sources.items()
+        }
+        self._runs.set_outputs(run_id, outputs)
         self._runs.set_status(run_id, "Completed")
 
     def _cancel_all(self) -> None:

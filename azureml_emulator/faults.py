@@ -47,7 +47,7 @@ from typing import get_args
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from azureml_emulator.identity import needs_token
+from azureml_emulator.identity import Identity, needs_token
 from azureml_emulator.wire import NULL, Answer, Call, Json, Route, ServiceError
 from azureml_emulator.world import World
 
@@ -122,27 +122,15 @@ class Fault:
 class Faults:
     """The faults of one emulator, safe to ask from several threads."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, identity: Identity) -> None:
         self._world = world
+        self._identity = identity
         self._lock = threading.Lock()
         self._faults: list[Fault] = []
         self._seen: list[int] = []
         file = world.settings.home / "faults.json"
         if file.exists():
             self.replace(json.loads(file.read_text(encoding="utf-8")), source=str(file))
-
-    def routes(self) -> list[Route]:
-        return [
-            Route("GET", "/admin/faults", None, self._show, "admin"),
-            Route("PUT", "/admin/faults", None, self._put, "admin"),
-            Route("DELETE", "/admin/faults", None, self._clear, "admin"),
-        ]
-
-    def recover(self) -> None:
-        """Nothing to take up: counters start again with every start."""
-
-    def stop(self) -> None:
-        """Nothing to end: what hangs sees `world.stopping`."""
 
     def replace(self, documents: object, *, source: str = "the request") -> None:
         """Puts these faults in place of the present ones.
@@ -168,7 +156,7 @@ class Faults:
         if fault is None:
             return handler(call)
         if fault.effect == "expired_token":
-            raise self._world.tokens.expired(route)
+            raise self._identity.expired(route)
         if fault.effect == "status":
             headers = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
             raise ServiceError(fault.status, fault.error_code(), fault.error_message(), headers=headers)
@@ -221,7 +209,7 @@ class Faults:
         while not released() and self._present(fault):
             if deadline is not None and time.monotonic() >= deadline:
                 return
-            self._world.operations.wait(0.05)
+            self._world.pause(0.05)
 
     def _present(self, fault: Fault) -> bool:
         with self._lock:
@@ -237,17 +225,17 @@ class Faults:
                         taken = fault
         return taken
 
-    def _show(self, call: Call) -> Answer:
+    def list_faults(self, call: Call) -> Answer:
         with self._lock:
             return Answer(
                 body=[{**asdict(fault), "seen": seen} for fault, seen in zip(self._faults, self._seen, strict=True)]
             )
 
-    def _put(self, call: Call) -> Answer:
+    def put_faults(self, call: Call) -> Answer:
         self.replace(call.document())
-        return self._show(call)
+        return self.list_faults(call)
 
-    def _clear(self, call: Call) -> Answer:
+    def delete_faults(self, call: Call) -> Answer:
         self.replace([])
         return Answer(status=204)
 

@@ -3,7 +3,7 @@
 Checks the endpoint's key, chooses a deployment by traffic or by the `azureml-model-deployment` header, keeps the limits
 of the deployment, and answers with the service's status codes: 401 key, 404 no deployment with traffic, 408 longer than
 the request timeout, 424 the model's own error, 429 too many requests at once, 502 and 503 a server that broke off or is
-not ready. Its errors are plain text, as the service's are. Mirrored traffic is kept but not sent.
+not ready. Its errors are plain text, as the service's are.
 
 Source: https://learn.microsoft.com/azure/machine-learning/how-to-troubleshoot-online-endpoints
 """
@@ -19,9 +19,10 @@ from uuid import uuid4
 import httpx
 
 from azureml_emulator.deployment_rules import key_of, seconds
+from azureml_emulator.deployments import Deployments
 from azureml_emulator.endpoints import Endpoints
 from azureml_emulator.faults import Fault, Faults
-from azureml_emulator.wire import Answer, Call, Json, Route
+from azureml_emulator.wire import Answer, Call, Json
 from azureml_emulator.world import World
 
 GUIDE = (
@@ -49,26 +50,20 @@ class Reply:
 class Gateway:
     """The scoring addresses of all endpoints."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, faults: Faults, endpoints: Endpoints, deployments: Deployments) -> None:
         self._world = world
+        self._faults = faults
+        self._endpoints = endpoints
+        self._deployments = deployments
         self._lock = threading.Lock()
         self._running: Counter[str] = Counter()
         self._client = httpx.Client(trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
 
-    def routes(self) -> list[Route]:
-        return [
-            Route("POST", "/scoring/{endpoint}/score", None, self._score, "key"),
-            Route("GET", "/scoring/{endpoint}/swagger.json", None, self._score, "key"),
-        ]
-
-    def recover(self) -> None:
-        """Nothing to take up: the gateway keeps no state."""
-
     def stop(self) -> None:
         self._client.close()
 
-    def _score(self, call: Call) -> Answer:
-        endpoint = self._world.room(Endpoints).find(call.path_params["endpoint"])
+    def score(self, call: Call) -> Answer:
+        endpoint = self._endpoints.find(call.path_params["endpoint"])
         if endpoint is None or endpoint["state"] == "Creating":
             return plain(404, "There is no endpoint at this address.")
         refusal = check_key(endpoint, call.headers.get("authorization", ""))
@@ -87,7 +82,7 @@ class Gateway:
 
     def _choose(self, endpoint: Json, wanted: str | None) -> Json | None:
         """The deployment asked for, or one drawn by traffic."""
-        deployments = self._world.room(Endpoints).deployments.named(str(endpoint["name"]))
+        deployments = self._deployments.named(str(endpoint["name"]))
         if wanted:
             return deployments.get(wanted.lower())
         shares = {name: share for name, share in endpoint["traffic"].items() if share > 0 and name in deployments}
@@ -112,14 +107,14 @@ class Gateway:
         """The server's answer, with the headers and the status codes of the service around it."""
         started = time.monotonic()
         timeout = seconds(deployment["properties"]["requestSettings"]["requestTimeout"])
-        fault = self._world.room(Faults).take("score", key)
+        fault = self._faults.take("score", key)
         if fault and fault.effect == "gateway":
             return refused_as_told(fault)
         if fault and fault.effect != "slow":
             reply = as_told(fault)
         else:
             if fault:
-                self._world.room(Faults).hold(fault, lambda: time.monotonic() - started >= timeout)
+                self._faults.hold(fault, lambda: time.monotonic() - started >= timeout)
             try:
                 reply = self._ask(call, deployment, timeout - (time.monotonic() - started))
             except httpx.TimeoutException:
@@ -153,7 +148,7 @@ class Gateway:
         if timeout <= 0:
             raise httpx.ReadTimeout("no time is left for the model")
         endpoint = str(deployment["endpoint"])
-        server = self._world.room(Endpoints).deployments.server(endpoint, str(deployment["name"]))
+        server = self._deployments.server(endpoint, str(deployment["name"]))
         address = server.address if server else None
         if address is None:
             return None

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import jwt
 
 from azureml_emulator.store import set_aside, write_atomically
-from azureml_emulator.wire import Answer, Call, Json, Route, ServiceError, versions
+from azureml_emulator.wire import Answer, Call, Json, Route, ServiceError
 from azureml_emulator.world import World
 
 # The audience of the public cloud: Microsoft's samples ask for it by name to see whether the sign-in works.
@@ -74,18 +74,6 @@ class Identity:
     @property
     def identity_header(self) -> str:
         return self._secrets.identity_header
-
-    def routes(self) -> list[Route]:
-        return [
-            Route("GET", "/metadata/endpoints", versions("2019-05-01"), self._metadata, auth="none"),
-            Route("GET", "/msi/token", versions("2019-08-01"), self._token, auth="none"),
-        ]
-
-    def recover(self) -> None:
-        """Nothing to take up: tokens and signatures carry their own end."""
-
-    def stop(self) -> None:
-        """Nothing runs."""
 
     def admit(self, call: Call, route: Route) -> Call:
         """The call with its principal. Raises: ServiceError 401 or 403 in the shape of that part of the service."""
@@ -186,7 +174,7 @@ class Identity:
             raise ServiceError(401, code, text, shape=shape, headers=challenge) from error
         return str(claims["sub"])
 
-    def _token(self, call: Call) -> Answer:
+    def get_token(self, call: Call) -> Answer:
         if not is_same(call.headers.get("x-identity-header", ""), self._secrets.identity_header):
             text = "The X-IDENTITY-HEADER does not match. Load the variables again: python -m azureml_emulator env"
             return Answer(401, {"statusCode": 401, "message": text})
@@ -205,7 +193,7 @@ class Identity:
         }
         return Answer(200, body)
 
-    def _metadata(self, call: Call) -> Answer:
+    def get_cloud_metadata(self, call: Call) -> Answer:
         authority = f"localhost:{self._world.settings.port}"
         cloud: Json = {
             "name": CLOUD,

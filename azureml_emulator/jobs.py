@@ -9,63 +9,58 @@ import json
 import threading
 import time
 
-from azureml_emulator.assets import Assets
 from azureml_emulator.compute import Compute
 from azureml_emulator.engine import Engine
 from azureml_emulator.faults import is_hidden
+from azureml_emulator.job_body import entries
 from azureml_emulator.names import artifact_path, check_line
-from azureml_emulator.plan import Plan, entries, make_plan
-from azureml_emulator.runs import TERMINAL, Runs
+from azureml_emulator.operations import Operations
+from azureml_emulator.plan import Plan, make_plan
+from azureml_emulator.runs import TERMINAL
+from azureml_emulator.steps import JobServices
 from azureml_emulator.wire import (
     NULL,
     Answer,
     Call,
     Json,
     JsonValue,
-    Route,
     ServiceError,
     not_found,
     page,
     system_data,
-    versions,
 )
-from azureml_emulator.world import World
 
-READ = versions("2023-04-01-preview", "2024-01-01-preview", "2024-10-01-preview", "2025-01-01-preview")
-CANCEL = versions("2023-04-01-preview")
 # What a second PUT may change, and what the service itself adds to a job that a client sends back.
 CHANGEABLE = {"tags", "properties", "displayName", "description", "isArchived"}
 READ_ONLY = {"status", "services"}
 SERVERLESS = "serverless"
 LONGEST_TITLE = 256
 DEFAULT_MODE = "ReadOnlyMount"
-DEFAULT_OUTPUT = {"mode": "ReadWriteMount", "jobOutputType": "uri_folder", "assetName": None, "assetVersion": None}
+OUTPUT_FIELDS = ("description", "uri", "assetName", "assetVersion", "autoDeleteSetting")
+DEFAULT_OUTPUT = {"mode": "ReadWriteMount", "jobOutputType": "uri_folder"}
 
 
 class Jobs:
     """All jobs of the workspace and the engines of those under way."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, services: JobServices, operations: Operations, compute: Compute) -> None:
+        self._services = services
+        self._world = services.world
+        self._faults = services.faults
+        self._assets = services.assets
+        self._runs = services.runs
+        self._operations = operations
+        self._compute = compute
         self._engines: dict[str, Engine] = {}
         self._creating = threading.Lock()
-
-    def routes(self) -> list[Route]:
-        one = "{workspace}/jobs/{job}"
-        return [
-            Route("GET", "{workspace}/jobs", READ, self._list),
-            Route("GET", one, READ, self._get),
-            Route("PUT", one, READ, self._put),
-            Route("POST", one + "/cancel", CANCEL, self._cancel),
-        ]
 
     def recover(self) -> None:
         """Goes on with every unfinished job, and with the cancellations that were asked for."""
         for name, job in self._world.store.list("jobs"):
             if self._runs.get(name)["status"] not in TERMINAL:
                 self._start(self._plan(name, job["properties"]))
-        for operation, name in self._world.operations.unfinished("jobs"):
-            self._world.operations.resume(operation, lambda name=name: self._wait_for_end(name))
+        for operation, name in self._operations.unfinished("jobs"):
+            self._operations.resume(operation, lambda name=name: self._wait_for_end(name))
 
     def stop(self) -> None:
         """Waits shortly for the engines, which see `world.stopping` and end their processes."""
@@ -74,20 +69,16 @@ class Jobs:
             if thread.name.startswith(("job ", "step ")):
                 thread.join(max(0.0, deadline - time.monotonic()))
 
-    @property
-    def _runs(self) -> Runs:
-        return self._world.room(Runs)
-
     def _plan(self, name: str, properties: Json) -> Plan:
-        return make_plan(name, properties, self._world.room(Assets).component)
+        return make_plan(name, properties, self._assets.component)
 
     def _start(self, plan: Plan) -> None:
-        engine = Engine(self._world, plan)
+        engine = Engine(self._services, plan)
         under_way = {name: other for name, other in self._engines.items() if not other.done.is_set()}
         self._engines = {**under_way, plan.job: engine}
         engine.start()
 
-    def _put(self, call: Call) -> Answer:
+    def put_job(self, call: Call) -> Answer:
         name, properties = call.path_params["job"], call.json().get("properties")
         if not isinstance(properties, dict) or str(properties.get("jobType")).lower() not in ("pipeline", "command"):
             kind = properties.get("jobType") if isinstance(properties, dict) else None
@@ -123,7 +114,7 @@ class Jobs:
             properties={**run_properties(kind, properties), **dict(entries(properties, "properties"))},
             continue_on_step_failure=isinstance(settings, dict) and bool(settings.get("continue_on_step_failure")),
         )
-        hidden = self._world.faults.until("job", name, "not_found")
+        hidden = self._faults.until("job", name, "not_found")
         self._world.store.put("jobs", name, {"properties": properties, "hidden_until": hidden})
         self._runs.set_status(name, "Preparing" if kind == "pipeline" else "Starting")
         document = self._document(name)
@@ -132,14 +123,13 @@ class Jobs:
 
     def _check_computes(self, plan: Plan) -> None:
         """Raises: ServiceError 400 for a cluster that does not exist, or without one for an unknown instance type."""
-        computes = self._world.room(Compute)
         for step in plan.steps.values():
             cluster = (step.compute or SERVERLESS).rpartition("/")[2]
             if cluster != SERVERLESS:
-                if computes.find(cluster) is None:
+                if self._compute.find(cluster) is None:
                     text = f"Node '{step.path}' asks for compute '{cluster}', which does not exist. Create it first."
                     raise ServiceError(400, "UserError", text, inner_error="ComputeNotFound")
-            elif step.instance_type and computes.size(step.instance_type) is None:
+            elif step.instance_type and self._compute.size(step.instance_type) is None:
                 text = (
                     f"Node '{step.path}' asks for the instance type '{step.instance_type}', which does not exist in "
                     f"'{self._world.settings.location}'. Name a compute cluster or another size."
@@ -168,13 +158,13 @@ class Jobs:
 
         self._runs.change(name, edit)
 
-    def _get(self, call: Call) -> Answer:
+    def get_job(self, call: Call) -> Answer:
         name = call.path_params["job"]
         if is_hidden(self._world.store.get("jobs", name) or {}):
             raise not_found("Job", name)
         return Answer(200, self._document(name))
 
-    def _list(self, call: Call) -> Answer:
+    def list_jobs(self, call: Call) -> Answer:
         view = call.query.get("listViewType", "ActiveOnly").lower()
         names = []
         for name, job in self._world.store.list("jobs"):
@@ -189,7 +179,7 @@ class Jobs:
         documents = [self._document(name) for _, name in sorted(names, reverse=True)]
         return Answer(200, page(documents, call))
 
-    def _cancel(self, call: Call) -> Answer:
+    def cancel_job(self, call: Call) -> Answer:
         name = call.path_params["job"]
         if self._world.store.get("jobs", name) is None:
             raise not_found("Job", name)
@@ -204,17 +194,17 @@ class Jobs:
         # It may have ended this moment; then there is nothing left to stop.
         if engine := self._engines.get(name):
             engine.cancel()
-        operation = self._world.operations.start("jobs", name, lambda: self._wait_for_end(name))
+        operation = self._operations.start("jobs", name, lambda: self._wait_for_end(name))
         headers = {
-            "Location": self._world.operations.result_url(operation, call.api_version),
+            "Location": self._operations.result_url(operation, call.api_version),
             "x-ms-async-operation-timeout": "PT1H",
         }
-        return Answer(202, NULL, {**headers, **self._world.operations.polling_headers()})
+        return Answer(202, NULL, {**headers, **self._operations.polling_headers()})
 
     def _wait_for_end(self, name: str) -> None:
         """Returns when a job has ended. Raises: Interrupted at the emulator's own end."""
         while (engine := self._engines.get(name)) and not engine.done.is_set():
-            self._world.operations.wait(0.05)
+            self._world.pause(0.05)
 
     def _document(self, name: str) -> Json:
         """A job as the service answers it; a run within a pipeline has no properties. Raises: ServiceError 404."""
@@ -238,24 +228,25 @@ class Jobs:
             "displayName": run["display_name"],
             "status": run["status"],
             "experimentName": run["experiment"],
-            "services": self._services(name),
+            "services": self._service_addresses(name),
             "computeId": sent.get("computeId"),
             "isArchived": bool(run.get("hidden")),
             "identity": sent.get("identity"),
             "componentId": sent.get("componentId"),
             "inputs": {key: shown_input(value) for key, value in entries(sent, "inputs")},
-            "outputs": {key: with_nulls(value, "description", "uri") for key, value in entries(sent, "outputs")},
+            "outputs": {key: with_nulls(value, *OUTPUT_FIELDS) for key, value in entries(sent, "outputs")},
         }
         if run["kind"] == "command":
             logs: Json = {
                 "description": None,
                 "uri": f"azureml://datastores/workspaceartifactstore/{artifact_path(name)}",
             }
-            properties["outputs"] = {"default": {**logs, **DEFAULT_OUTPUT}, **properties["outputs"]}
+            logs_output = with_nulls({**logs, **DEFAULT_OUTPUT}, *OUTPUT_FIELDS)
+            properties["outputs"] = {"default": logs_output, **properties["outputs"]}
             properties.setdefault("parameters", {})
         return properties
 
-    def _services(self, name: str) -> Json:
+    def _service_addresses(self, name: str) -> Json:
         settings = self._world.settings
         tracking = f"azureml:{self._world.tracking_url.removeprefix('https:')}?"
         group = f"/subscriptions/{settings.subscription_id}/resourcegroups/{settings.resource_group}"

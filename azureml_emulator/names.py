@@ -124,6 +124,14 @@ def check_address(what: str, uri: str) -> None:
         raise ServiceError(400, "UserError", text, inner_error="InvalidAssetUri")
 
 
+def refuse_settings(owner: str, settings: Mapping[str, object], *names: str) -> None:
+    """Raises: ServiceError 400 for the first of these settings that has a value: it would have no effect here."""
+    for name in names:
+        if settings.get(name) not in (None, False, {}, []):
+            text = f"azureml_emulator does not support '{name}' of the {owner}. Leave it out."
+            raise ServiceError(400, "UserError", text, inner_error="NotSupported")
+
+
 def check_line(what: str, value: object, longest: int) -> None:
     """Raises: ServiceError 400 for a value that is no text of one line, or too long."""
     if value is not None and not (isinstance(value, str) and len(value) <= longest and is_text(value)):

@@ -13,13 +13,12 @@ from typing import Literal
 from urllib.parse import urlencode
 from uuid import uuid4
 
-from azureml_emulator.wire import PROVIDER, Answer, Call, Json, Route, ServiceError, now
-from azureml_emulator.world import World
+from azureml_emulator.wire import PROVIDER, Answer, Call, Json, ServiceError, now
+from azureml_emulator.world import Interrupted, World
 
 log = logging.getLogger(__name__)
 
 Style = Literal["mfe", "compute"]
-LOCATIONS = f"/subscriptions/{{subscription}}/providers/{PROVIDER}/locations/{{location}}"
 # Ended operations that can still be polled. A client that was held up for long finds its own among so many.
 KEPT = 500
 NEVER = "0001-01-01T00:00:00+00:00"
@@ -91,20 +90,8 @@ class Operations:
             return {"x-ms-retry-after-ms": f"{seconds * 1000:.0f}"}
         return {"Retry-After": f"{seconds:.0f}"} if seconds else {}
 
-    def wait(self, seconds: float) -> None:
-        """Sleeps for a settable latency. Raises: ServiceError when the emulator is stopping."""
-        if self._world.stopping.wait(seconds):
-            raise Interrupted(503, "Interrupted", "The emulator is stopping.")
-
-    def routes(self) -> list[Route]:
-        return [
-            Route("GET", f"{LOCATIONS}/mfeOperationsStatus/{{operation}}", None, self._mfe_status),
-            Route("GET", f"{LOCATIONS}/mfeOperationResults/{{operation}}", None, self._mfe_result),
-            Route("GET", f"{LOCATIONS}/computeOperationsStatus/{{operation}}", None, self._compute_status),
-        ]
-
     def recover(self) -> None:
-        """Fails what no room took up again; called after every room's own recovery."""
+        """Fails the operations that no service resumed; called after every service has recovered."""
         records = self._world.store.list("operations")
         ended = sorted((str(record["ended"]), name) for name, record in records if "ended" in record)
         self._ended.extendleft(name for _, name in reversed(ended))
@@ -149,7 +136,7 @@ class Operations:
             raise ServiceError(404, "ResourceNotFound", f"The operation '{name}' was not found.", shape="arm")
         return record
 
-    def _mfe_status(self, call: Call) -> Answer:
+    def get_status(self, call: Call) -> Answer:
         record = self._record(call)
         body: Json = {
             "id": call.path,
@@ -163,7 +150,7 @@ class Operations:
             body["error"] = record["error"]
         return Answer(200, body, self.polling_headers())
 
-    def _mfe_result(self, call: Call) -> Answer:
+    def get_result(self, call: Call) -> Answer:
         record = self._record(call)
         if record["status"] == "InProgress":
             query = urlencode(call.query)
@@ -174,7 +161,7 @@ class Operations:
             raise ServiceError(400, str(error["code"]), str(error["message"]))
         return Answer(200)
 
-    def _compute_status(self, call: Call) -> Answer:
+    def get_compute_status(self, call: Call) -> Answer:
         record = self._record(call)
         body: Json = {"status": record["status"]}
         if record["status"] == "Succeeded":
@@ -182,7 +169,3 @@ class Operations:
         if "error" in record:
             body["error"] = record["error"]
         return Answer(200, body, self.polling_headers())
-
-
-class Interrupted(ServiceError):
-    """The work was cut off by the emulator's own end; its operation stays unfinished."""

@@ -1,9 +1,7 @@
 """A job's body to the steps that run: pipelines are unfolded, inputs bound, computes and sizes read. Runs nothing.
 
-Two notations of a pipeline's nodes are read: that of the REST body (`componentId`, `{"job_input_type": ..., "uri":
-...}`) and that of component YAML (`component: azureml:name:version`, plain values). A node runs a command
-component, or holds another pipeline. A plan is a function of the job's body and of components, which never change:
-after a restart it comes out the same.
+A node runs a command component, or holds another pipeline. A plan is a function of the job's body and of components,
+which never change, so it comes out the same after a restart. Bodies are read by job_body.py.
 """
 
 import re
@@ -12,36 +10,34 @@ from dataclasses import dataclass, field
 from uuid import NAMESPACE_URL, uuid5
 
 from azureml_emulator.command_line import EXPRESSION, render
-from azureml_emulator.names import JOB_MEMBER, VARIABLE, check_address, check_name
+from azureml_emulator.job_body import (
+    Asset,
+    AssetName,
+    Literal,
+    check_sizes,
+    entries,
+    is_optional,
+    output_type,
+    outputs_of,
+    read_asset_name,
+    read_inputs,
+    refuse_timeout,
+    text_of,
+    variables_of,
+)
+from azureml_emulator.names import JOB_MEMBER, check_address, check_name, refuse_settings
 from azureml_emulator.wire import Json, JsonValue, ServiceError
 
-# Linux limits one environment variable and one argument to 128 KiB, and all of them to 2 MiB.
-LONGEST_VALUE_BYTES, ALL_VALUES_BYTES = 100_000, 1_000_000
-
 
 @dataclass(frozen=True)
-class Literal:
-    """A value as text."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class Asset:
-    """Data or a model by its address."""
-
-    uri: str
-
-
-@dataclass(frozen=True)
-class Made:
-    """What a node of this job makes: the node's path and the output's name."""
+class NodeOutput:
+    """An output of a node: the node's path and the output's name. The path of the job itself is ""."""
 
     path: str
     output: str
 
 
-Value = Literal | Asset | Made
+Value = Literal | Asset | NodeOutput
 
 
 @dataclass
@@ -66,14 +62,16 @@ class Step:
 class Plan:
     """All steps of a job by path, the pipelines within it, and where outputs come from.
 
-    `sources` maps an output of a pipeline (the job's own has the path "") to the node's output that fills it.
+    `sources` maps an output of a pipeline (the job's own has the path "") to the node's output that fills it;
+    `asset_names` holds the outputs that are registered as assets.
     """
 
     job: str
     steps: dict[str, Step] = field(default_factory=dict)
     pipelines: list[str] = field(default_factory=list)
-    sources: dict[Made, Made] = field(default_factory=dict)
+    sources: dict[NodeOutput, NodeOutput] = field(default_factory=dict)
     output_types: dict[str, str] = field(default_factory=dict)
+    asset_names: dict[NodeOutput, AssetName] = field(default_factory=dict)
 
     def run_id(self, path: str) -> str:
         """The name of a node's run: the job's own for the path "", else an id that is the same in every start."""
@@ -82,22 +80,27 @@ class Plan:
     def parent_path(self, path: str) -> str:
         return path.rpartition("/")[0]
 
-    def source(self, made: Made) -> Made:
+    def source(self, output: NodeOutput) -> NodeOutput:
         """The step's output behind an output of a pipeline."""
-        while made in self.sources:
-            made = self.sources[made]
-        return made
+        while output in self.sources:
+            output = self.sources[output]
+        return output
+
+    def asset_name(self, output: NodeOutput) -> AssetName | None:
+        """The name under which a step's output is registered; the outermost pipeline that names it wins."""
+        named = [outer for outer in self.asset_names if self.source(outer) == output]
+        return self.asset_names[min(named, key=lambda outer: len(outer.path))] if named else None
 
     def needs(self, step: Step) -> set[str]:
         """The paths of the steps whose outputs a step reads."""
-        return {self.source(value).path for value in step.inputs.values() if isinstance(value, Made)}
+        return {self.source(value).path for value in step.inputs.values() if isinstance(value, NodeOutput)}
 
-    def folder(self, made: Made) -> str:
-        """The place of a step's output in the default datastore; that of a job's output lies under the job's name."""
+    def folder(self, output: NodeOutput) -> str:
+        """The folder of a step's output in the default datastore; that of a job's output is named after the job."""
         for outer in self.sources:
-            if outer.path == "" and self.source(outer) == made:
+            if outer.path == "" and self.source(outer) == output:
                 return f"azureml/{self.job}/{outer.output}"
-        return f"azureml/{self.run_id(made.path)}/{made.output}"
+        return f"azureml/{self.run_id(output.path)}/{output.output}"
 
 
 Components = Callable[[str], Json]
@@ -109,6 +112,11 @@ def make_plan(job: str, body: Json, components: Components) -> Plan:
     plan = Plan(job)
     bound = {name: value for name, value in read_inputs(body).items() if value is not None}
     plan.output_types = {name: output_type(value) for name, value in outputs_of(body)}
+    for name, value in outputs_of(body):
+        if name != "default" and (asset := read_asset_name(name, value, "assetName", "assetVersion")):
+            plan.asset_names[NodeOutput("", name)] = asset
+    refuse_settings("job", body, "distribution", "queueSettings", "notificationSetting", "autologgerSettings")
+    refuse_timeout("job", body)
     if str(body["jobType"]).lower() == "command":
         plan.steps[""] = command_step(body, bound, plan.output_types)
         check(plan)
@@ -157,6 +165,7 @@ def unfold(
         if not isinstance(node, dict):
             raise ServiceError(400, "UserError", f"Node '{name}' of the pipeline is not an object.")
         check_name("node", name, JOB_MEMBER)
+        refuse_timeout(f"node '{name}'", node)
         here = f"{path}/{name}".strip("/")
         component_id = component_reference(node, name, owner)
         component = components(component_id)
@@ -168,6 +177,9 @@ def unfold(
             text = f"Node '{here}' is of type '{kind}'. The emulator runs command and pipeline components."
             raise ServiceError(400, "UserError", text)
         plan.sources |= outputs_bound(path, here, node, component)
+        for output, value in outputs_of(node):
+            if asset := read_asset_name(output, value, "name", "version"):
+                plan.asset_names[NodeOutput(here, output)] = asset
         if kind == "pipeline":
             plan.pipelines.append(here)
             unfold(plan, here, component, component_id, given, own_compute or compute, components)
@@ -175,7 +187,7 @@ def unfold(
             plan.steps[here] = component_step(here, node, component, given, own_compute or compute, path, inputs)
 
 
-def outputs_bound(path: str, here: str, node: Json, component: Json) -> dict[Made, Made]:
+def outputs_bound(path: str, here: str, node: Json, component: Json) -> dict[NodeOutput, NodeOutput]:
     """The outputs of the pipeline at `path` that a node fills. Raises: ServiceError 400 for a name that cannot be."""
     bound = {}
     for key, value in outputs_of(node):
@@ -186,7 +198,7 @@ def outputs_bound(path: str, here: str, node: Json, component: Json) -> dict[Mad
         check_name("output", outer, JOB_MEMBER)
         if key not in dict(entries(component, "outputs")):
             raise ServiceError(400, "UserError", f"The component of node '{here}' has no output '{key}'.")
-        bound[Made(path, outer)] = Made(here, key)
+        bound[NodeOutput(path, outer)] = NodeOutput(here, key)
     return bound
 
 
@@ -228,56 +240,6 @@ def component_reference(node: Json, name: str, owner: str) -> str:
     return reference
 
 
-def read_inputs(document: Json) -> dict[str, Value | None]:
-    """The inputs of a job or a node by name. Raises: ServiceError 400 for a name or a value that cannot be one."""
-    inputs = {name: read_input(value) for name, value in entries(document, "inputs")}
-    for name, value in inputs.items():
-        check_name("input", name, JOB_MEMBER)
-        if isinstance(value, Asset):
-            check_address(f"uri of input '{name}'", value.uri)
-    return inputs
-
-
-def outputs_of(document: Json) -> list[tuple[str, JsonValue]]:
-    """The outputs of a job, a node or a component. Raises: ServiceError 400 for a name that cannot be one."""
-    outputs = entries(document, "outputs")
-    for name, _ in outputs:
-        check_name("output", name, JOB_MEMBER)
-    return outputs
-
-
-def variables_of(document: Json, key: str) -> dict[str, str]:
-    """Environment variables of a job, a node or a deployment. Raises: ServiceError 400 for one that cannot be."""
-    if not isinstance(document.get(key), dict | None):
-        raise ServiceError(400, "UserError", f"'{key}' must be an object of names and values.")
-    variables = {name: str(value) for name, value in entries(document, key)}
-    for name in variables:
-        check_name("environment variable", name, VARIABLE)
-    check_sizes({f"environment variable '{name}'": value for name, value in variables.items()})
-    return variables
-
-
-def check_sizes(values: dict[str, str]) -> None:
-    """Raises: ServiceError 400 when a value, or all of them together, are more than a process can be given."""
-    sizes = {what: len(value.encode()) for what, value in values.items()}
-    for what, size in sizes.items():
-        if size > LONGEST_VALUE_BYTES:
-            text = f"The value of {what} has {size} bytes; the limit is {LONGEST_VALUE_BYTES}. Pass it as a file input."
-            raise ServiceError(400, "UserError", text)
-    if sum(sizes.values()) > ALL_VALUES_BYTES:
-        text = f"The values have {sum(sizes.values())} bytes together; the limit is {ALL_VALUES_BYTES}."
-        raise ServiceError(400, "UserError", text)
-
-
-def read_input(value: JsonValue) -> Value | None:
-    """An input in either notation, not yet bound: an expression is still a literal."""
-    if isinstance(value, dict):
-        if value.get("uri") or value.get("path"):
-            return Asset(str(value.get("uri") or value["path"]))
-        value = value.get("value")
-    return None if value is None else Literal(str(value))
-
-
 def bind(value: Value | None, path: str, inputs: dict[str, Value]) -> Value | None:
     """The value with its expressions resolved among the pipeline's inputs and nodes; None when it stays unset."""
     if not isinstance(value, Literal):
@@ -299,7 +261,7 @@ def look_up(expression: str, path: str, inputs: dict[str, Value]) -> Value | Non
     if parts[:2] == ["parent", "inputs"] and len(parts) >= 3:
         return inputs.get(".".join(parts[2:]))
     if parts[:2] == ["parent", "jobs"] and len(parts) == 5 and parts[3] == "outputs":
-        return Made(f"{path}/{parts[2]}".strip("/"), parts[4])
+        return NodeOutput(f"{path}/{parts[2]}".strip("/"), parts[4])
     raise ServiceError(400, "UserError", f"The expression '${{{{{expression}}}}}' cannot be resolved.")
 
 
@@ -316,26 +278,6 @@ def with_defaults(component: Json, given: dict[str, Value]) -> dict[str, Value]:
     return {**defaults, **given}
 
 
-def is_optional(spec: JsonValue) -> bool:
-    """Whether a component's input may stay away. The service writes booleans of a component as text."""
-    return isinstance(spec, dict) and (str(spec.get("optional")).lower() == "true" or spec.get("default") is not None)
-
-
-def output_type(spec: JsonValue) -> str:
-    kind = (spec.get("jobOutputType") or spec.get("type")) if isinstance(spec, dict) else None
-    return str(kind or "uri_folder")
-
-
-def text_of(value: JsonValue) -> str:
-    return str(value.get("value") or "") if isinstance(value, dict) else str(value or "")
-
-
-def entries(document: Json, key: str) -> list[tuple[str, JsonValue]]:
-    """The members of an object within a document; none when it is absent or null."""
-    value = document.get(key)
-    return list(value.items()) if isinstance(value, dict) else []
-
-
 def check(plan: Plan) -> None:
     """Raises: ServiceError 400 for a command that cannot be rendered, an input that no step makes, a circle."""
     for step in plan.steps.values():
@@ -347,11 +289,15 @@ def check(plan: Plan) -> None:
         render(command, dict.fromkeys(step.inputs, ""), dict.fromkeys(step.outputs, ""))
         if step.code:
             check_address("code", step.code)
-        for made in [plan.source(value) for value in step.inputs.values() if isinstance(value, Made)]:
-            if made.path not in plan.steps or made.output not in plan.steps[made.path].outputs:
-                raise ServiceError(
-                    400, "UserError", f"Node '{step.path}' reads '{made.path}.{made.output}', which no node makes."
-                )
+        for source in [plan.source(value) for value in step.inputs.values() if isinstance(value, NodeOutput)]:
+            if source.path not in plan.steps or source.output not in plan.steps[source.path].outputs:
+                text = f"Node '{step.path}' reads '{source.path}.{source.output}', which no node makes."
+                raise ServiceError(400, "UserError", text)
+    for named in plan.asset_names:
+        source = plan.source(named)
+        if source.path not in plan.steps or source.output not in plan.steps[source.path].outputs:
+            text = f"No node makes the output '{named.output}' of '{named.path or plan.job}', which has an asset name."
+            raise ServiceError(400, "UserError", text)
     waiting = dict(plan.steps)
     while waiting:
         ready = [path for path, step in waiting.items() if not plan.needs(step) & waiting.keys()]

@@ -11,22 +11,19 @@ from uuid import NAMESPACE_URL, uuid5
 import yaml
 
 from azureml_emulator.asset_kinds import spec_as_text
-from azureml_emulator.blobs import ACCOUNT, REGISTRY_CONTAINER, Blobs
+from azureml_emulator.storage import ACCOUNT, REGISTRY_CONTAINER, Storage
 from azureml_emulator.wire import (
     PROVIDER,
     Answer,
     Call,
     Json,
-    Route,
     ServiceError,
     page,
     system_data,
-    versions,
     whole_number,
 )
 from azureml_emulator.world import World
 
-REGISTRY_VERSIONS = versions("2021-10-01-dataplanepreview")
 FILES = Path(__file__).parent / "registry"
 REGISTRY_ID = re.compile(
     r"azureml://registries/(?P<registry>[^/]+)/(?P<plural>\w+)/(?P<name>[^/]+)/versions/(?P<version>[^/]+)/?"
@@ -37,8 +34,9 @@ PUBLISHED = "2024-04-23T00:00:00.0000000+00:00"
 class Registry:
     """Models and components of the registry, by name and version."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, storage: Storage) -> None:
         self._world = world
+        self._storage = storage
         self._models: dict[str, dict[str, Json]] = {}
         self._components: dict[str, dict[str, Json]] = {}
         for file in sorted((FILES / "models").glob("*.yaml")):
@@ -48,25 +46,9 @@ class Registry:
             self._components.setdefault(file.parent.name, {})[file.stem] = yaml.safe_load(
                 file.read_text(encoding="utf-8")
             )
+        self._link_weights()
 
-    def routes(self) -> list[Route]:
-        discovery = "/registrymanagement/v1.0/registries/{registry}/discovery"
-        return [
-            Route("GET", discovery, None, self._discover),
-            *(
-                Route("GET", f"{{registry}}/{plural}{path}", REGISTRY_VERSIONS, handler)
-                for plural in ("models", "components")
-                for path, handler in [
-                    ("", self._list_names),
-                    ("/{asset}", self._get_container),
-                    ("/{asset}/versions", self._list_versions),
-                    ("/{asset}/versions/{version}", self._get_version),
-                ]
-            ),
-            Route("POST", "{registry}/datarefs/{asset}/versions/{version}", REGISTRY_VERSIONS, self._data_reference),
-        ]
-
-    def recover(self) -> None:
+    def _link_weights(self) -> None:
         """Makes the weights of every model readable as blobs."""
         # The SDK takes a model's path in its container from the second segment of its URL. Here, where the account
         # stands in the path, that repeats the container's name: the weights are readable under both names.
@@ -74,10 +56,7 @@ class Registry:
             for name, documents in self._models.items():
                 for version in documents:
                     place = f"{prefix}{name}/{version}"
-                    self._world.room(Blobs).link(REGISTRY_CONTAINER, place, self._weights_folder(name, version))
-
-    def stop(self) -> None:
-        """Nothing runs."""
+                    self._storage.link(REGISTRY_CONTAINER, place, self._weights_folder(name, version))
 
     def component(self, name: str, version: str) -> Json | None:
         """A component's YAML as it stands in its file."""
@@ -97,7 +76,7 @@ class Registry:
         named = self._models[name][version]["weights"]
         return self._world.settings.weights.get(name, FILES / "weights" / named).resolve()
 
-    def _discover(self, call: Call) -> Answer:
+    def discover(self, call: Call) -> Answer:
         settings, name = self._world.settings, call.path_params["registry"]
         if name != settings.registry_name:
             text = f"User/tenant/subscription is not allowed to access registry {name}"
@@ -136,11 +115,11 @@ class Registry:
         found = shelf.get(call.path_params["asset"], {})
         return sorted(found.items(), key=lambda entry: version_key(entry[0]), reverse=True)
 
-    def _list_names(self, call: Call) -> Answer:
+    def list_assets(self, call: Call) -> Answer:
         plural, shelf = self._shelf(call)
         return Answer(200, page([self._container(call, plural, name) for name in sorted(shelf)], call, 100))
 
-    def _get_container(self, call: Call) -> Answer:
+    def get_asset(self, call: Call) -> Answer:
         plural, shelf = self._shelf(call)
         if call.path_params["asset"] not in shelf:
             raise self._missing(plural, call.path_params["asset"])
@@ -164,7 +143,7 @@ class Registry:
             "systemData": system_data(PUBLISHED, principal="Microsoft"),
         }
 
-    def _list_versions(self, call: Call) -> Answer:
+    def list_versions(self, call: Call) -> Answer:
         view = call.query.get("listViewType", "All")
         documents = [
             self._document(call, version, document)
@@ -173,7 +152,7 @@ class Registry:
         ]
         return Answer(200, page(documents, call, whole_number("$top", call.query.get("$top"), 100, least=1)))
 
-    def _get_version(self, call: Call) -> Answer:
+    def get_version(self, call: Call) -> Answer:
         plural, shelf = self._shelf(call)
         name, version = call.path_params["asset"], call.path_params["version"]
         if version not in shelf.get(name, {}):
@@ -202,23 +181,23 @@ class Registry:
             "isAnonymous": False,
             "flavors": document.get("flavors") or {},
             "modelType": document["type"],
-            "modelUri": self._world.room(Blobs).url(REGISTRY_CONTAINER, f"{name}/{version}"),
+            "modelUri": self._storage.url(REGISTRY_CONTAINER, f"{name}/{version}"),
             "jobName": None,
         }
         if "system_metadata" in document:
             properties["systemMetadata"] = document["system_metadata"]
         return properties
 
-    def _data_reference(self, call: Call) -> Answer:
+    def create_data_reference(self, call: Call) -> Answer:
         """A signature to read a model's files."""
-        blobs, settings = self._world.room(Blobs), self._world.settings
+        storage, settings = self._storage, self._world.settings
         name, version = call.path_params["asset"], call.path_params["version"]
         self.weights(name, version)
         group = f"/subscriptions/{settings.subscription_id}/resourceGroups/{settings.resource_group}"
         reference: Json = {
-            "blobUri": blobs.url(REGISTRY_CONTAINER, f"{name}/{version}"),
+            "blobUri": storage.url(REGISTRY_CONTAINER, f"{name}/{version}"),
             "storageAccountArmId": f"{group}/providers/Microsoft.Storage/storageAccounts/{ACCOUNT}",
-            "credential": {"credentialType": "SAS", "sasUri": blobs.sas_url(REGISTRY_CONTAINER, permissions="rl")},
+            "credential": {"credentialType": "SAS", "sasUri": storage.sas_url(REGISTRY_CONTAINER, permissions="rl")},
         }
         return Answer(200, {"blobReferenceForConsumption": reference})
 

@@ -12,14 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
-from azureml_emulator.blobs import Blobs
+from azureml_emulator.asset_kinds import MODEL_TYPES
 from azureml_emulator.names import artifact_path, data_container
-from azureml_emulator.wire import ARM_GROUP, Answer, Call, Json, JsonValue, Route, ServiceError, now, page, whole_number
+from azureml_emulator.storage import Storage
+from azureml_emulator.wire import Answer, Call, Json, JsonValue, ServiceError, now, page, whole_number
 from azureml_emulator.world import World
 
 TERMINAL = ("Completed", "Failed", "Canceled")
-WORKSPACE = ARM_GROUP + "/workspaces/{workspace}"
-HISTORY = "/history/v1.0" + WORKSPACE
 CONSOLE = "logs/azureml/executionlogs.txt"
 STEP_LOG = "user_logs/std_log.txt"
 RUN_TYPES = {
@@ -31,7 +30,7 @@ RUN_TYPES = {
 }
 # How run history names the type of an output; the resolver of its address depends on it.
 DATA_TYPES = {"uri_folder": "UriFolder", "uri_file": "UriFile", "mltable": "MLTable"}
-MODEL_TYPES = {"mlflow_model": "MLFlowModel", "custom_model": "CustomModel", "triton_model": "TritonModel"}
+OUTPUT_TYPES = DATA_TYPES | MODEL_TYPES
 # What a job's input may name besides data that has no name: an asset of the workspace, or of a registry.
 WORKSPACE_ASSET = re.compile(r"(?:azureml:)?/?subscriptions/.*/workspaces/[^/]+(?P<asset>/(?:data|models)/.+)", re.I)
 REGISTRY = "azureml://registries/"
@@ -40,32 +39,14 @@ REGISTRY = "azureml://registries/"
 class Runs:
     """All runs of the workspace."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, storage: Storage) -> None:
         self._world = world
+        self._storage = storage
         self._watchers: list[Callable[[str], None]] = []
 
     def watch(self, watcher: Callable[[str], None]) -> None:
         """Calls `watcher` with the id of every run that is made or changed."""
         self._watchers.append(watcher)
-
-    def routes(self) -> list[Route]:
-        return [
-            Route("GET", HISTORY + "/runs/{run}", None, self._get),
-            Route("GET", HISTORY + "/runs/{run}/details", None, self._details),
-            Route("GET", HISTORY + "/runs/{run}/children", None, self._children),
-            Route("POST", HISTORY + "/rundata", None, self._run_data),
-            Route("PATCH", HISTORY + "/experiments/{experiment}/runs/{run}", None, self._patch),
-            Route("POST", "/data/v1.0" + WORKSPACE + "/dataversion/batchGetResolvedUris", None, self._resolve_data),
-            Route(
-                "POST", "/modelregistry/v1.0" + WORKSPACE + "/models/batchGetResolvedUris", None, self._resolve_models
-            ),
-        ]
-
-    def recover(self) -> None:
-        """Nothing runs; unfinished jobs are taken up by the room of jobs."""
-
-    def stop(self) -> None:
-        """Nothing runs."""
 
     def find(self, run_id: str) -> Json | None:
         return self._world.store.get("runs", run_id)
@@ -154,13 +135,13 @@ class Runs:
         self.set_status(run_id, "Failed")
 
     def set_outputs(self, run_id: str, outputs: dict[str, Json]) -> None:
-        """Outputs by name, each {path, type}: the path is in the default datastore."""
+        """Outputs by name, each {path, type, asset}: the path is in the default datastore, `asset` {name, version}."""
         self.edit(run_id, {"outputs": outputs})
 
     def artifacts(self, run_id: str) -> Path:
         """The folder of a run's logs and other artifacts."""
-        blobs = self._world.room(Blobs)
-        return blobs.folder(blobs.artifact_container, artifact_path(run_id))
+        storage = self._storage
+        return storage.folder(storage.artifact_container, artifact_path(run_id))
 
     def log_file(self, run_id: str) -> Path:
         return self.artifacts(run_id) / STEP_LOG
@@ -172,17 +153,17 @@ class Runs:
         """The id of an experiment, the same in every start."""
         return str(uuid5(NAMESPACE_URL, f"{self._world.workspace_id}/experiments/{name}"))
 
-    def _get(self, call: Call) -> Answer:
+    def get_run(self, call: Call) -> Answer:
         run_id = call.path_params["run"]
         return Answer(200, self._document(run_id, self.get(run_id)))
 
-    def _children(self, call: Call) -> Answer:
+    def list_children(self, call: Call) -> Answer:
         parent = call.path_params["run"]
         runs = [(run_id, run) for run_id, run in self.family(self.get(parent)["root"]) if run["parent"] == parent]
         documents = [self._document(run_id, run) for run_id, run in runs]
         return Answer(200, page(documents, call, whole_number("$top", call.query.get("$top"), 100, least=1)))
 
-    def _details(self, call: Call) -> Answer:
+    def get_details(self, call: Call) -> Answer:
         run_id = call.path_params["run"]
         document = self._document(run_id, self.get(run_id))
         kept = (
@@ -209,7 +190,7 @@ class Runs:
         details = {key: document[key] for key in kept}
         return Answer(200, {**details, "createdTimeUtc": document["createdUtc"], "logFiles": self._log_files(run_id)})
 
-    def _run_data(self, call: Call) -> Answer:
+    def get_run_data(self, call: Call) -> Answer:
         run_id = str(call.json().get("runId"))
         job = self._world.store.get("jobs", run_id) or {}
         metadata = self._document(run_id, self.get(run_id))
@@ -219,7 +200,7 @@ class Runs:
             {"runMetadata": metadata, "runDefinition": definition, "jobSpecification": None, "systemSettings": None},
         )
 
-    def _patch(self, call: Call) -> Answer:
+    def patch_run(self, call: Call) -> Answer:
         """Changes a run's name, description, tags and properties (both merged), and whether it is archived."""
         wanted, run_id = call.json(), call.path_params["run"]
         self.get(run_id)
@@ -235,28 +216,36 @@ class Runs:
         self.change(run_id, change)
         return Answer(200, self._document(run_id, self.get(run_id)))
 
-    def _resolve_data(self, call: Call) -> Answer:
+    def resolve_data(self, call: Call) -> Answer:
         values = {
             asset_id: {"uri": uri, "type": kind, "legacyDatasetType": None}
             for asset_id, uri, kind in self._resolved(call)
         }
         return Answer(200, {"values": values})
 
-    def _resolve_models(self, call: Call) -> Answer:
+    def resolve_models(self, call: Call) -> Answer:
         values = {asset_id: {"path": uri, "type": kind} for asset_id, uri, kind in self._resolved(call)}
         return Answer(200, {"values": values})
 
     def _resolved(self, call: Call) -> list[tuple[str, str, str]]:
-        """(asset id, address, type) of the asked outputs, those that exist."""
-        asked = call.json().get("values")
-        found = []
-        for asset_id in asked if isinstance(asked, list) else []:
-            _, _, name = str(asset_id).partition("/azureml_")
-            run_id, _, output = name.rpartition("/")[0].removesuffix("/versions").partition("_output_")
-            place = self._places(run_id).get(output.partition("_")[2])
-            if place:
-                found.append((str(asset_id), place[0], place[1]))
-        return found
+        """(asset id, address, type) of the outputs in the request, those that exist."""
+        values = call.json().get("values")
+        resolved = []
+        for asset_id in map(str, values if isinstance(values, list) else []):
+            match = re.fullmatch(r".*/(?P<plural>data|models)/(?P<name>[^/]+)/versions/(?P<version>[^/]+)", asset_id)
+            address = self._address(match["plural"], match["name"], match["version"]) if match else None
+            if address:
+                resolved.append((asset_id, *address))
+        return resolved
+
+    def _address(self, plural: str, name: str, version: str) -> tuple[str, str] | None:
+        """(address, type in run history) of a registered asset, or of an output under the name made for its run."""
+        if record := self._world.store.get(f"{plural}_versions", f"{name}/{version}"):
+            properties = record["properties"]
+            uri, kind = ("modelUri", "modelType") if plural == "models" else ("dataUri", "dataType")
+            return str(properties[uri]), OUTPUT_TYPES.get(str(properties[kind]), "UriFolder")
+        run_id, _, output = name.removeprefix("azureml_").partition("_output_")
+        return self._places(run_id).get(output.partition("_")[2]) if name.startswith("azureml_") else None
 
     def _places(self, run_id: str) -> dict[str, tuple[str, str]]:
         """(address, type in run history) of each output of a run, and of its logs under the name `default`."""
@@ -269,7 +258,7 @@ class Runs:
         places = {"default": (f"{base}/workspaceartifactstore/paths/{artifact_path(run_id)}/", "UriFolder")}
         for name, output in run["outputs"].items():
             slash = "" if output["type"] == "uri_file" else "/"
-            kind = {**DATA_TYPES, **MODEL_TYPES}.get(str(output["type"]), "UriFolder")
+            kind = OUTPUT_TYPES.get(str(output["type"]), "UriFolder")
             places[name] = (f"{base}/workspaceblobstore/paths/{output['path']}{slash}", kind)
         return places
 
@@ -281,7 +270,7 @@ class Runs:
         """Data and models that a run reads: a registered asset under its own id, other data as one made for the run."""
         inputs: Json = {}
         for name, entry in (run.get("inputs") or {}).items():
-            kind = {**DATA_TYPES, **MODEL_TYPES}.get(str(entry["type"]), "UriFolder")
+            kind = OUTPUT_TYPES.get(str(entry["type"]), "UriFolder")
             plural, group = ("models", "model") if kind in MODEL_TYPES.values() else ("data", "data")
             asset_id = f"{self._asset_base}/{plural}/azureml_{run_id}_input_{group}_{name}/versions/1"
             if registered := WORKSPACE_ASSET.fullmatch(entry["uri"]):
@@ -291,22 +280,24 @@ class Runs:
             inputs[name] = {"assetId": asset_id, "type": kind}
         return inputs
 
-    def _outputs(self, run_id: str) -> Json:
+    def _outputs(self, run_id: str, run: Json) -> Json:
+        """The outputs of a run: a registered one under its asset's id, others under a name made for the run."""
         outputs: Json = {}
         for name, (_, kind) in self._places(run_id).items():
             plural, group = ("models", "model") if kind in MODEL_TYPES.values() else ("data", "data")
-            outputs[name] = {
-                "assetId": f"{self._asset_base}/{plural}/azureml_{run_id}_output_{group}_{name}/versions/1",
-                "type": kind,
-            }
+            asset = (run["outputs"].get(name) or {}).get("asset")
+            asset_name = asset["name"] if asset else f"azureml_{run_id}_output_{group}_{name}"
+            version = asset["version"] if asset else "1"
+            asset_id = f"{self._asset_base}/{plural}/{asset_name}/versions/{version}"
+            outputs[name] = {"assetId": asset_id, "type": kind}
         return outputs
 
     def _log_files(self, run_id: str) -> Json:
-        blobs, folder = self._world.room(Blobs), self.artifacts(run_id)
+        storage, folder = self._storage, self.artifacts(run_id)
         names = sorted(
             str(file.relative_to(folder)) for kind in ("logs", "user_logs") for file in (folder / kind).rglob("*.txt")
         )
-        return {name: blobs.sas_url(blobs.artifact_container, f"{artifact_path(run_id)}/{name}") for name in names}
+        return {name: storage.sas_url(storage.artifact_container, f"{artifact_path(run_id)}/{name}") for name in names}
 
     def _document(self, run_id: str, run: Json) -> Json:
         """A run as run history shows it."""
@@ -356,7 +347,7 @@ class Runs:
             "outputDatasets": [],
             "compute": {"target": run["target"]} if run.get("target") else None,
             "inputs": self._inputs(run_id, run),
-            "outputs": self._outputs(run_id),
+            "outputs": self._outputs(run_id, run),
         }
 
     def _error(self, run: Json) -> Json | None:

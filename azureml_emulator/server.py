@@ -24,7 +24,7 @@ from azureml_emulator.identity import CLOUD, Secrets
 from azureml_emulator.journal import EXCHANGES_VARIABLE, Journal
 from azureml_emulator.store import Store, set_aside, write_atomically
 from azureml_emulator.wire import Json
-from azureml_emulator.world import Settings, Timing, World
+from azureml_emulator.world import Settings, World, read_timing
 
 log = logging.getLogger(__name__)
 
@@ -173,9 +173,8 @@ def serve(home: Path, port: int | None, weights: dict[str, Path], *, stop_with_s
     with lock_home(home):
         listener = bind(home, port)
         context = make_certificates(home)
-        world = World(
-            Settings(home=home, port=listener.getsockname()[1], weights=weights), Store(home / "documents"), Timing()
-        )
+        store = Store(home / "documents")
+        world = World(Settings(home=home, port=listener.getsockname()[1], weights=weights), store, read_timing(store))
         exchanges = os.environ.get(EXCHANGES_VARIABLE)
         application = Application(world, Journal(home / "requests.jsonl", Path(exchanges) if exchanges else None))
         server = Server(web_config(application, context), lambda: announce(world))

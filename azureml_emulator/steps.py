@@ -9,20 +9,22 @@ import shutil
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from azureml_emulator.assets import Assets
-from azureml_emulator.blobs import Blobs
 from azureml_emulator.command_line import render
-from azureml_emulator.faults import Fault
+from azureml_emulator.faults import Fault, Faults
+from azureml_emulator.identity import Identity
+from azureml_emulator.job_body import Asset, Literal, entries, output_type
 from azureml_emulator.names import path_below
-from azureml_emulator.operations import Interrupted
-from azureml_emulator.plan import Asset, Literal, Made, Plan, Step, Value, entries, output_type
+from azureml_emulator.plan import NodeOutput, Plan, Step, Value
 from azureml_emulator.processes import Child, own_environment, start_child, wait_for_end
 from azureml_emulator.runs import Runs
+from azureml_emulator.storage import Storage
 from azureml_emulator.wire import Json, now
-from azureml_emulator.world import World
+from azureml_emulator.world import Interrupted, World
 
 POLL_SECONDS = 0.05
 LOG_TAIL_LINES = 15
@@ -51,6 +53,18 @@ class Prepared(NamedTuple):
     outputs: dict[str, Json]
 
 
+@dataclass(frozen=True)
+class JobServices:
+    """The services that a job uses while it runs."""
+
+    world: World
+    identity: Identity
+    faults: Faults
+    storage: Storage
+    assets: Assets
+    runs: Runs
+
+
 class Control:
     """Whether a job is to go on."""
 
@@ -66,7 +80,7 @@ class Control:
 
     def check_stopping(self) -> None:
         if self._world.stopping.is_set():
-            raise Interrupted(503, "Interrupted", "The emulator is stopping.")
+            raise Interrupted
 
     def pause(self, seconds: float) -> None:
         """Waits for a settable latency. Raises as `check`."""
@@ -108,13 +122,17 @@ class Console:
 class StepRun:
     """One step under way."""
 
-    def __init__(self, world: World, plan: Plan, step: Step, control: Control, console: Console) -> None:
-        self._world = world
+    def __init__(self, services: JobServices, plan: Plan, step: Step, control: Control, console: Console) -> None:
+        self._world = services.world
+        self._identity = services.identity
+        self._faults = services.faults
+        self._storage = services.storage
+        self._assets = services.assets
+        self._runs = services.runs
         self._plan = plan
         self._step = step
         self._control = control
         self._console = console
-        self._runs = world.room(Runs)
         self._run_id = plan.run_id(step.path)
         # A command job is its own step.
         self._name = step.name or plan.job
@@ -126,7 +144,7 @@ class StepRun:
             attempt += 1
             self._runs.edit(self._run_id, {"attempt": attempt})
             try:
-                self._attempt(attempt, self._world.faults.for_step(self._name))
+                self._attempt(attempt, self._faults.for_step(self._name))
             except Preempted:
                 self._console.say(f"Run {self._run_id} ({self._name}): the node was preempted, the step starts again.")
             else:
@@ -160,7 +178,7 @@ class StepRun:
         timing = self._world.timing
         self._runs.set_status(self._run_id, "Queued")
         if fault and fault.effect == "hang_queued":
-            self._world.faults.hold(fault, self._control.cancelled.is_set)
+            self._faults.hold(fault, self._control.cancelled.is_set)
         self._control.pause(timing.queue_seconds)
         self._runs.set_status(self._run_id, "Preparing")
         prepared = self._prepare(attempt)
@@ -168,14 +186,23 @@ class StepRun:
         self._runs.set_status(self._run_id, "Running")
         status = self._execute(prepared, fault)
         if fault and fault.effect == "slow":
-            self._world.faults.hold(fault, self._control.cancelled.is_set)
+            self._faults.hold(fault, self._control.cancelled.is_set)
             self._control.check()
         if status != 0:
             raise StepFailed(self._explain(status))
         self._runs.set_status(self._run_id, "Finalizing")
         self._control.pause(timing.finalize_seconds)
+        self._register(prepared.outputs)
         self._runs.set_outputs(self._run_id, prepared.outputs)
         self._runs.set_status(self._run_id, "Completed")
+
+    def _register(self, outputs: dict[str, Json]) -> None:
+        """Registers the outputs that have an asset name, and notes name and version. Raises: ServiceError."""
+        for name, output in outputs.items():
+            if asset := self._plan.asset_name(NodeOutput(self._step.path, name)):
+                path, kind = str(output["path"]), str(output["type"])
+                version = self._assets.register_output(asset, kind, path, self._run_id)
+                output["asset"] = {"name": asset.name, "version": version}
 
     def _prepare(self, attempt: int) -> Prepared:
         """The step, with a working folder that contains only its code, and empty output folders."""
@@ -186,14 +213,13 @@ class StepRun:
             )
         folder = path_below(self._world.settings.home / "jobs", self._run_id)
         shutil.rmtree(folder, ignore_errors=True)
-        assets = self._world.room(Assets)
         if self._step.code:
-            shutil.copytree(assets.locate(self._step.code), folder, symlinks=True)
+            shutil.copytree(self._assets.locate(self._step.code), folder, symlinks=True)
         folder.mkdir(parents=True, exist_ok=True)
         inputs = {name: self._input_text(value) for name, value in self._step.inputs.items()}
         places = {name: self._output_place(name) for name in self._step.outputs}
         outputs: dict[str, Json] = {
-            name: {"path": self._plan.folder(Made(self._step.path, name)), "type": kind}
+            name: {"path": self._plan.folder(NodeOutput(self._step.path, name)), "type": kind}
             for name, kind in self._step.outputs.items()
         }
         if attempt > 1:
@@ -206,19 +232,18 @@ class StepRun:
         if isinstance(value, Literal):
             return value.text
         if isinstance(value, Asset):
-            return str(self._world.room(Assets).locate(value.uri))
+            return str(self._assets.locate(value.uri))
         return str(self._blob_folder(self._plan.folder(self._plan.source(value))))
 
     def _output_place(self, name: str) -> Path:
-        place = self._blob_folder(self._plan.folder(Made(self._step.path, name)))
+        place = self._blob_folder(self._plan.folder(NodeOutput(self._step.path, name)))
         shutil.rmtree(place, ignore_errors=True)
         place.unlink(missing_ok=True)
         (place.parent if self._step.outputs[name] == "uri_file" else place).mkdir(parents=True, exist_ok=True)
         return place
 
     def _blob_folder(self, path: str) -> Path:
-        blobs = self._world.room(Blobs)
-        return blobs.folder(blobs.default_container, path)
+        return self._storage.folder(self._storage.default_container, path)
 
     def _execute(self, prepared: Prepared, fault: Fault | None) -> int:
         """The exit status of the command. Raises: Cancelled, Preempted, StepFailed by a fault, Interrupted."""
@@ -243,7 +268,7 @@ class StepRun:
             return
         if fault.effect == "not_responding":
             self._runs.set_status(self._run_id, "NotResponding")
-            self._world.faults.hold(fault, self._control.cancelled.is_set)
+            self._faults.hold(fault, self._control.cancelled.is_set)
             self._control.check()
             self._runs.set_status(self._run_id, "Running")
             return
@@ -273,7 +298,7 @@ class StepRun:
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
             "MLFLOW_TRACKING_URI": self._world.tracking_url,
-            "MLFLOW_TRACKING_TOKEN": self._world.tokens.step_token(self._run_id),
+            "MLFLOW_TRACKING_TOKEN": self._identity.step_token(self._run_id),
             "MLFLOW_RUN_ID": self._run_id,
             "MLFLOW_EXPERIMENT_NAME": str(experiment),
             "AZUREML_RUN_ID": self._run_id,

@@ -20,17 +20,14 @@ import httpx
 
 from azureml_emulator.identity import STEP
 from azureml_emulator.processes import Child, own_environment, start_child
-from azureml_emulator.runs import WORKSPACE, Runs
+from azureml_emulator.runs import Runs
 from azureml_emulator.servers import announced_port
 from azureml_emulator.tracking_rules import API, ASYNC_BATCH, Refused, check, run_named
-from azureml_emulator.wire import Answer, Call, Json, Route, ServiceError
+from azureml_emulator.wire import Answer, Call, Json, ServiceError
 from azureml_emulator.world import World
 
 log = logging.getLogger(__name__)
 
-# azureml-mlflow asks under v2.0, the workspace's address says v1.0.
-PREFIXES = [f"/mlflow/{version}{WORKSPACE}" for version in ("v1.0", "v2.0")]
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 START_SECONDS = 90
 REQUEST_SECONDS = 60
 STATES = {
@@ -48,20 +45,15 @@ class Unavailable(Exception):
 class Tracking:
     """The tracking server of the workspace."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, runs: Runs) -> None:
         self._world = world
+        self._runs = runs
         self._changes: queue.SimpleQueue[str | threading.Event] = queue.SimpleQueue()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._child: Child | None = None
         self._client: httpx.Client | None = None
-
-    def routes(self) -> list[Route]:
-        paths = [prefix + "/{rest:path}" for prefix in PREFIXES]
-        return [Route(method, path, None, self._answer, auth="tracking") for method in METHODS for path in paths]
-
-    def recover(self) -> None:
-        self._world.room(Runs).watch(self._note)
+        runs.watch(self._note)
 
     def stop(self) -> None:
         if self._child:
@@ -139,15 +131,15 @@ class Tracking:
             "started": milliseconds(str(run["started"] or run["created"])),
             "ended": milliseconds(str(run["ended"])) if run["ended"] else None,
             "tags": run_tags(run),
-            "artifact_uri": self._world.room(Runs).artifacts(run_id).as_uri(),
+            "artifact_uri": self._runs.artifacts(run_id).as_uri(),
         }
         answer = client.put(f"/job-runs/{run_id}", json=document)
         if answer.is_error:
             log.error("run %s was not written to MLflow: %s %s", run_id, answer.status_code, answer.text)
 
-    def _answer(self, call: Call) -> Answer:
+    def forward(self, call: Call) -> Answer:
         """MLflow's answer, when all that runs.py has said so far is in its store."""
-        path, find = "/" + call.path_params["rest"], self._world.room(Runs).find
+        path, find = "/" + call.path_params["rest"], self._runs.find
         # MLflow reads one of them, and gets only that one.
         query, body = (call.query, {}) if call.method == "GET" else ({}, call.json())
         try:
@@ -180,7 +172,7 @@ class Tracking:
         if not call.principal.startswith(STEP):
             return None
         run_id = call.principal.removeprefix(STEP)
-        step = self._world.room(Runs).find(run_id)
+        step = self._runs.find(run_id)
         if step is None:
             raise Refused(403, "PERMISSION_DENIED", f"The token's run {run_id} is not known.")
         return step

@@ -1,6 +1,6 @@
 """The words of the REST surface: one call, one answer, one error, one route, and the envelopes that resources share.
 
-Rooms (jobs, compute, ...) take a `Call` and give an `Answer`; only `app.py` knows the web server.
+Services (jobs, compute, ...) take a `Call` and return an `Answer`; only `app.py` knows the web server.
 """
 
 import json
@@ -207,11 +207,6 @@ def whole_number(
         message = f"{name} must be a whole number from {least} to {most}."
         raise ServiceError(400, code, message, shape=shape)
     return int(text)
-
-
-def versions(*names: str) -> frozenset[str]:
-    """The api-versions a route answers."""
-    return frozenset(names)
 
 
 def now() -> str:

@@ -1,23 +1,20 @@
 """The workspace, its datastores and its service addresses. One workspace exists from the first start."""
 
-from azureml_emulator.blobs import ACCOUNT, Blobs
+from azureml_emulator.identity import Identity
+from azureml_emulator.storage import ACCOUNT, Storage
 from azureml_emulator.wire import (
     PROVIDER,
     Answer,
     Call,
     Json,
-    Route,
     ServiceError,
     now,
     page,
     system_data,
-    versions,
     whole_number,
 )
 from azureml_emulator.world import World
 
-WORKSPACE_VERSIONS = versions("2024-10-01-preview", "2023-08-01-preview", "2023-04-01-preview")
-DATASTORE_VERSIONS = versions("2024-10-01-preview", "2023-04-01-preview")
 DEFAULT_DATASTORE = "workspaceblobstore"
 ARTIFACT_DATASTORE = "workspaceartifactstore"
 LONGEST_HOURS = 366 * 24
@@ -26,30 +23,17 @@ LONGEST_HOURS = 366 * 24
 class Workspace:
     """Workspace, datastores, discovery."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, identity: Identity, storage: Storage) -> None:
         self._world = world
+        self._identity = identity
+        self._storage = storage
         if world.store.get("workspaces", world.settings.workspace_name) is None:
             world.store.put("workspaces", world.settings.workspace_name, {"created": now(), "tags": {}})
 
-    def routes(self) -> list[Route]:
-        return [
-            Route("GET", "{workspace}", WORKSPACE_VERSIONS, self._get),
-            Route("GET", "{workspace}/datastores", DATASTORE_VERSIONS, self._list_datastores),
-            Route("GET", "{workspace}/datastores/{datastore}", DATASTORE_VERSIONS, self._get_datastore),
-            Route("POST", "{workspace}/datastores/{datastore}/listSecrets", DATASTORE_VERSIONS, self._list_secrets),
-            Route("GET", "/discovery", None, self._discovery, auth="none"),
-        ]
-
-    def recover(self) -> None:
-        """Nothing runs."""
-
-    def stop(self) -> None:
-        """Nothing runs."""
-
     def container(self, datastore: str) -> str:
         """The storage container of a datastore. Raises: ServiceError 404."""
-        blobs = self._world.room(Blobs)
-        containers = {DEFAULT_DATASTORE: blobs.default_container, ARTIFACT_DATASTORE: blobs.artifact_container}
+        storage = self._storage
+        containers = {DEFAULT_DATASTORE: storage.default_container, ARTIFACT_DATASTORE: storage.artifact_container}
         if datastore not in containers:
             text = f"Could not find datastore '{datastore}'. The datastores are {', '.join(containers)}."
             raise ServiceError(404, "UserError", text, inner_error="NotFoundError")
@@ -66,7 +50,7 @@ class Workspace:
             text = f"The Resource '{PROVIDER}/workspaces/{name}' under resource group '{group}' was not found."
             raise ServiceError(404, "ResourceNotFound", text, shape="arm")
 
-    def _get(self, call: Call) -> Answer:
+    def get_workspace(self, call: Call) -> Answer:
         return Answer(200, self._document())
 
     def _document(self) -> Json:
@@ -136,22 +120,22 @@ class Workspace:
             "systemData": system_data(str(record["created"])),
         }
 
-    def _list_datastores(self, call: Call) -> Answer:
+    def list_datastores(self, call: Call) -> Answer:
         documents = [self._datastore(name) for name in (DEFAULT_DATASTORE, ARTIFACT_DATASTORE)]
         if call.query.get("isDefault", "").lower() == "true":
             documents = documents[:1]
         return Answer(200, page(documents, call, whole_number("count", call.query.get("count"), 30, least=1)))
 
-    def _get_datastore(self, call: Call) -> Answer:
+    def get_datastore(self, call: Call) -> Answer:
         return Answer(200, self._datastore(call.path_params["datastore"]))
 
-    def _list_secrets(self, call: Call) -> Answer:
+    def list_secrets(self, call: Call) -> Answer:
         container = self.container(call.path_params["datastore"])
         hours = whole_number("expireAfterHours", call.json().get("expireAfterHours"), 1, least=1, most=LONGEST_HOURS)
-        token = self._world.tokens.sign(container, seconds=hours * 3600)
+        token = self._identity.sign(container, seconds=hours * 3600)
         return Answer(200, {"secretsType": "Sas", "sasToken": f"?{token}"})
 
-    def _discovery(self, call: Call) -> Answer:
+    def get_service_addresses(self, call: Call) -> Answer:
         names = (
             "api",
             "experimentation",

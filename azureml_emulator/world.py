@@ -1,28 +1,12 @@
-"""What every room is given: where the emulator stands, its documents, its clock settings and the other rooms."""
+"""What all services of the emulator share: its settings, its documents, its latencies, and the signal that it stops."""
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 from uuid import NAMESPACE_URL, uuid5
 
 from azureml_emulator.store import Store
-from azureml_emulator.wire import PROVIDER, Route
-
-if TYPE_CHECKING:
-    from azureml_emulator.faults import Faults
-    from azureml_emulator.identity import Identity
-    from azureml_emulator.operations import Operations
-
-
-class Room(Protocol):
-    """One part of the service. `recover` runs once after a start, `stop` once before the end."""
-
-    def routes(self) -> list[Route]: ...
-
-    def recover(self) -> None: ...
-
-    def stop(self) -> None: ...
+from azureml_emulator.wire import PROVIDER, ServiceError
 
 
 @dataclass
@@ -43,9 +27,15 @@ class Timing:
     token_seconds: float = 24 * 3600.0  # the SDK asks for a new token 300 s before the end of the old one
 
 
+def read_timing(store: Store) -> Timing:
+    """The timing that was set before a restart; the default one for what was not set."""
+    kept = store.get("settings", "timing") or {}
+    return Timing(**{name: kept[name] for name in asdict(Timing()) if name in kept})
+
+
 @dataclass(frozen=True)
 class Settings:
-    """Names and places, fixed for the life of the process. `weights`: a registry model's name to a local folder."""
+    """Names and folders, fixed for the life of the process. `weights`: a registry model's name to a local folder."""
 
     home: Path
     port: int
@@ -58,25 +48,26 @@ class Settings:
     weights: dict[str, Path] = field(default_factory=dict)
 
 
-R = TypeVar("R")
+class Interrupted(ServiceError):
+    """Work was cut off because the emulator stops; the next start resumes it."""
+
+    def __init__(self) -> None:
+        super().__init__(503, "Interrupted", "The emulator is stopping.")
 
 
 @dataclass
 class World:
-    """The emulator as its rooms see it."""
+    """One emulator as its services see it."""
 
     settings: Settings
     store: Store
     timing: Timing
     stopping: threading.Event = field(default_factory=threading.Event)
-    rooms: dict[type, Room] = field(default_factory=dict)
-    tokens: "Identity" = None  # type: ignore[assignment]
-    operations: "Operations" = None  # type: ignore[assignment]
-    faults: "Faults" = None  # type: ignore[assignment]
 
-    def room(self, kind: type[R]) -> R:
-        """The one room of that class, e.g. `world.room(Blobs)`."""
-        return cast(R, self.rooms[kind])
+    def pause(self, seconds: float) -> None:
+        """Sleeps for a settable latency. Raises: Interrupted when the emulator is stopping."""
+        if self.stopping.wait(seconds):
+            raise Interrupted
 
     @property
     def url(self) -> str:

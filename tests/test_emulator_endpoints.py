@@ -7,7 +7,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from azure.ai.ml.entities import ManagedOnlineEndpoint, Model, OnlineRequestSettings, ProbeSettings
+from azure.ai.ml.entities import (
+    ManagedOnlineEndpoint,
+    Model,
+    OnlineRequestSettings,
+    ProbeSettings,
+)
 from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 from conftest import QUICK, Emulator
 from tiny_model import (
@@ -105,6 +110,24 @@ def test_wrong_traffic_is_refused(service: Service, traffic: dict[str, int], rea
     assert service.client.online_endpoints.get("served").traffic == {"blue": 100}
 
 
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ({"mirrorTraffic": {"blue": 10}}, "does not support 'mirrorTraffic' of the endpoint"),
+        ({"publicNetworkAccess": "Disabled"}, "publicNetworkAccess 'Disabled' is not served here"),
+    ],
+    ids=["mirror", "private"],
+)
+def test_endpoint_setting_without_effect_is_refused(service: Service, setting: dict, reason: str) -> None:
+    """A setting that would have no effect answers 400 with its name and changes nothing."""
+    body = endpoint_body(traffic={"blue": 100})
+    body["properties"] |= setting
+    answer = service.arm("PUT", "/onlineEndpoints/served", ENDPOINT_VERSION, body)
+
+    assert answer.status_code == 400
+    assert reason in answer.json()["error"]["message"]
+
+
 def test_missing_endpoint(service: Service) -> None:
     """A GET of an unknown endpoint answers 404, a DELETE 204."""
     with pytest.raises(ResourceNotFoundError, match="Online endpoint no-such-thing not found in workspace local"):
@@ -133,8 +156,9 @@ def test_deployment_shows_the_service_defaults(service: Service) -> None:
         ({"request_settings": OnlineRequestSettings(request_timeout_ms=180001)}, "180001 ms is not allowed"),
         ({"model": "azureml:no-such-model:1"}, "no-such-model"),
         ({"instance_count": 51}, "Instance count 51 is not between 1 and 50"),
+        ({"app_insights_enabled": True}, "does not support 'appInsightsEnabled' of the deployment"),
     ],
-    ids=["instance type", "timeout", "model", "instances"],
+    ids=["instance type", "timeout", "model", "instances", "insights"],
 )
 def test_wrong_deployments_are_refused_at_once(service: Service, settings: dict, reason: str) -> None:
     """A deployment with an unknown size or model, or beyond a limit, is refused before anything starts."""

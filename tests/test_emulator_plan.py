@@ -3,7 +3,8 @@
 import pytest
 
 from azureml_emulator.command_line import render
-from azureml_emulator.plan import Asset, Literal, Made, make_plan
+from azureml_emulator.job_body import Asset, AssetName, Literal
+from azureml_emulator.plan import NodeOutput, make_plan
 from azureml_emulator.wire import Json, ServiceError
 
 REGISTRY = "azureml://registries/azureml/components"
@@ -54,7 +55,7 @@ def test_pipeline_component_is_unfolded() -> None:
 
     assert plan.pipelines == ["node"]
     assert train.inputs == {"data": Asset("azureml://datastores/d/paths/f"), "rate": Literal("0.1")}
-    assert convert.inputs == {"data": Made("node/train", "model"), "rate": Literal("rate 0.1")}
+    assert convert.inputs == {"data": NodeOutput("node/train", "model"), "rate": Literal("rate 0.1")}
     assert (train.compute, convert.compute) == ("gpu", None)
     assert plan.needs(convert) == {"node/train"}
 
@@ -63,8 +64,21 @@ def test_output_of_the_job_lies_under_its_name() -> None:
     """An output that is bound up to the job lies under the job's name, another under the name of its step's run."""
     plan = make_plan("job", body(), COMPONENTS.__getitem__)
 
-    assert plan.folder(Made("node/convert", "model")) == "azureml/job/trained"
-    assert plan.folder(Made("node/train", "model")) == f"azureml/{plan.run_id('node/train')}/model"
+    assert plan.folder(NodeOutput("node/convert", "model")) == "azureml/job/trained"
+    assert plan.folder(NodeOutput("node/train", "model")) == f"azureml/{plan.run_id('node/train')}/model"
+
+
+def test_outermost_asset_name_wins() -> None:
+    """An output is registered under the name that the job gives it, else under the name that its node gives it."""
+    bound = {"type": "literal", "value": "${{parent.outputs.trained}}", "name": "of-the-node", "version": "2"}
+    named = body(outputs={"model": bound})
+    alone = make_plan("job", named, COMPONENTS.__getitem__)
+    named["outputs"] = {"trained": {"jobOutputType": "mlflow_model", "assetName": "of-the-job"}}
+    both = make_plan("job", named, COMPONENTS.__getitem__)
+
+    assert alone.asset_name(NodeOutput("node/convert", "model")) == AssetName("of-the-node", "2")
+    assert both.asset_name(NodeOutput("node/convert", "model")) == AssetName("of-the-job", None)
+    assert both.asset_name(NodeOutput("node/train", "model")) is None
 
 
 def test_plan_is_the_same_again() -> None:
@@ -83,8 +97,26 @@ def test_plan_is_the_same_again() -> None:
         ({"componentId": None}, "Node 'node' names no component"),
         ({"inputs": {"data": "${{parent.jobs.other.outputs.x}}"}}, "reads 'other.x', which no node makes"),
         ({"inputs": {"data": "${{search_space.x}}"}}, "'${{search_space.x}}' cannot be resolved"),
+        ({"outputs": {"model": {"version": "1"}}}, "'model' has the asset version '1' without an asset name"),
+        ({"outputs": {"model": {"name": "../etc"}}}, "The asset name '../etc' is invalid"),
+        ({"outputs": {"other": {"name": "model"}}}, "No node makes the output 'other' of 'node'"),
+        ({"outputs": {"model": {"path": "azureml://datastores/d/paths/x"}}}, "does not support 'path' of the output"),
+        ({"limits": {"timeout": "PT1H"}}, "does not support 'timeout' of the node 'node'"),
+        ({"outputs": {"model": {"autoDeleteSetting": {"value": "1"}}}}, "does not support 'autoDeleteSetting'"),
     ],
-    ids=["missing-input", "other-type", "no-component", "unknown-output", "unknown-expression"],
+    ids=[
+        "missing-input",
+        "other-type",
+        "no-component",
+        "unknown-output",
+        "unknown-expression",
+        "version-without-name",
+        "impossible-name",
+        "name-of-nothing",
+        "own-path",
+        "time-limit",
+        "auto-delete",
+    ],
 )
 def test_what_cannot_run_is_refused(changes: Json, message: str) -> None:
     """A body that cannot run is refused with the node's name before anything starts."""
