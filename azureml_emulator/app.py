@@ -29,10 +29,11 @@ from azureml_emulator.blobs import STORAGE_VERSION
 from azureml_emulator.body_types import check_types
 from azureml_emulator.faults import CutAnswer, CutResponse, with_abort
 from azureml_emulator.journal import Journal
+from azureml_emulator.json_types import Json
 from azureml_emulator.names import check_names
 from azureml_emulator.routes import route_table
 from azureml_emulator.services import build_services
-from azureml_emulator.wire import NULL, Answer, Call, Json, Route, ServiceError, Shape, now
+from azureml_emulator.wire import NULL, Answer, Call, Route, ServiceError, Shape, now
 from azureml_emulator.world import World
 from trainer.same_origin import refusal
 
@@ -96,9 +97,10 @@ class Application:
         started = time.monotonic()
         call, route = self._read(request)
         try:
-            call = await run_sync(self._admit, call, route, limiter=self._limiter)
-            call = await self._with_body(request, call, route)
-            answer = await run_sync(self._services.faults.around, call, route, limiter=self._limiter)
+            known = self._known_route(call, route)
+            call = await run_sync(self._admit, call, known, limiter=self._limiter)
+            call = await self._with_body(request, call, known)
+            answer = await run_sync(self._services.faults.around, call, known, limiter=self._limiter)
         except ClientDisconnect:
             return Response(status_code=400)
         except ServiceError as error:
@@ -134,14 +136,18 @@ class Application:
         )
         return call, entry.route if entry else None
 
-    def _admit(self, call: Call, route: Route | None) -> Call:
-        """The call with its principal. Raises: ServiceError for one that need not be read any further."""
+    def _known_route(self, call: Call, route: Route | None) -> Route:
+        """The call's route. Raises: ServiceError for a foreign web page, a path that is too long, an unknown route."""
         if reason := refusal(call.headers, scheme="https", port=self._world.settings.port):
             raise ServiceError(403, "ForeignOrigin", reason, shape="arm")
         if len(call.path) > LONGEST_PATH:
             raise ServiceError(414, "UriTooLong", f"The path is longer than {LONGEST_PATH} characters.", shape="arm")
         if route is None:
             raise unknown_route(call)
+        return route
+
+    def _admit(self, call: Call, route: Route) -> Call:
+        """The call with its principal. Raises: ServiceError for a call that need not be read any further."""
         call = self._services.identity.admit(call, route)
         check_version(call, route)
         self._services.workspace.check(call)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from azureml_emulator import mlmodel
+from azureml_emulator.json_types import Json, JsonValue
 from azureml_emulator.names import JOB_MEMBER, check_address, check_name, refuse_settings
-from azureml_emulator.wire import Json, JsonValue, ServiceError
+from azureml_emulator.wire import ServiceError
 from azureml_emulator.world import World
 
 SHORT_URI = re.compile(r"azureml://datastores/(?P<datastore>[^/]+)/paths/(?P<path>.*)")

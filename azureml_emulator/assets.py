@@ -11,19 +11,10 @@ from uuid import uuid4
 from azureml_emulator.asset_kinds import JOB_URI, KINDS, MODEL_TYPES, SHORT_URI, AssetFiles, Kind, spec_as_text
 from azureml_emulator.faults import Faults, is_hidden
 from azureml_emulator.job_body import AssetName
+from azureml_emulator.json_types import Json, JsonValue, object_at, optional_object
 from azureml_emulator.registry import REGISTRY_ID, Registry
 from azureml_emulator.storage import ACCOUNT, Storage
-from azureml_emulator.wire import (
-    Answer,
-    Call,
-    Json,
-    JsonValue,
-    ServiceError,
-    now,
-    page,
-    system_data,
-    whole_number,
-)
+from azureml_emulator.wire import Answer, Call, ServiceError, now, page, system_data, whole_number
 from azureml_emulator.workspace import DEFAULT_DATASTORE, Workspace
 from azureml_emulator.world import World
 
@@ -84,7 +75,7 @@ class Assets:
             if kind is None or kind.fixed[0] not in ("modelUri", "dataUri", "codeUri"):
                 return None
             document = self._version(kind, match["name"], match["version"])
-            return self.locate(str(document["properties"][kind.fixed[0]]))
+            return self.locate(str(object_at(document, "properties")[kind.fixed[0]]))
         return storage.locate(uri) if uri.startswith("https://") else None
 
     def component(self, component_id: str) -> Json:
@@ -102,14 +93,14 @@ class Assets:
                 404, "UserError", f"There is no component '{component_id}'.", inner_error="NotFoundError"
             )
         document = self._version(self._kinds["components"], match["name"], match["version"])
-        return document["properties"]["componentSpec"]
+        return object_at(document, "properties", "componentSpec")
 
     def model(self, model_id: str) -> Json:
         """The properties of a model version of this workspace, by its ARM id. Raises: ServiceError 404."""
         match = ASSET_ID.fullmatch(model_id)
         if match is None or match["plural"].lower() != "models":
             raise ServiceError(404, "UserError", f"There is no model '{model_id}'.", inner_error="NotFoundError")
-        return self._version(self._kinds["models"], match["name"], match["version"])["properties"]
+        return object_at(self._version(self._kinds["models"], match["name"], match["version"]), "properties")
 
     def register_output(self, asset: AssetName, kind: str, path: str, run_id: str) -> str:
         """The version under which a run's output is registered; the same again for an output that already is.
@@ -120,10 +111,13 @@ class Assets:
         Raises: ServiceError 409 when the version exists with other content, 400 for an MLflow model without MLmodel.
         """
         uri = f"azureml://datastores/{DEFAULT_DATASTORE}/paths/{path}"
+        sent: Json
         if kind in MODEL_TYPES:
-            plural, sent = "models", {"modelUri": uri, "modelType": kind, "jobName": run_id}
+            plural = "models"
+            sent = {"modelUri": uri, "modelType": kind, "jobName": run_id}
         else:
-            plural, sent = "data", {"dataUri": uri if kind == "uri_file" else f"{uri}/", "dataType": kind}
+            plural = "data"
+            sent = {"dataUri": uri if kind == "uri_file" else f"{uri}/", "dataType": kind}
         with self._saving:
             version = asset.version or self._version_of_output(self._kinds[plural], asset.name, sent)
             self._save(self._kinds[plural], asset.name, version, sent)
@@ -133,7 +127,7 @@ class Assets:
         """The version that holds this output already, e.g. from before a restart; else the next number."""
         own = kind.complete(self._world, sent, self._files)
         for version, record in self._versions(kind, name):
-            if all(record["properties"].get(key) == own.get(key) for key in kind.fixed):
+            if all(object_at(record, "properties").get(key) == own.get(key) for key in kind.fixed):
                 return version
         return next_version(self._versions(kind, name))
 
@@ -149,9 +143,9 @@ class Assets:
         return ServiceError(404, "UserError", text, inner_error="NotFoundError")
 
     def _envelope(self, kind: Kind, name: str, version: str, record: Json) -> Json:
-        properties = dict(record["properties"])
+        properties = dict(object_at(record, "properties"))
         if "codeUri" in properties:
-            properties["codeUri"] = properties["codeUri"].replace(STORAGE_MARK, self._storage.account_url)
+            properties["codeUri"] = str(properties["codeUri"]).replace(STORAGE_MARK, self._storage.account_url)
         return {
             "id": f"{self._world.workspace_id}/{kind.plural}/{name}/versions/{version}",
             "name": version,
@@ -175,7 +169,7 @@ class Assets:
     def put_version(self, kind: Kind, call: Call) -> Answer:
         name, version = call.path_params["asset"], call.path_params["version"]
         with self._saving:
-            created = self._save(kind, name, version, call.json().get("properties") or {})
+            created = self._save(kind, name, version, optional_object(call.json(), "properties"))
         location = f"{call.base_url}{call.raw_path}?api-version={call.api_version}"
         headers = {"Location": location} if created else {}
         return Answer(201 if created else 200, self._version(kind, name, version), headers)
@@ -186,7 +180,7 @@ class Assets:
         own = kind.complete(self._world, sent, self._files)
         if "codeUri" in own:
             own["codeUri"] = str(own["codeUri"]).replace(self._storage.account_url, STORAGE_MARK)
-        changed = [key for key in kind.fixed if present and present["properties"].get(key) != own.get(key)]
+        changed = [key for key in kind.fixed if present and object_at(present, "properties").get(key) != own.get(key)]
         if present and changed:
             text = (
                 f"The {kind.label} '{name}' version '{version}' exists and its {changed[0]} cannot be changed. "
@@ -223,7 +217,7 @@ class Assets:
         documents = [
             self._envelope(kind, name, version, record)
             for version, record in self._versions(kind, name)
-            if wanted(record["properties"], call) and not is_hidden(record)
+            if wanted(object_at(record, "properties"), call) and not is_hidden(record)
         ]
         return Answer(200, page(documents, call, whole_number("$top", call.query.get("$top"), 100, least=1)))
 
@@ -231,7 +225,7 @@ class Assets:
         """Versions of any name whose content has the hash: a search over the whole workspace."""
         hits = []
         for key, record in self._world.store.list(f"{kind.plural}_versions"):
-            properties = record["properties"]["properties"] or {}
+            properties = optional_object(record, "properties", "properties")
             if properties.get("hash_sha256") == call.query["hash"] and not is_hidden(record):
                 name, _, version = key.rpartition("/")
                 hits.append(self._envelope(kind, name, version, record))
@@ -246,7 +240,7 @@ class Assets:
             "id": f"{self._world.workspace_id}/{kind.plural}/{name}",
             "name": name,
             "type": f"Microsoft.MachineLearningServices/workspaces/{kind.plural}",
-            "properties": {**record["properties"], **own, **extra},
+            "properties": {**object_at(record, "properties"), **own, **extra},
             "systemData": system_data(str(record["created"]), str(record["modified"])),
         }
 
@@ -254,7 +248,7 @@ class Assets:
         documents = [
             self._container_envelope(kind, name, record)
             for name, record in self._world.store.list(kind.plural)
-            if wanted(record["properties"], call) and not record["anonymous"] and self._is_shown(kind, name)
+            if wanted(object_at(record, "properties"), call) and not record["anonymous"] and self._is_shown(kind, name)
         ]
         return Answer(200, page(documents, call, 100))
 
@@ -274,12 +268,12 @@ class Assets:
         return not versions or any(not is_hidden(record) for _, record in versions)
 
     def put_container(self, kind: Kind, call: Call) -> Answer:
-        name, sent = call.path_params["asset"], call.json().get("properties") or {}
+        name, sent = call.path_params["asset"], optional_object(call.json(), "properties")
         present = self._world.store.get(kind.plural, name)
         record = present or new_container(sent, now())
         for key in ("description", "tags", "properties", "isArchived"):
             if sent.get(key) is not None:
-                record["properties"][key] = sent[key]
+                object_at(record, "properties")[key] = sent[key]
         record["modified"] = now()
         self._world.store.put(kind.plural, name, record)
         return Answer(200 if present else 201, self._container_envelope(kind, name, record))

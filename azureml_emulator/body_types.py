@@ -3,17 +3,20 @@
 What is not listed may be anything, and everything may be absent or null. Rules on values are the handlers'.
 """
 
-from azureml_emulator.wire import Call, JsonValue, Route, ServiceError
+from collections.abc import Mapping
+
+from azureml_emulator.json_types import JsonValue
+from azureml_emulator.wire import Call, Route, ServiceError
 
 # A type; an object whose listed members have types; a list whose entries do; an object whose every member does.
-Types = type | dict[str, "Types"] | list["Types"] | tuple["Types"]
+Types = type | Mapping[str, "Types"] | list["Types"] | tuple["Types"]
 
 WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", dict: "an object"}
 PROBE: Types = {
     **dict.fromkeys(("initialDelay", "period", "timeout"), str),
     **dict.fromkeys(("successThreshold", "failureThreshold"), int),
 }
-ABOUT: dict[str, Types] = {"description": str, "tags": dict, "properties": dict}
+ABOUT: Mapping[str, Types] = {"description": str, "tags": dict, "properties": dict}
 CLUSTER: Types = {
     "vmSize": str,
     "vmPriority": str,
@@ -21,8 +24,8 @@ CLUSTER: Types = {
     "remoteLoginPortPublicAccess": str,
     "scaleSettings": {"minNodeCount": int, "maxNodeCount": int, "nodeIdleTimeBeforeScaleDown": str},
 }
-RESOURCE: dict[str, Types] = {"location": str, "tags": dict, "identity": dict, "kind": str}
-BODIES: dict[tuple[str, str], Types] = {
+RESOURCE: Mapping[str, Types] = {"location": str, "tags": dict, "identity": dict, "kind": str}
+BODIES: Mapping[tuple[str, str], Types] = {
     ("PUT", "/computes/{compute}"): RESOURCE | {"properties": {"computeType": str, "properties": CLUSTER}},
     ("PUT", "/jobs/{job}"): {
         "properties": {
@@ -84,11 +87,12 @@ def _check(value: JsonValue, types: Types, where: str) -> None:
     # True and false are whole numbers to Python, but not to JSON.
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ServiceError(400, "UserError", f"In {where}, {WORDS.get(kind, 'a list')} is expected.")
-    match types:
-        case dict(members):
-            for name, member in members.items():
-                _check(value.get(name), member, f"'{name}' of {where}")
-        case [member]:
-            inner = value.items() if isinstance(value, dict) else enumerate(value)
-            for name, entry in inner:
-                _check(entry, member, f"'{name}' of {where}")
+    if isinstance(types, Mapping) and isinstance(value, dict):
+        for name, member in types.items():
+            _check(value.get(name), member, f"'{name}' of {where}")
+    elif isinstance(types, tuple) and isinstance(value, dict):
+        for name, entry in value.items():
+            _check(entry, types[0], f"'{name}' of {where}")
+    elif isinstance(types, list) and isinstance(value, list):
+        for number, entry in enumerate(value):
+            _check(entry, types[0], f"'{number}' of {where}")

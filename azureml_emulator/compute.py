@@ -12,8 +12,9 @@ from pathlib import Path
 import yaml
 
 from azureml_emulator.faults import Faults
+from azureml_emulator.json_types import Json, object_at, optional_object, whole_at
 from azureml_emulator.operations import Operations
-from azureml_emulator.wire import Answer, Call, Json, ServiceError, not_found, now, page, system_data
+from azureml_emulator.wire import Answer, Call, ServiceError, not_found, now, page, system_data
 from azureml_emulator.world import World
 
 SIZES = Path(__file__).parent / "registry" / "vm_sizes.yaml"
@@ -40,7 +41,7 @@ class Compute:
         """Goes on with creations and deletions that the last process left."""
         for operation, name in self._operations.unfinished("computes"):
             document = self.find(name)
-            if document is None or document["properties"]["provisioningState"] == "Deleting":
+            if document is None or object_at(document, "properties")["provisioningState"] == "Deleting":
                 self._operations.resume(operation, partial(self._remove, name))
             else:
                 self._operations.resume(operation, partial(self._provide, name))
@@ -70,13 +71,13 @@ class Compute:
 
     def put_cluster(self, call: Call) -> Answer:
         name, wanted = call.path_params["compute"], call.json()
-        properties = wanted.get("properties") or {}
+        properties = optional_object(wanted, "properties")
         if properties.get("computeType") != "AmlCompute":
             text = f"azureml_emulator makes computes of type 'AmlCompute' only, not '{properties.get('computeType')}'."
             raise ServiceError(400, "UserError", text)
         present = self.find(name)
-        properties["properties"] = properties.get("properties") or {}
-        self._check(name, properties["properties"], present)
+        properties["properties"] = optional_object(properties, "properties")
+        self._check(name, object_at(properties, "properties"), present)
         document = new_document(f"{self._world.workspace_id}/computes/{name}", name, wanted, present)
         document["location"] = wanted.get("location") or self._world.settings.location
         self._world.store.put("computes", name.lower(), document)
@@ -88,12 +89,12 @@ class Compute:
         if row is None:
             text = f"The specified vmSize '{size}' is not supported in '{self._world.settings.location}'."
             raise ServiceError(400, "UserError", text, inner_error="InvalidVmSize")
-        if present and present["properties"]["properties"]["vmSize"].lower() != size.lower():
+        if present and str(object_at(present, "properties", "properties")["vmSize"]).lower() != size.lower():
             text = f"The vmSize of compute '{name}' cannot be changed. Delete the compute, or choose another name."
             raise ServiceError(400, "UserError", text, inner_error="InvalidPropertyChange")
         low_priority = str(wanted.get("vmPriority") or "").lower() == "lowpriority"
         family = "lowPriority" if low_priority else str(row["family"])
-        usage, limit, cores = 0, self.quota(family), int(row["vCPUs"])
+        usage, limit, cores = 0, self.quota(family), whole_at(row, "vCPUs")
         fault = self._faults.take("quota", size)
         if fault:
             usage, limit = fault.usage, fault.limit
@@ -116,14 +117,14 @@ class Compute:
         def succeed(document: Json) -> None:
             moment = now()
             document["tags"] = document["tags"] or {}
-            document["properties"] |= {"provisioningState": "Succeeded", "modifiedOn": moment}
-            document["properties"]["properties"] |= {
-                "currentNodeCount": 0,
-                "targetNodeCount": 0,
-                "nodeStateCounts": {f"{state}NodeCount": 0 for state in NODE_STATES},
-                "allocationState": "Steady",
-                "allocationStateTransitionTime": moment,
-            }
+            object_at(document, "properties").update(provisioningState="Succeeded", modifiedOn=moment)
+            object_at(document, "properties", "properties").update(
+                currentNodeCount=0,
+                targetNodeCount=0,
+                nodeStateCounts={f"{state}NodeCount": 0 for state in NODE_STATES},
+                allocationState="Steady",
+                allocationStateTransitionTime=moment,
+            )
 
         self._world.store.change("computes", name.lower(), succeed)
 
@@ -131,7 +132,7 @@ class Compute:
         name = call.path_params["compute"]
 
         def begin(document: Json) -> None:
-            document["properties"]["provisioningState"] = "Deleting"
+            object_at(document, "properties")["provisioningState"] = "Deleting"
 
         if self._world.store.change("computes", name.lower(), begin) is None:
             raise not_found("compute", name)
@@ -160,12 +161,11 @@ class Compute:
 
 def new_document(resource_id: str, name: str, wanted: Json, present: Json | None) -> Json:
     """A cluster as the service answers it while it is being created."""
-    properties, settings = wanted["properties"], wanted["properties"]["properties"]
+    properties, settings = object_at(wanted, "properties"), object_at(wanted, "properties", "properties")
     moment = now()
-    created = present["properties"]["createdOn"] if present else moment
-    scale = {"maxNodeCount": 4, "minNodeCount": 0, "nodeIdleTimeBeforeScaleDown": "PT2M"} | (
-        settings.get("scaleSettings") or {}
-    )
+    created = str(object_at(present, "properties")["createdOn"]) if present else moment
+    scale: Json = {"maxNodeCount": 4, "minNodeCount": 0, "nodeIdleTimeBeforeScaleDown": "PT2M"}
+    scale |= optional_object(settings, "scaleSettings")
     return {
         "id": resource_id,
         "name": name,
@@ -184,7 +184,7 @@ def new_document(resource_id: str, name: str, wanted: Json, present: Json | None
             "provisioningErrors": None,
             "isAttachedCompute": False,
             "properties": {
-                "vmSize": settings["vmSize"].upper(),
+                "vmSize": str(settings["vmSize"]).upper(),
                 "vmPriority": "LowPriority"
                 if str(settings.get("vmPriority")).lower() == "lowpriority"
                 else "Dedicated",

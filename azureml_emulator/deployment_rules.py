@@ -8,10 +8,11 @@ import re
 import time
 
 from azureml_emulator.job_body import variables_of
+from azureml_emulator.json_types import Json, number_at, object_at, optional_object, whole_at
 from azureml_emulator.names import check_address, refuse_settings
 from azureml_emulator.servers import Probe
 from azureml_emulator.store import Store
-from azureml_emulator.wire import PROVIDER, Json, ServiceError, now
+from azureml_emulator.wire import PROVIDER, ServiceError, now
 from azureml_emulator.world import World
 
 DURATION = re.compile(r"PT(?:([0-9]{1,6})H)?(?:([0-9]{1,6})M)?(?:([0-9]{1,6}(?:\.[0-9]{1,7})?)S)?")
@@ -38,8 +39,8 @@ def key_of(endpoint: str, deployment: str) -> str:
 
 def checked(body: Json, endpoint: str, name: str) -> Json:
     """The document of a deployment as asked for, with the service's defaults. Raises: ServiceError 400."""
-    asked = dict(body.get("properties") or {})
-    capacity = int((body.get("sku") or {}).get("capacity") or 1)
+    asked = dict(optional_object(body, "properties"))
+    capacity = whole_at(optional_object(body, "sku"), "capacity") or 1
     kind = asked.get("endpointComputeType")
     if kind != "Managed":
         raise ServiceError(400, "BadArgument", f"endpointComputeType '{kind}' is not served here; use Managed.")
@@ -48,10 +49,10 @@ def checked(body: Json, endpoint: str, name: str) -> Json:
     if not 1 <= capacity <= MOST_INSTANCES:
         raise ServiceError(400, "BadArgument", f"Instance count {capacity} is not between 1 and {MOST_INSTANCES}.")
     refuse_settings("deployment", asked, "codeConfiguration", "appInsightsEnabled", "modelMountPath", "dataCollector")
-    scaling = (asked.get("scaleSettings") or {}).get("scaleType") or "Default"
+    scaling = optional_object(asked, "scaleSettings").get("scaleType") or "Default"
     if scaling != "Default":
         raise ServiceError(400, "BadArgument", f"scaleType '{scaling}' is not served here; use Default.")
-    requests = DEFAULT_REQUESTS | given(asked.get("requestSettings"))
+    requests = DEFAULT_REQUESTS | given(optional_object(asked, "requestSettings"))
     timeout, longest = seconds(requests["requestTimeout"]), LONGEST_REQUEST_SECONDS
     if not 0 < timeout <= longest:
         text = f"Request timeout {timeout * 1000:.0f} ms is not allowed; choose 1 to {longest * 1000:.0f} ms."
@@ -61,15 +62,16 @@ def checked(body: Json, endpoint: str, name: str) -> Json:
     if asked.get("environmentVariables") is not None:
         settings["environmentVariables"] = variables_of(asked, "environmentVariables")
     for side in ("livenessProbe", "readinessProbe"):
-        settings[side] = DEFAULT_PROBE | given(asked.get(side))
-        probe(settings[side])
+        probe_settings = DEFAULT_PROBE | given(optional_object(asked, side))
+        probe(probe_settings)
+        settings[side] = probe_settings
     document: Json = {"name": name, "endpoint": endpoint, "properties": asked | settings, "capacity": capacity}
-    return document | {"tags": body.get("tags") or {}, "modified": now()}
+    return document | {"tags": optional_object(body, "tags"), "modified": now()}
 
 
-def given(settings: Json | None) -> Json:
+def given(settings: Json) -> Json:
     """The settings that have a value."""
-    return {name: value for name, value in (settings or {}).items() if value is not None}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def seconds(duration: object) -> float:
@@ -84,21 +86,21 @@ def seconds(duration: object) -> float:
 def probe(settings: Json) -> Probe:
     """A probe's settings as numbers. Raises: ServiceError 400."""
     for name in ("successThreshold", "failureThreshold"):
-        if not 1 <= settings[name] <= MOST_TRIES:
+        if not 1 <= whole_at(settings, name) <= MOST_TRIES:
             raise ServiceError(400, "BadArgument", f"{name} must be from 1 to {MOST_TRIES}.")
     return Probe(
         initial_delay=seconds(settings["initialDelay"]),
         period=seconds(settings["period"]),
         timeout=seconds(settings["timeout"]),
-        success_threshold=int(settings["successThreshold"]),
-        failure_threshold=int(settings["failureThreshold"]),
+        success_threshold=whole_at(settings, "successThreshold"),
+        failure_threshold=whole_at(settings, "failureThreshold"),
     )
 
 
 def cores(instance_type: str, size: Json, capacity: int) -> int:
     """Cores of quota that so many instances need, with the fifth that the service keeps for upgrades."""
     instances = capacity if EXEMPT.search(instance_type) else math.ceil(1.2 * capacity)
-    return instances * int(size["vCPUs"])
+    return instances * whole_at(size, "vCPUs")
 
 
 def refused(reason: str) -> ServiceError:
@@ -131,7 +133,7 @@ def find_endpoint(store: Store, name: str) -> Json | None:
 
 def is_busy(endpoint: Json) -> bool:
     """Whether a fault keeps the endpoint Updating although its operation has ended."""
-    return float(endpoint.get("busy_until") or 0) > time.time()
+    return number_at(endpoint, "busy_until") > time.time()
 
 
 def in_transition(kind: str, name: str, state: str) -> ServiceError:
@@ -156,7 +158,7 @@ def no_code_variables(model_id: str) -> dict[str, str]:
 
 def resource(document: Json, world: World, api_version: str, operation_url: str) -> Json:
     """The deployment as the service shows it in that api-version."""
-    asked, succeeded = document["properties"], document["state"] == "Succeeded"
+    asked, succeeded = object_at(document, "properties"), document["state"] == "Succeeded"
     added = no_code_variables(str(asked["model"])) if succeeded else {}
     only = {"privateNetworkConnection": False} if api_version == "2022-02-01-preview" else {"dataCollector": None}
     return {
@@ -165,10 +167,10 @@ def resource(document: Json, world: World, api_version: str, operation_url: str)
         "type": f"{PROVIDER}/workspaces/onlineEndpoints/deployments",
         "properties": {
             "description": asked.get("description"),
-            "properties": {**(asked.get("properties") or {}), "AzureAsyncOperationUri": operation_url},
+            "properties": {**(optional_object(asked, "properties")), "AzureAsyncOperationUri": operation_url},
             "codeConfiguration": None,
             "environmentId": asked.get("environmentId"),
-            "environmentVariables": {**added, **(asked.get("environmentVariables") or {})},
+            "environmentVariables": {**added, **(optional_object(asked, "environmentVariables"))},
             "scaleSettings": {"scaleType": "Default"},
             "requestSettings": asked["requestSettings"],
             "modelMountPath": None,

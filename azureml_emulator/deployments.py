@@ -31,11 +31,12 @@ from azureml_emulator.deployment_rules import (
     resource,
 )
 from azureml_emulator.faults import Faults, is_hidden
+from azureml_emulator.json_types import Json, object_at, optional_object, text_values, whole_at
 from azureml_emulator.names import path_below
 from azureml_emulator.operations import Operations
 from azureml_emulator.servers import Plan, Server, ServingError, last_lines, mlflow_folder, serving_command
 from azureml_emulator.storage import Storage
-from azureml_emulator.wire import NULL, Answer, Call, Json, ServiceError, now, page, whole_number
+from azureml_emulator.wire import NULL, Answer, Call, ServiceError, now, page, whole_number
 from azureml_emulator.world import World
 
 log = logging.getLogger(__name__)
@@ -135,7 +136,7 @@ class Deployments:
         endpoint = self._endpoint(call)
         if is_busy(endpoint):
             raise in_transition("Endpoint", str(endpoint["name"]), "Updating")
-        if endpoint["traffic"].get(str(document["name"]).lower()):
+        if object_at(endpoint, "traffic").get(str(document["name"]).lower()):
             text = f"Deployment {document['name']} receives traffic and cannot be deleted. Set its traffic to 0 first."
             raise ServiceError(400, "BadRequest", text)
         self._world.store.change(KIND, key, lambda item: item.update(state="Deleting"))
@@ -157,12 +158,12 @@ class Deployments:
 
     def _check_size(self, key: str, document: Json) -> None:
         """Raises: ServiceError for an instance type that is unknown or for which the quota does not suffice."""
-        instance_type = str(document["properties"].get("instanceType") or "")
+        instance_type = str(object_at(document, "properties").get("instanceType") or "")
         size = self._compute.size(instance_type)
         if size is None:
             known = "Choose a size that compute.list_sizes() gives."
             raise refused(f"Specified instance type '{instance_type}' is not supported. {known}")
-        needed, family = cores(instance_type, size, int(document["capacity"])), str(size["family"])
+        needed, family = cores(instance_type, size, whole_at(document, "capacity")), str(size["family"])
         usage, limit = self._used_cores(family, but=key), self._compute.quota(family)
         fault = self._faults.take("quota", instance_type)
         if fault:
@@ -174,10 +175,10 @@ class Deployments:
         """Cores that the present deployments, except one, reserve in a machine family."""
         used = 0
         for key, item in self._world.store.list(KIND):
-            instance_type = str(item["properties"]["instanceType"])
+            instance_type = str(object_at(item, "properties")["instanceType"])
             size = self._compute.size(instance_type)
             if key != but and size and size["family"] == family:
-                used += cores(instance_type, size, int(item["capacity"]))
+                used += cores(instance_type, size, whole_at(item, "capacity"))
         return used
 
     def _check_model(self, document: Json) -> None:
@@ -269,7 +270,7 @@ class Deployments:
 
     def _start_server(self, key: str, document: Json) -> Server:
         """A started server. Raises: ServingError when the model is not there any more or the deployment was deleted."""
-        properties, folder = document["properties"], self._folder(key)
+        properties, folder = object_at(document, "properties"), self._folder(key)
         try:
             model = self._mlflow_folder(document)
         except ServiceError as error:
@@ -277,12 +278,13 @@ class Deployments:
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / CONTAINERS["StorageInitializer"]).open("a", encoding="utf-8") as stream:
             stream.write(f"{now()} Downloading {properties['model']}\n{now()} Model is at {model}\n")
+        variables = text_values(optional_object(properties, "environmentVariables"))
         plan = Plan(
             command=serving_command(model, self._world.settings.home),
-            environment={"AZUREML_MODEL_DIR": str(model), **(properties.get("environmentVariables") or {})},
+            environment={"AZUREML_MODEL_DIR": str(model), **variables},
             folder=folder,
-            liveness=probe(properties["livenessProbe"]),
-            readiness=probe(properties["readinessProbe"]),
+            liveness=probe(object_at(properties, "livenessProbe")),
+            readiness=probe(object_at(properties, "readinessProbe")),
         )
         server = Server(plan)
         with self._lock:
@@ -300,7 +302,7 @@ class Deployments:
 
     def _mlflow_folder(self, document: Json) -> Path:
         """The model's folder with its MLmodel file. Raises: ServingError, ServiceError."""
-        folder = mlflow_folder(self._assets.locate(str(document["properties"]["model"])))
+        folder = mlflow_folder(self._assets.locate(str(object_at(document, "properties")["model"])))
         self._storage.check_links(folder / mlmodel.NAME)
         return folder
 

@@ -19,19 +19,10 @@ from azureml_emulator.deployment_rules import (
 )
 from azureml_emulator.deployments import Deployments
 from azureml_emulator.faults import Faults, is_hidden
+from azureml_emulator.json_types import Json, number_at, object_at, optional_object, whole_at
 from azureml_emulator.names import refuse_settings
 from azureml_emulator.operations import Operations
-from azureml_emulator.wire import (
-    NULL,
-    PROVIDER,
-    Answer,
-    Call,
-    Json,
-    ServiceError,
-    now,
-    page,
-    whole_number,
-)
+from azureml_emulator.wire import NULL, PROVIDER, Answer, Call, ServiceError, now, page, whole_number
 from azureml_emulator.world import World
 
 KIND = "endpoints"
@@ -148,13 +139,13 @@ class Endpoints:
 
     def _checked(self, body: Json, name: str) -> Json:
         """The document of an endpoint as asked for. Raises: ServiceError."""
-        asked = body.get("properties") or {}
+        asked = optional_object(body, "properties")
         mode = AUTH_MODES.get(str(asked.get("authMode")).lower())
         if mode is None:
             raise ServiceError(
                 400, "BadArgument", f"authMode '{asked.get('authMode')}' is not served here; choose Key or AMLToken."
             )
-        mirrored = {name: share for name, share in (asked.get("mirrorTraffic") or {}).items() if share}
+        mirrored = {name: share for name, share in optional_object(asked, "mirrorTraffic").items() if share}
         refuse_settings("endpoint", {"mirrorTraffic": mirrored}, "mirrorTraffic")
         access = asked.get("publicNetworkAccess") or "Enabled"
         if access != "Enabled":
@@ -164,10 +155,10 @@ class Endpoints:
             "state": "Creating",
             "auth_mode": mode,
             "description": asked.get("description"),
-            "properties": asked.get("properties") or {},
-            "traffic": self._checked_traffic(name, asked.get("traffic") or {}),
+            "properties": optional_object(asked, "properties"),
+            "traffic": self._checked_traffic(name, optional_object(asked, "traffic")),
             "identity": body.get("identity") or {"type": "SystemAssigned"},
-            "tags": body.get("tags") or {},
+            "tags": optional_object(body, "tags"),
             "created": now(),
             "modified": now(),
             "hidden_until": 0,
@@ -176,7 +167,7 @@ class Endpoints:
             "token": secrets.token_urlsafe(KEY_BYTES),
         }
 
-    def _checked_traffic(self, endpoint: str, traffic: dict[str, Json]) -> dict[str, int]:
+    def _checked_traffic(self, endpoint: str, traffic: Json) -> dict[str, int]:
         """Percentages by lower-case deployment name. Raises: ServiceError 400 for unknown names or a wrong sum."""
         shares = {name.lower(): share for name, share in traffic.items()}
         unknown = sorted(set(shares) - set(self._deployments.named(endpoint)))
@@ -193,10 +184,10 @@ class Endpoints:
             raise ServiceError(
                 400, "BadRequest", f"Traffic must be whole percentages from 0 to 100; found {', '.join(wrong)}."
             )
-        total = sum(int(share) for share in shares.values())
+        total = sum(whole_at(shares, name) for name in shares)
         if total not in (0, 100):
             raise ServiceError(400, "BadRequest", f"Sum of traffic must be either 0 or 100; found {total}.")
-        return {name: int(share) for name, share in shares.items()}
+        return {name: whole_at(shares, name) for name in shares}
 
     def _go_on(self, key: str) -> None:
         """The work of an operation that the last process left unfinished."""
@@ -243,7 +234,7 @@ class Endpoints:
     def _is_reserved(self, key: str) -> bool:
         """Whether the name of a deleted endpoint cannot be used again yet."""
         reservation = self._world.store.get("reserved_names", key)
-        if reservation and float(reservation["until"]) <= time.time():
+        if reservation and number_at(reservation, "until") <= time.time():
             self._world.store.delete("reserved_names", key)
             return False
         return reservation is not None
@@ -270,10 +261,11 @@ class Endpoints:
     def _accepted(self, document: Json, call: Call, *, updated: bool) -> Json:
         """The body of a 201: always Creating and without addresses; an update's lacks what the caller knows already."""
         resource = self._resource(document, call)
-        resource["properties"] |= {"provisioningState": "Creating", "scoringUri": None, "swaggerUri": None}
+        properties = object_at(resource, "properties")
+        properties |= {"provisioningState": "Creating", "scoringUri": None, "swaggerUri": None}
         if updated:
             del resource["location"], resource["identity"]
-            resource["properties"]["properties"].pop("azureml.onlineendpointid")
+            object_at(properties, "properties").pop("azureml.onlineendpointid")
             resource["systemData"] = {"lastModifiedAt": document["modified"]}
         return resource
 
@@ -290,7 +282,7 @@ class Endpoints:
             "properties": {
                 "description": document["description"],
                 "properties": {
-                    **document["properties"],
+                    **object_at(document, "properties"),
                     "azureml.onlineendpointid": identifier.lower(),
                     "AzureAsyncOperationUri": self._operations.status_url(
                         str(document.get("operation")), call.api_version
@@ -314,7 +306,7 @@ class Endpoints:
             "location": settings.location,
             "kind": "Managed",
             "identity": {
-                **document["identity"],
+                **object_at(document, "identity"),
                 "principalId": self._world.workspace_guid,
                 "tenantId": settings.tenant_id,
             },
@@ -324,7 +316,6 @@ class Endpoints:
 def fits(document: Json, call: Call) -> bool:
     """Whether a listing with the filters `name` and `tags` (`a,b=c`) shows this endpoint."""
     wanted = [part.partition("=") for part in (call.query.get("tags") or "").split(",") if part]
-    tagged = all(
-        name in document["tags"] and (not sign or document["tags"][name] == value) for name, sign, value in wanted
-    )
+    tags = object_at(document, "tags")
+    tagged = all(name in tags and (not sign or tags[name] == value) for name, sign, value in wanted)
     return tagged and call.query.get("name", document["name"]) == document["name"]

@@ -7,6 +7,7 @@ completed stay, a step that was cut off starts again. One step is run by steps.p
 import logging
 import threading
 
+from azureml_emulator.json_types import object_at
 from azureml_emulator.plan import Plan, Step
 from azureml_emulator.runs import TERMINAL
 from azureml_emulator.steps import POLL_SECONDS, Cancelled, Console, Control, JobServices, StepFailed, StepRun
@@ -156,17 +157,20 @@ class Engine:
         if self._runs.get(run_id)["status"] in TERMINAL:
             return
         if failed:
-            errors = "\n".join(str(self._runs.get(self._plan.run_id(step))["error"]["message"]) for step in failed)
+            errors = "\n".join(self._error(step) for step in failed)
             nodes = ", ".join(f"/{step}" for step in failed)
             self._runs.fail(run_id, f"Pipeline has failed child jobs. Failed nodes: {nodes}.\n{errors}", "UserError")
             return
         sources = {outer.output: self._plan.source(outer) for outer in self._plan.sources if outer.path == path}
         outputs = {
-            name: self._runs.get(self._plan.run_id(source.path))["outputs"][source.output]
+            name: object_at(self._runs.get(self._plan.run_id(source.path)), "outputs", source.output)
             for name, source in sources.items()
         }
         self._runs.set_outputs(run_id, outputs)
         self._runs.set_status(run_id, "Completed")
+
+    def _error(self, path: str) -> str:
+        return str(object_at(self._runs.get(self._plan.run_id(path)), "error")["message"])
 
     def _cancel_all(self) -> None:
         for run_id, run in self._runs.family(self._plan.job):

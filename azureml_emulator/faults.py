@@ -48,7 +48,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from azureml_emulator.identity import Identity, needs_token
-from azureml_emulator.wire import NULL, Answer, Call, Json, Route, ServiceError
+from azureml_emulator.json_types import Json, number_at
+from azureml_emulator.wire import NULL, Answer, Call, Route, ServiceError
 from azureml_emulator.world import World
 
 EFFECTS = {
@@ -64,6 +65,8 @@ EFFECTS = {
 }
 # These do nothing without a duration.
 TIMED = ("not_found", "busy", "reserved")
+# Of a fault's fields, for messages.
+TYPE_NAMES = {str: "str", int: "int", float: "float", type(None): "null"}
 DEFAULT_STATUS = {"gateway": 503}
 
 CODES = {
@@ -269,7 +272,7 @@ class CutResponse(Response):
 
 def is_hidden(document: Json) -> bool:
     """Whether a resource is not to be found yet, see the effect `not_found`."""
-    return float(document.get("hidden_until") or 0) > time.time()
+    return number_at(document, "hidden_until") > time.time()
 
 
 def with_abort(app: ASGIApp) -> ASGIApp:
@@ -316,11 +319,13 @@ def _wrong_values(number: int, document: dict) -> list[str]:
     wrong = []
     for field in fields(Fault):
         value = document.get(field.name, field.default)
+        if value is MISSING:
+            continue
         kinds = get_args(field.type) or (field.type,)
         # JSON writes a whole number for seconds too.
-        fits = type(value) in kinds or (float in kinds and type(value) is int) or value is MISSING
-        if not fits or (type(value) in (int, float) and value < 0):
-            names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+        fits = type(value) in kinds or (float in kinds and type(value) is int)
+        if not fits or (isinstance(value, int | float) and value < 0):
+            names = " or ".join(TYPE_NAMES[kind] for kind in kinds)
             wrong.append(f"In fault {number} '{field.name}' is {json.dumps(value)}; it must be {names}, not negative.")
     return wrong
 

@@ -22,7 +22,8 @@ from azureml_emulator.deployment_rules import key_of, seconds
 from azureml_emulator.deployments import Deployments
 from azureml_emulator.endpoints import Endpoints
 from azureml_emulator.faults import Fault, Faults
-from azureml_emulator.wire import Answer, Call, Json
+from azureml_emulator.json_types import Json, object_at, whole_at
+from azureml_emulator.wire import Answer, Call
 from azureml_emulator.world import World
 
 GUIDE = (
@@ -85,7 +86,8 @@ class Gateway:
         deployments = self._deployments.named(str(endpoint["name"]))
         if wanted:
             return deployments.get(wanted.lower())
-        shares = {name: share for name, share in endpoint["traffic"].items() if share > 0 and name in deployments}
+        traffic = object_at(endpoint, "traffic")
+        shares = {name: share for name in traffic if (share := whole_at(traffic, name)) and name in deployments}
         if not shares:
             return None
         return deployments[random.choices(list(shares), list(shares.values()))[0]]
@@ -106,7 +108,7 @@ class Gateway:
     def _forward(self, call: Call, key: str, deployment: Json) -> Answer:
         """The server's answer, with the headers and the status codes of the service around it."""
         started = time.monotonic()
-        timeout = seconds(deployment["properties"]["requestSettings"]["requestTimeout"])
+        timeout = seconds(object_at(deployment, "properties", "requestSettings")["requestTimeout"])
         fault = self._faults.take("score", key)
         if fault and fault.effect == "gateway":
             return refused_as_told(fault)
@@ -178,8 +180,8 @@ def most_at_once(deployment: Json) -> int:
     """Requests that a deployment takes at the same time, running and waiting."""
     return (
         2
-        * int(deployment["properties"]["requestSettings"]["maxConcurrentRequestsPerInstance"])
-        * int(deployment["capacity"])
+        * whole_at(object_at(deployment, "properties", "requestSettings"), "maxConcurrentRequestsPerInstance")
+        * whole_at(deployment, "capacity")
     )
 
 

@@ -18,8 +18,9 @@ from urllib.parse import quote
 
 import jwt
 
+from azureml_emulator.json_types import Json
 from azureml_emulator.store import set_aside, write_atomically
-from azureml_emulator.wire import Answer, Call, Json, Route, ServiceError
+from azureml_emulator.wire import Answer, Call, Route, ServiceError
 from azureml_emulator.world import World
 
 # The audience of the public cloud: Microsoft's samples ask for it by name to see whether the sign-in works.

@@ -6,8 +6,9 @@ component YAML (`component: azureml:name:version`, plain values).
 
 from dataclasses import dataclass
 
+from azureml_emulator.json_types import Json, JsonValue
 from azureml_emulator.names import ASSET, JOB_MEMBER, VARIABLE, check_address, check_name, refuse_settings
-from azureml_emulator.wire import Json, JsonValue, ServiceError
+from azureml_emulator.wire import ServiceError
 
 # Linux limits one environment variable and one argument to 128 KiB, and all of them to 2 MiB.
 LONGEST_VALUE_BYTES, ALL_VALUES_BYTES = 100_000, 1_000_000

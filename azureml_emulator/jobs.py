@@ -13,22 +13,13 @@ from azureml_emulator.compute import Compute
 from azureml_emulator.engine import Engine
 from azureml_emulator.faults import is_hidden
 from azureml_emulator.job_body import entries
+from azureml_emulator.json_types import Json, JsonValue, object_at
 from azureml_emulator.names import artifact_path, check_line
 from azureml_emulator.operations import Operations
 from azureml_emulator.plan import Plan, make_plan
 from azureml_emulator.runs import TERMINAL
 from azureml_emulator.steps import JobServices
-from azureml_emulator.wire import (
-    NULL,
-    Answer,
-    Call,
-    Json,
-    JsonValue,
-    ServiceError,
-    not_found,
-    page,
-    system_data,
-)
+from azureml_emulator.wire import NULL, Answer, Call, ServiceError, not_found, page, system_data
 
 # What a second PUT may change, and what the service itself adds to a job that a client sends back.
 CHANGEABLE = {"tags", "properties", "displayName", "description", "isArchived"}
@@ -58,7 +49,7 @@ class Jobs:
         """Goes on with every unfinished job, and with the cancellations that were asked for."""
         for name, job in self._world.store.list("jobs"):
             if self._runs.get(name)["status"] not in TERMINAL:
-                self._start(self._plan(name, job["properties"]))
+                self._start(self._plan(name, object_at(job, "properties")))
         for operation, name in self._operations.unfinished("jobs"):
             self._operations.resume(operation, lambda name=name: self._wait_for_end(name))
 
@@ -139,7 +130,7 @@ class Jobs:
     def _change(self, name: str, properties: Json) -> None:
         """Changes what may change. Raises: ServiceError 400 when the body is that of another job."""
         present = self._world.store.get("jobs", name) or {}
-        old, new = comparable(present["properties"]), comparable(properties)
+        old, new = comparable(object_at(present, "properties")), comparable(properties)
         different = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if different:
             text = (
@@ -151,7 +142,7 @@ class Jobs:
         def edit(run: Json) -> None:
             if "tags" in properties:
                 run["tags"] = {key: str(value) for key, value in entries(properties, "tags")}
-            run["properties"] |= dict(entries(properties, "properties"))
+            object_at(run, "properties").update(entries(properties, "properties"))
             run["display_name"] = properties.get("displayName") or run["display_name"]
             run["description"] = properties.get("description") or run.get("description")
             run["hidden"] = bool(properties.get("isArchived"))
@@ -217,7 +208,7 @@ class Jobs:
             "type": "Microsoft.MachineLearningServices/workspaces/jobs",
             "systemData": system_data(str(run["created"])),
         }
-        return envelope | {"properties": self._properties(name, run, job["properties"])} if job else envelope
+        return envelope | {"properties": self._properties(name, run, object_at(job, "properties"))} if job else envelope
 
     def _properties(self, name: str, run: Json, sent: Json) -> Json:
         properties: Json = {
@@ -234,17 +225,17 @@ class Jobs:
             "identity": sent.get("identity"),
             "componentId": sent.get("componentId"),
             "inputs": {key: shown_input(value) for key, value in entries(sent, "inputs")},
-            "outputs": {key: with_nulls(value, *OUTPUT_FIELDS) for key, value in entries(sent, "outputs")},
         }
+        outputs: Json = {key: with_nulls(value, *OUTPUT_FIELDS) for key, value in entries(sent, "outputs")}
         if run["kind"] == "command":
             logs: Json = {
                 "description": None,
                 "uri": f"azureml://datastores/workspaceartifactstore/{artifact_path(name)}",
             }
             logs_output = with_nulls({**logs, **DEFAULT_OUTPUT}, *OUTPUT_FIELDS)
-            properties["outputs"] = {"default": logs_output, **properties["outputs"]}
+            outputs = {"default": logs_output, **outputs}
             properties.setdefault("parameters", {})
-        return properties
+        return properties | {"outputs": outputs}
 
     def _service_addresses(self, name: str) -> Json:
         settings = self._world.settings
@@ -284,7 +275,8 @@ def with_nulls(value: JsonValue, *names: str) -> JsonValue:
 def has_tag(run: Json, wanted: str) -> bool:
     """Whether a run has a tag, asked for as `key` or `key=value`."""
     key, equals, value = wanted.partition("=")
-    return key in run["tags"] and (not equals or run["tags"][key] == value)
+    tags = object_at(run, "tags")
+    return key in tags and (not equals or tags[key] == value)
 
 
 def comparable(properties: Json) -> Json:

@@ -11,7 +11,8 @@ import threading
 from pathlib import Path
 from urllib.parse import urlencode
 
-from azureml_emulator.wire import DEEPEST_JSON, NULL, Answer, Call, Json, Route, is_deeper, now
+from azureml_emulator.json_types import Json
+from azureml_emulator.wire import DEEPEST_JSON, NULL, Answer, Call, Route, is_deeper, now
 
 EXCHANGES_VARIABLE = "AZUREML_EMULATOR_EXCHANGES"
 KEPT_HEADERS = ("location", "azure-asyncoperation", "retry-after", "x-ms-async-operation-timeout")
@@ -62,7 +63,7 @@ def read_log(file: Path) -> list[Json]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def exchange(call: Call, answer: Answer) -> Json:
+def exchange(call: Call, answer: Answer) -> dict[str, object]:
     """Request and response as JSON; bodies that are not JSON are left out."""
     query = {
         name: value for name, value in call.query.items() if name in ("api-version", "$skipToken", "$top", "$orderBy")

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from flask import Flask, Response, request
 from mlflow.entities import LifecycleStage, RunStatus, RunTag, SourceType
 from mlflow.exceptions import MlflowException
-from mlflow.server import ARTIFACT_ROOT_ENV_VAR, BACKEND_STORE_URI_ENV_VAR
 from mlflow.server import app as mlflow_app
+from mlflow.server.constants import ARTIFACT_ROOT_ENV_VAR, BACKEND_STORE_URI_ENV_VAR
 from mlflow.store.tracking.dbmodels.models import SqlRun, SqlTag
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME

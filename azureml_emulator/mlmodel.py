@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from azureml_emulator.wire import Json
+from azureml_emulator.json_types import Json
 
 NAME = "MLmodel"
 LARGEST_BYTES = 1 << 20
@@ -22,7 +22,7 @@ class Unreadable(ValueError):
 class _WithoutAliases(yaml.SafeLoader):
     """Of a few lines that refer to each other the safe loader makes billions of entries."""
 
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
             raise yaml.MarkedYAMLError(problem="it refers to a part of itself (*alias)", problem_mark=mark)

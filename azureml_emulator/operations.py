@@ -13,7 +13,8 @@ from typing import Literal
 from urllib.parse import urlencode
 from uuid import uuid4
 
-from azureml_emulator.wire import PROVIDER, Answer, Call, Json, ServiceError, now
+from azureml_emulator.json_types import Json, object_at
+from azureml_emulator.wire import PROVIDER, Answer, Call, ServiceError, now
 from azureml_emulator.world import Interrupted, World
 
 log = logging.getLogger(__name__)
@@ -157,7 +158,7 @@ class Operations:
             location = f"{call.base_url}{call.raw_path}?{query}"
             return Answer(202, {}, {**self.polling_headers(), "Location": location})
         if record["status"] == "Failed":
-            error = record["error"]
+            error = object_at(record, "error")
             raise ServiceError(400, str(error["code"]), str(error["message"]))
         return Answer(200)
 

@@ -25,8 +25,9 @@ from azureml_emulator.job_body import (
     text_of,
     variables_of,
 )
+from azureml_emulator.json_types import Json, JsonValue
 from azureml_emulator.names import JOB_MEMBER, check_address, check_name, refuse_settings
-from azureml_emulator.wire import Json, JsonValue, ServiceError
+from azureml_emulator.wire import ServiceError
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ DEEPEST_PIPELINE, MOST_NODES = 8, 500
 def make_plan(job: str, body: Json, components: Components) -> Plan:
     """The plan of a job's `properties`. Raises: ServiceError 400 for what cannot run, naming the node."""
     plan = Plan(job)
-    bound = {name: value for name, value in read_inputs(body).items() if value is not None}
+    bound: dict[str, Value] = {name: value for name, value in read_inputs(body).items() if value is not None}
     plan.output_types = {name: output_type(value) for name, value in outputs_of(body)}
     for name, value in outputs_of(body):
         if name != "default" and (asset := read_asset_name(name, value, "assetName", "assetVersion")):

@@ -11,17 +11,9 @@ from uuid import NAMESPACE_URL, uuid5
 import yaml
 
 from azureml_emulator.asset_kinds import spec_as_text
+from azureml_emulator.json_types import Json, optional_object
 from azureml_emulator.storage import ACCOUNT, REGISTRY_CONTAINER, Storage
-from azureml_emulator.wire import (
-    PROVIDER,
-    Answer,
-    Call,
-    Json,
-    ServiceError,
-    page,
-    system_data,
-    whole_number,
-)
+from azureml_emulator.wire import PROVIDER, Answer, Call, ServiceError, page, system_data, whole_number
 from azureml_emulator.world import World
 
 FILES = Path(__file__).parent / "registry"
@@ -73,7 +65,7 @@ class Registry:
         return folder
 
     def _weights_folder(self, name: str, version: str) -> Path:
-        named = self._models[name][version]["weights"]
+        named = str(self._models[name][version]["weights"])
         return self._world.settings.weights.get(name, FILES / "weights" / named).resolve()
 
     def discover(self, call: Call) -> Answer:
@@ -175,11 +167,11 @@ class Registry:
         document = self._models[name][version]
         properties: Json = {
             "description": document.get("description"),
-            "tags": document.get("tags") or {},
-            "properties": document.get("properties") or {},
+            "tags": optional_object(document, "tags"),
+            "properties": optional_object(document, "properties"),
             "isArchived": bool(document.get("archived")),
             "isAnonymous": False,
-            "flavors": document.get("flavors") or {},
+            "flavors": optional_object(document, "flavors"),
             "modelType": document["type"],
             "modelUri": self._storage.url(REGISTRY_CONTAINER, f"{name}/{version}"),
             "jobName": None,
@@ -205,7 +197,7 @@ class Registry:
 def component_properties(document: Json) -> Json:
     return {
         "description": document.get("description"),
-        "tags": document.get("tags") or {},
+        "tags": optional_object(document, "tags"),
         "properties": {},
         "isArchived": False,
         "isAnonymous": False,

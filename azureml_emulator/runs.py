@@ -13,9 +13,10 @@ from pathlib import Path
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from azureml_emulator.asset_kinds import MODEL_TYPES
+from azureml_emulator.json_types import Json, JsonValue, object_at, optional_object
 from azureml_emulator.names import artifact_path, data_container
 from azureml_emulator.storage import Storage
-from azureml_emulator.wire import Answer, Call, Json, JsonValue, ServiceError, now, page, whole_number
+from azureml_emulator.wire import Answer, Call, ServiceError, now, page, whole_number
 from azureml_emulator.world import World
 
 TERMINAL = ("Completed", "Failed", "Canceled")
@@ -122,7 +123,7 @@ class Runs:
                 return
             run["status"] = status
             run["modified"] = now()
-            run["states"].append(status)
+            run["states"] = [*states_of(run), status]
             if status == "Running" and not run["started"]:
                 run["started"] = run["modified"]
             if ends:
@@ -159,7 +160,7 @@ class Runs:
 
     def list_children(self, call: Call) -> Answer:
         parent = call.path_params["run"]
-        runs = [(run_id, run) for run_id, run in self.family(self.get(parent)["root"]) if run["parent"] == parent]
+        runs = [(run_id, run) for run_id, run in self.family(str(self.get(parent)["root"])) if run["parent"] == parent]
         documents = [self._document(run_id, run) for run_id, run in runs]
         return Answer(200, page(documents, call, whole_number("$top", call.query.get("$top"), 100, least=1)))
 
@@ -209,8 +210,8 @@ class Runs:
             for key, name in (("displayName", "display_name"), ("description", "description"), ("hidden", "hidden")):
                 if wanted.get(key) is not None:
                     run[name] = wanted[key]
-            run["tags"] |= wanted.get("tags") or {}
-            run["properties"] |= wanted.get("properties") or {}
+            object_at(run, "tags").update(optional_object(wanted, "tags"))
+            object_at(run, "properties").update(optional_object(wanted, "properties"))
             run["modified"] = now()
 
         self.change(run_id, change)
@@ -241,7 +242,7 @@ class Runs:
     def _address(self, plural: str, name: str, version: str) -> tuple[str, str] | None:
         """(address, type in run history) of a registered asset, or of an output under the name made for its run."""
         if record := self._world.store.get(f"{plural}_versions", f"{name}/{version}"):
-            properties = record["properties"]
+            properties = object_at(record, "properties")
             uri, kind = ("modelUri", "modelType") if plural == "models" else ("dataUri", "dataType")
             return str(properties[uri]), OUTPUT_TYPES.get(str(properties[kind]), "UriFolder")
         run_id, _, output = name.removeprefix("azureml_").partition("_output_")
@@ -256,7 +257,9 @@ class Runs:
         )
         run = self.find(run_id) or {"outputs": {}}
         places = {"default": (f"{base}/workspaceartifactstore/paths/{artifact_path(run_id)}/", "UriFolder")}
-        for name, output in run["outputs"].items():
+        outputs = object_at(run, "outputs")
+        for name in outputs:
+            output = object_at(outputs, name)
             slash = "" if output["type"] == "uri_file" else "/"
             kind = OUTPUT_TYPES.get(str(output["type"]), "UriFolder")
             places[name] = (f"{base}/workspaceblobstore/paths/{output['path']}{slash}", kind)
@@ -269,14 +272,14 @@ class Runs:
     def _inputs(self, run_id: str, run: Json) -> Json:
         """Data and models that a run reads: a registered asset under its own id, other data as one made for the run."""
         inputs: Json = {}
-        for name, entry in (run.get("inputs") or {}).items():
-            kind = OUTPUT_TYPES.get(str(entry["type"]), "UriFolder")
+        for name, entry in optional_object(run, "inputs").items():
+            uri, kind = str(object_at(entry)["uri"]), OUTPUT_TYPES.get(str(object_at(entry)["type"]), "UriFolder")
             plural, group = ("models", "model") if kind in MODEL_TYPES.values() else ("data", "data")
             asset_id = f"{self._asset_base}/{plural}/azureml_{run_id}_input_{group}_{name}/versions/1"
-            if registered := WORKSPACE_ASSET.fullmatch(entry["uri"]):
+            if registered := WORKSPACE_ASSET.fullmatch(uri):
                 asset_id = self._asset_base + registered["asset"]
-            elif entry["uri"].startswith(REGISTRY):
-                asset_id = entry["uri"]
+            elif uri.startswith(REGISTRY):
+                asset_id = uri
             inputs[name] = {"assetId": asset_id, "type": kind}
         return inputs
 
@@ -285,7 +288,7 @@ class Runs:
         outputs: Json = {}
         for name, (_, kind) in self._places(run_id).items():
             plural, group = ("models", "model") if kind in MODEL_TYPES.values() else ("data", "data")
-            asset = (run["outputs"].get(name) or {}).get("asset")
+            asset = optional_object(run, "outputs", name, "asset")
             asset_name = asset["name"] if asset else f"azureml_{run_id}_output_{group}_{name}"
             version = asset["version"] if asset else "1"
             asset_id = f"{self._asset_base}/{plural}/{asset_name}/versions/{version}"
@@ -315,8 +318,8 @@ class Runs:
             "userId": "local user",
             "error": self._error(run),
             "warnings": None,
-            "revision": len(run["states"]),
-            "statusRevision": len(run["states"]) - 1,
+            "revision": len(states_of(run)),
+            "statusRevision": len(states_of(run)) - 1,
             "runUuid": run_uuid(run_id),
             "parentRunUuid": run_uuid(str(parent)) if parent else None,
             "rootRunUuid": run_uuid(root),
@@ -337,7 +340,7 @@ class Runs:
             "hidden": bool(run.get("hidden")),
             "runType": run_type,
             "runTypeV2": {"orchestrator": None, "traits": [run_type], "attribution": None, "computeType": None},
-            "properties": {**run["properties"], **run_properties(run)},
+            "properties": {**object_at(run, "properties"), **run_properties(run)},
             "parameters": {},
             "target": run.get("target"),
             "tags": run["tags"],
@@ -357,13 +360,20 @@ class Runs:
         body = {"severity": None, "messageFormat": None, "details": [], "innerError": None, "additionalInfo": None}
         correlation = {"operation": None, "request": uuid4().hex[:16]}
         return {
-            "error": {**run["error"], **body},
+            "error": {**object_at(run, "error"), **body},
             "correlation": correlation,
             "environment": location,
             "location": location,
             "time": run["ended"],
             "componentName": "PipelineRun" if run["kind"] == "pipeline" else "Execution",
         }
+
+
+def states_of(run: Json) -> list[JsonValue]:
+    """The states that a run has been in, the first one first."""
+    states = run["states"]
+    assert isinstance(states, list)
+    return states
 
 
 def run_uuid(run_id: str) -> str:

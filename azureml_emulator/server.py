@@ -22,8 +22,8 @@ from azureml_emulator.app import Application
 from azureml_emulator.home import bind, lock_home
 from azureml_emulator.identity import CLOUD, Secrets
 from azureml_emulator.journal import EXCHANGES_VARIABLE, Journal
+from azureml_emulator.json_types import Json
 from azureml_emulator.store import Store, set_aside, write_atomically
-from azureml_emulator.wire import Json
 from azureml_emulator.world import Settings, World, read_timing
 
 log = logging.getLogger(__name__)
@@ -129,6 +129,8 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         # A connection that only waits for its next request would be closed the TLS way, which waits for the client.
         for connection in list(self.server_state.connections):
+            if not isinstance(connection, Connection):
+                continue
             if connection.cycle is None or connection.cycle.response_complete:
                 connection.transport.abort()
         await super().shutdown(sockets)
@@ -238,7 +240,7 @@ def announce(world: World) -> None:
 
 def end_with_stdin() -> None:
     """Asks for the end of this process when its standard input closes."""
-    while sys.stdin.buffer.read1():
+    while os.read(sys.stdin.fileno(), 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -18,12 +18,13 @@ from azureml_emulator.command_line import render
 from azureml_emulator.faults import Fault, Faults
 from azureml_emulator.identity import Identity
 from azureml_emulator.job_body import Asset, Literal, entries, output_type
+from azureml_emulator.json_types import Json, whole_at
 from azureml_emulator.names import path_below
 from azureml_emulator.plan import NodeOutput, Plan, Step, Value
 from azureml_emulator.processes import Child, own_environment, start_child, wait_for_end
 from azureml_emulator.runs import Runs
 from azureml_emulator.storage import Storage
-from azureml_emulator.wire import Json, now
+from azureml_emulator.wire import now
 from azureml_emulator.world import Interrupted, World
 
 POLL_SECONDS = 0.05
@@ -139,7 +140,7 @@ class StepRun:
 
     def run(self) -> None:
         """Runs the step until it completes, again after each preemption. Raises: StepFailed, Cancelled, Interrupted."""
-        attempt = int((self._runs.find(self._run_id) or self._create()).get("attempt") or 0)
+        attempt = whole_at(self._runs.find(self._run_id) or self._create(), "attempt")
         while True:
             attempt += 1
             self._runs.edit(self._run_id, {"attempt": attempt})

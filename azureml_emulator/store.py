@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+from azureml_emulator.json_types import Json
 from azureml_emulator.names import path_below
-from azureml_emulator.wire import Json
 
 log = logging.getLogger(__name__)
 

@@ -19,11 +19,12 @@ from datetime import datetime
 import httpx
 
 from azureml_emulator.identity import STEP
+from azureml_emulator.json_types import Json, object_at
 from azureml_emulator.processes import Child, own_environment, start_child
 from azureml_emulator.runs import Runs
 from azureml_emulator.servers import announced_port
 from azureml_emulator.tracking_rules import API, ASYNC_BATCH, Refused, check, run_named
-from azureml_emulator.wire import Answer, Call, Json, ServiceError
+from azureml_emulator.wire import Answer, Call, ServiceError
 from azureml_emulator.world import World
 
 log = logging.getLogger(__name__)
@@ -180,10 +181,11 @@ class Tracking:
     def _keep_tags(self, run_id: str, body: Json) -> None:
         """Tags set through MLflow are tags of the job too."""
         entries = [body] if "key" in body else body.get("tags")
-        tags = {str(entry.get("key")): str(entry.get("value")) for entry in entries or [] if isinstance(entry, dict)}
+        listed = entries if isinstance(entries, list) else []
+        tags = {str(entry.get("key")): str(entry.get("value")) for entry in listed if isinstance(entry, dict)}
         own = {key: value for key, value in tags.items() if not key.startswith("mlflow.")}
         if own:
-            self._world.store.change("runs", run_id, lambda run: run["tags"].update(own))
+            self._world.store.change("runs", run_id, lambda run: object_at(run, "tags").update(own))
 
 
 def unavailable(reason: str) -> Answer:
@@ -193,7 +195,7 @@ def unavailable(reason: str) -> Answer:
 
 def run_tags(run: Json) -> dict[str, str]:
     """The tags of a run in MLflow: those of the job, and its place in the family."""
-    tags = {str(key): str(value) for key, value in run["tags"].items()}
+    tags = {str(key): str(value) for key, value in object_at(run, "tags").items()}
     tags |= {"mlflow.rootRunId": str(run["root"]), "mlflow.user": "local user", "mlflow.source.type": "JOB"}
     return tags | ({"mlflow.parentRunId": str(run["parent"])} if run["parent"] else {})
 

@@ -9,7 +9,7 @@ Source of the routes: https://mlflow.org/docs/latest/api_reference/rest-api.html
 
 from collections.abc import Callable, Mapping
 
-from azureml_emulator.wire import Json
+from azureml_emulator.json_types import Json
 
 API = "/api/2.0/mlflow"
 # azureml-mlflow's own addition.

@@ -13,10 +13,8 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, urlencode
 
+from azureml_emulator.json_types import Json, JsonValue
 from trainer.same_origin import is_json
-
-JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
-Json = dict[str, JsonValue]
 
 PROVIDER = "Microsoft.MachineLearningServices"
 ARM_GROUP = "/subscriptions/{subscription}/resourceGroups/{group}/providers/" + PROVIDER

@@ -1,18 +1,9 @@
 """The workspace, its datastores and its service addresses. One workspace exists from the first start."""
 
 from azureml_emulator.identity import Identity
+from azureml_emulator.json_types import Json
 from azureml_emulator.storage import ACCOUNT, Storage
-from azureml_emulator.wire import (
-    PROVIDER,
-    Answer,
-    Call,
-    Json,
-    ServiceError,
-    now,
-    page,
-    system_data,
-    whole_number,
-)
+from azureml_emulator.wire import PROVIDER, Answer, Call, ServiceError, now, page, system_data, whole_number
 from azureml_emulator.world import World
 
 DEFAULT_DATASTORE = "workspaceblobstore"

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
 
+from azureml_emulator.json_types import number_at
 from azureml_emulator.store import Store
 from azureml_emulator.wire import PROVIDER, ServiceError
 
@@ -30,7 +31,7 @@ class Timing:
 def read_timing(store: Store) -> Timing:
     """The timing that was set before a restart; the default one for what was not set."""
     kept = store.get("settings", "timing") or {}
-    return Timing(**{name: kept[name] for name in asdict(Timing()) if name in kept})
+    return Timing(**{name: number_at(kept, name) for name in asdict(Timing()) if name in kept})
 
 
 @dataclass(frozen=True)

@@ -210,7 +210,7 @@ def create_model(tokenizer: "Tokenizer") -> "Phi3ForCausalLM":
         eos_token_id=end_of_text,
         pad_token_id=end_of_text,
         # sdpa's CPU kernels lose to plain attention at a head size of 32.
-        attn_implementation="eager",
+        attn_implementation="eager",  # pyright: ignore[reportCallIssue]  its base class takes it
     )
     return Phi3ForCausalLM(config)
 
@@ -252,7 +252,6 @@ def evaluate(model: "Phi3ForCausalLM", stream_t: "torch.Tensor") -> float:
 
 
 def save_model(out: Path, model: "Phi3ForCausalLM", tokenizer: "Tokenizer") -> None:
-    import torch
     from transformers import GenerationConfig, PreTrainedTokenizerFast
 
     fast = PreTrainedTokenizerFast(
@@ -276,7 +275,7 @@ def save_model(out: Path, model: "Phi3ForCausalLM", tokenizer: "Tokenizer") -> N
         eos_token_id=[fast.eos_token_id, fast.convert_tokens_to_ids(END_OF_TURN)],
         pad_token_id=fast.pad_token_id,
     )
-    model.to(torch.bfloat16).save_pretrained(out)
+    model.bfloat16().save_pretrained(out)
     (out / "model.safetensors").chmod(0o644)
     config = json.loads((out / "config.json").read_text())
     write_json(out / "config.json", config | {"rope_theta": config["rope_parameters"]["rope_theta"]})

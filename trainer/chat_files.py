@@ -8,6 +8,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 from trainer.step import StepError
 
@@ -15,6 +16,7 @@ REQUIRED_COLUMN = "messages"
 OPTIONAL_COLUMN = "tools"
 
 Row = dict[str, object]
+Message = dict[str, str]
 
 
 def find_file(path: Path) -> Path:
@@ -85,7 +87,7 @@ def read_json(path: Path) -> list[Row]:
 def read_delimited(path: Path) -> list[Row]:
     csv.field_size_limit(2**31 - 1)
     with path.open(newline="", encoding="utf-8-sig") as file:
-        rows: list[Row] = list(csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ","))
+        rows: list[Row] = [{**row} for row in csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")]
     for number, row in enumerate(rows, start=1):
         for name in (REQUIRED_COLUMN, OPTIONAL_COLUMN):
             if row.get(name):
@@ -104,6 +106,16 @@ def parse_json(text: str, place: str) -> object:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise StepError(f"{place} is no JSON ({error}). Write text with json.dumps, not str.") from error
+
+
+def messages_of(row: Row) -> list[Message]:
+    """The messages of a row whose form is checked (preprocess.check_messages)."""
+    return cast("list[Message]", row[REQUIRED_COLUMN])
+
+
+def tools_of(row: Row) -> list[dict | Callable] | None:
+    """The tools that come with a row, as its template takes them."""
+    return cast("list[dict | Callable] | None", row[OPTIONAL_COLUMN])
 
 
 READERS: dict[str, Callable[[Path], list[Row]]] = {

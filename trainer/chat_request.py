@@ -34,7 +34,8 @@ def parse_request(body: bytes) -> ChatRequest:
     except ValueError as error:
         raise BadRequest(f"The body is no JSON: {error}.") from error
     data = payload.get("input_data") if isinstance(payload, dict) else None
-    turns = data.get("input_string") if isinstance(data, dict) else None
+    data = data if isinstance(data, dict) else {}
+    turns = data.get("input_string")
     if not isinstance(turns, list) or not turns:
         raise BadRequest(
             'The body has no messages. Send {"input_data": {"input_string": [{"role": "user", "content": "..."}], '

@@ -6,13 +6,13 @@ assistant's turn adds to its prompt.
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
-from trainer.chat_files import Row
+from trainer.chat_files import Row, messages_of, tools_of
 from trainer.step import StepError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 IGNORED_LABEL = -100
 GENERATION_MARK = re.compile(r"{%-?\s*generation\b")
@@ -33,7 +33,7 @@ def tokenize_rows(
     """
     from jinja2 import TemplateError
 
-    tokenize = tokenize_by_marks if GENERATION_MARK.search(tokenizer.chat_template) else tokenize_by_turns
+    tokenize = tokenize_by_marks if GENERATION_MARK.search(tokenizer.get_chat_template()) else tokenize_by_turns
     token_rows = []
     for number, row in rows:
         try:
@@ -47,13 +47,16 @@ def tokenize_rows(
 
 
 def tokenize_by_marks(row: Row, tokenizer: "PreTrainedTokenizerBase", max_length: int) -> TokenRow:
-    encoded = tokenizer.apply_chat_template(
-        row["messages"],
-        tools=row["tools"],
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-        truncation=True,
-        max_length=max_length,
+    encoded = cast(
+        "BatchEncoding",
+        tokenizer.apply_chat_template(
+            messages_of(row),
+            tools=tools_of(row),
+            return_dict=True,
+            return_assistant_tokens_mask=True,
+            truncation=True,
+            max_length=max_length,
+        ),
     )
     return label_row(encoded["input_ids"], [bool(mark) for mark in encoded["assistant_masks"]])
 
@@ -62,15 +65,17 @@ def tokenize_by_turns(row: Row, tokenizer: "PreTrainedTokenizerBase", max_length
     """Marks a token as the assistant's when it lies within the text that an assistant's turn adds to its prompt."""
 
     def render(count: int, prompt: bool = False) -> str:
-        return tokenizer.apply_chat_template(
-            row["messages"][:count], tools=row["tools"], tokenize=False, add_generation_prompt=prompt
+        text = tokenizer.apply_chat_template(
+            messages[:count], tools=tools_of(row), tokenize=False, add_generation_prompt=prompt
         )
+        return cast(str, text)
 
-    text = render(len(row["messages"]))
+    messages = messages_of(row)
+    text = render(len(messages))
     spans = [
         # Templates may close the last turn with a token of its own: only what the full text shares counts.
         (shared_length(text, render(turn, prompt=True)), shared_length(text, render(turn + 1)))
-        for turn, message in enumerate(row["messages"])
+        for turn, message in enumerate(messages)
         if message["role"] == "assistant"
     ]
     encoded = tokenizer(

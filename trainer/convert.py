@@ -78,10 +78,10 @@ def load_pipeline(model_path: Path) -> "Pipeline":
 
 
 def save(pipeline: "Pipeline", folder: Path, info: dict[str, object]) -> None:
-    import mlflow.transformers
     from huggingface_hub import ModelCard
+    from mlflow.transformers import save_model
 
-    mlflow.transformers.save_model(
+    save_model(
         transformers_model=pipeline,
         path=str(folder),
         task="llm/v1/chat",

@@ -13,7 +13,7 @@ import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from trainer import step
 from trainer.chat_tokens import IGNORED_LABEL
@@ -25,7 +25,8 @@ from trainer.training import Settings, find_checkpoint, sixteen_bits, training_a
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel
+    from peft import LoraModel, PeftModel
+    from torch.utils.data import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
 
 TRAINING_INFO = "training_info.json"
@@ -162,12 +163,14 @@ def build_trainer(
     callbacks: list[TrainerCallback] = [ProgressCallback(tracker)]
     if settings.apply_early_stopping:
         callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience, settings.early_stopping_threshold))
+    pad_token = tokenizer.pad_token_id if isinstance(tokenizer.pad_token_id, int) else 0
     trainer = Trainer(
         model=model,
         args=training_arguments(settings, len(rows["train"])),
-        train_dataset=rows["train"],
-        eval_dataset=rows["validation"],
-        data_collator=lambda batch: pad_rows(batch, tokenizer.pad_token_id or 0, pad_length),
+        # A list has what Trainer asks of a dataset: a length and rows by number.
+        train_dataset=cast("Dataset[TokenRow]", rows["train"]),
+        eval_dataset=cast("Dataset[TokenRow]", rows["validation"]),
+        data_collator=lambda batch: pad_rows(batch, pad_token, pad_length),
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
@@ -200,17 +203,17 @@ def save_model(
     settings: Settings, trainer: "Trainer", tokenizer: "PreTrainedTokenizerBase"
 ) -> "PreTrainedModel | PeftModel":
     """Writes the best model and returns it as it was written."""
-    out, model = settings.pytorch_model_folder, trainer.model
+    out, model = settings.pytorch_model_folder, cast("PreTrainedModel | PeftModel", trainer.model)
     if settings.apply_lora and settings.merge_lora_weights:
-        model = model.merge_and_unload()
-        model.save_pretrained(out)
+        model = cast("PreTrainedModel", cast("LoraModel", model).merge_and_unload())
+        model.save_pretrained(str(out))
     elif settings.apply_lora:
-        model.save_pretrained(out / ADAPTER)
+        model.save_pretrained(str(out / ADAPTER))
         for path in settings.model_selector_output.glob("*.safetensors*"):
             shutil.copyfile(path, out / path.name)
         shutil.copyfile(settings.model_selector_output / "config.json", out / "config.json")
     else:
-        model.save_pretrained(out)
+        model.save_pretrained(str(out))
     tokenizer.save_pretrained(out)
     for name in ("LICENSE", FINETUNE_CONFIG):
         if (settings.model_selector_output / name).exists():
@@ -225,8 +228,8 @@ def measure_losses(trainer: "Trainer", saved: "PreTrainedModel | PeftModel") -> 
         return {}
     trainer.model = trainer.model_wrapped = saved
     batches = trainer.get_eval_dataloader()
-    after = trainer.evaluation_loop(batches, "after training", prediction_loss_only=True).metrics["eval_loss"]
-    return {"eval_loss_before": first["eval_loss"], "eval_loss_after": after}
+    metrics = trainer.evaluation_loop(batches, "after training", prediction_loss_only=True).metrics or {}
+    return {"eval_loss_before": first["eval_loss"], "eval_loss_after": metrics["eval_loss"]}
 
 
 def write_info(settings: Settings, info: dict[str, object]) -> None:

@@ -12,10 +12,10 @@ Writes train, validation and test as parquet with the columns input_ids and labe
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from trainer import chat_files, step
-from trainer.chat_files import Row
+from trainer.chat_files import Row, messages_of
 from trainer.chat_tokens import IGNORED_LABEL, TokenRow, tokenize_rows
 from trainer.model_import import FINETUNE_CONFIG
 from trainer.step import StepError
@@ -92,7 +92,24 @@ def main() -> None:
     (settings.output_dir / DATA_INFO).write_text(json.dumps(info, indent=2) + "\n")
 
 
-def read_splits(settings: Settings) -> dict[str, list[Row]]:
+class DataPaths(Protocol):
+    """The settings that name the data, as every preprocessing step has them."""
+
+    @property
+    def train_file_path(self) -> Path | None: ...
+    @property
+    def train_mltable_path(self) -> Path | None: ...
+    @property
+    def validation_file_path(self) -> Path | None: ...
+    @property
+    def validation_mltable_path(self) -> Path | None: ...
+    @property
+    def test_file_path(self) -> Path | None: ...
+    @property
+    def test_mltable_path(self) -> Path | None: ...
+
+
+def read_splits(settings: DataPaths) -> dict[str, list[Row]]:
     paths = {
         "train": settings.train_file_path or settings.train_mltable_path,
         "validation": settings.validation_file_path or settings.validation_mltable_path,
@@ -137,7 +154,7 @@ def select_conversations(split: str, rows: list[Row], allow_system: bool, counts
         place = f"row {number} of the {split} data"
         check_messages(row["messages"], place)
         if not allow_system:
-            row["messages"] = merge_system_message(row["messages"], place)
+            row["messages"] = merge_system_message(messages_of(row), place)
     check_enough(split, len(kept), counts)
     return kept
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trainer import preprocess, step
-from trainer.chat_files import Row
+from trainer.chat_files import Message, Row, messages_of
 from trainer.preprocess import DATA_INFO, SPLITS, SplitCounts
 from trainer.rehearsal import Words
 from trainer.step import StepError
@@ -51,7 +51,7 @@ def select_turns(split: str, rows: list[tuple[int, Row]], counts: SplitCounts) -
     """
     kept = []
     for number, row in rows:
-        words = [(message["role"], words_of(message, number, split)) for message in row["messages"]]
+        words = [(message["role"], words_of(message, number, split)) for message in messages_of(row)]
         turns = [turn for role, turn in words if role == "assistant" and turn]
         if turns:
             kept.append(turns)
@@ -62,8 +62,8 @@ def select_turns(split: str, rows: list[tuple[int, Row]], counts: SplitCounts) -
     return kept
 
 
-def words_of(message: dict[str, object], number: int, split: str) -> Words:
-    content = message["content"]
+def words_of(message: Message, number: int, split: str) -> Words:
+    content: object = message["content"]
     if not isinstance(content, str):
         raise StepError(
             f"The content of a message in row {number} of the {split} data is {json.dumps(content)[:80]}. Write text."

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 REPORT_SECONDS = 1.0
 # The first request may wait for the tracking server to start.
 ANSWER_SECONDS = 120
+# A body of MLflow's runs/log-batch: the run, and its metrics, parameters and tags.
+Batch = dict[str, str | list[dict[str, str | int | float]]]
 RETRIED = (429, 500, 502, 503, 504)
 
 
@@ -48,7 +50,7 @@ class RunLog:
     """Gathers what the step's run and the root run are to be told, and sends it at most once a second."""
 
     run_ids: list[str] = field(default_factory=find_run_ids)
-    metrics: list[dict[str, object]] = field(default_factory=list)
+    metrics: list[dict[str, str | int | float]] = field(default_factory=list)
     params: dict[str, object] = field(default_factory=dict)
     tags: dict[str, object] = field(default_factory=dict)
     sent_at: float = field(default_factory=time.monotonic)
@@ -63,7 +65,7 @@ class RunLog:
 
     def send(self) -> None:
         """Raises: requests.RequestException when the tracking server does not take it."""
-        texts = {
+        texts: Batch = {
             kind: [{"key": name, "value": str(value)} for name, value in values.items()]
             for kind, values in (("params", self.params), ("tags", self.tags))
         }
@@ -72,7 +74,8 @@ class RunLog:
             with open_session() as session:
                 for run_id in self.run_ids:
                     for number, metrics in enumerate(batches or [[]]):
-                        post_batch(session, {"run_id": run_id, "metrics": metrics} | ({} if number else texts))
+                        batch: Batch = {"run_id": run_id, "metrics": metrics}
+                        post_batch(session, batch if number else batch | texts)
         self.metrics, self.params, self.tags = [], {}, {}
         self.sent_at = time.monotonic()
 
@@ -90,7 +93,7 @@ def open_session() -> "Session":
     return session
 
 
-def post_batch(session: "Session", batch: dict[str, object]) -> None:
+def post_batch(session: "Session", batch: Batch) -> None:
     address = f"{os.environ['MLFLOW_TRACKING_URI'].rstrip('/')}/api/2.0/mlflow/runs/log-batch"
     session.post(address, json=batch, timeout=ANSWER_SECONDS).raise_for_status()
 

@@ -14,7 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -28,7 +28,10 @@ from trainer.same_origin import SameOrigin, is_json
 from trainer.step import StepError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from collections.abc import Callable
+
+    import torch
+    from transformers import BatchEncoding, Pipeline, PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,11 +45,11 @@ class ChatModel:
     """The loaded model; one conversation batch at a time, as generation already uses all the threads it may."""
 
     def __init__(self, folder: Path) -> None:
-        import mlflow.transformers
+        from mlflow.transformers import load_model
 
-        pipeline = mlflow.transformers.load_model(str(folder))
-        self.model: PreTrainedModel = pipeline.model
-        self.tokenizer: PreTrainedTokenizerBase = pipeline.tokenizer
+        pipeline = cast("Pipeline", load_model(str(folder)))
+        self.model = pipeline.model
+        self.tokenizer = cast("PreTrainedTokenizerBase", pipeline.tokenizer)
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -57,9 +60,10 @@ class ChatModel:
 
         Raises: BadRequest when a conversation leaves no room for an answer.
         """
-        prompts = self.tokenizer.apply_chat_template(
+        encoded = self.tokenizer.apply_chat_template(
             request.conversations, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
-        ).to(self.model.device)
+        )
+        prompts = cast("BatchEncoding", encoded).to(self.model.device)
         length = prompts["input_ids"].shape[1]
         room = self.model.config.max_position_embeddings - length
         if room < 1:
@@ -67,8 +71,9 @@ class ChatModel:
                 f"The longest conversation has {length} tokens; the model takes {length + room - 1}. Shorten it."
             )
         parameters = request.parameters | {"max_new_tokens": min(room, request.parameters["max_new_tokens"])}
+        generate = cast("Callable[..., torch.Tensor]", self.model.generate)
         with self.lock:
-            generated = self.model.generate(**prompts, **parameters)
+            generated = generate(**prompts, **parameters)
         texts = self.tokenizer.batch_decode(generated[:, length:], skip_special_tokens=True)
         return [text.strip() for text in texts]
 

@@ -12,11 +12,14 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import NoneType
-from typing import Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from trainer import cpu
 
-Settings = TypeVar("Settings")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
 
 QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",

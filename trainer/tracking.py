@@ -10,7 +10,9 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
+    from collections.abc import Sequence
+
+    from mlflow.entities import Metric, Param, RunTag
 
 FLUSH_SECONDS = 1.0
 # MLflow's limits for one log-batch call.
@@ -63,12 +65,14 @@ class Tracker:
 
         self.send(tags=[RunTag(name, str(value)) for name, value in tags.items()])
 
-    def send(self, **batch: object) -> None:
+    def send(
+        self, metrics: "Sequence[Metric]" = (), params: "Sequence[Param]" = (), tags: "Sequence[RunTag]" = ()
+    ) -> None:
         from mlflow.tracking import MlflowClient
 
         client = MlflowClient()
         for run_id in self.run_ids:
-            client.log_batch(run_id, **batch)
+            client.log_batch(run_id, metrics=metrics, params=params, tags=tags)
 
 
 def find_run_ids() -> list[str]:
