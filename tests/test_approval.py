@@ -72,6 +72,7 @@ def test_a_no_ends_the_run_and_registers_nothing(environment: dict[str, str], em
     assert again.end().report["job"]["attached"] is True
 
 
+@pytest.mark.exhaustive
 def test_a_yes_outlives_the_process_that_was_given_it(environment: dict[str, str], emulator: Emulator) -> None:
     """Killed while it serves, and started again: nobody is asked twice."""
     run = finetune(environment, *ASKED, key="once").read_until(WAITING)
@@ -95,6 +96,7 @@ def test_no_answer_in_time_is_a_no(environment: dict[str, str], emulator: Emulat
     assert model_versions(emulator, "unanswered") == []
 
 
+@pytest.mark.exhaustive
 def test_approval_before_traffic_keeps_the_answer_with_the_model(
     environment: dict[str, str], emulator: Emulator
 ) -> None:

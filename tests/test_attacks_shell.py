@@ -181,6 +181,7 @@ def odd_home(tmp_path: Path, exchanges: Path) -> Iterator[Emulator]:
     emulator.stop()
 
 
+@pytest.mark.exhaustive
 def test_a_home_with_quotes_and_commands_in_its_name_runs_jobs(
     odd_home: Emulator, empty_database: Path, tmp_path: Path
 ) -> None:

@@ -186,6 +186,7 @@ def test_cancel_ends_a_run_s_job_and_endpoints(environment: dict[str, str], emul
     assert (ended.code, ended.report["error"]["code"]) == (1, "JobCanceled"), ended.errors
 
 
+@pytest.mark.exhaustive
 def test_a_kept_endpoint_stays_until_its_expiry(environment: dict[str, str], emulator: Emulator) -> None:
     """Explicit, shown with its price, and swept when its time is over."""
     run = finetune(environment, "serving.keep=true", "serving.keep_hours=0.01", *REHEARSAL, key="kept").end()

@@ -56,15 +56,24 @@ def test_schedules_fire_by_themselves_and_do_not_overlap(local: Local) -> None:
     assert most_at_once == 1
 
 
-def test_a_run_completes_and_stopping_leaves_nothing(local: Local) -> None:
-    """Also when another run is in the middle: its job and its endpoint go, and every process with them."""
+@pytest.mark.exhaustive
+def test_a_run_completes_and_the_nightly_one_is_skipped(local: Local) -> None:
+    """Nothing has changed between the two."""
+    from prefect.deployments import run_deployment
+
+    with local.client():
+        done = run_deployment("finetune/local", parameters={"model": REHEARSAL}, timeout=RUN_SECONDS)
+        again = run_deployment("finetune/local-nightly", parameters={"model": REHEARSAL}, timeout=RUN_SECONDS)
+
+    assert done.state.name == "Completed", done.state.message
+    assert (again.state.name, again.state.is_completed()) == ("Skipped", True), again.state.message
+
+
+def test_stopping_ends_a_run_and_leaves_nothing(local: Local) -> None:
+    """The job of a run that is in the middle and its endpoint go, and every process with them."""
     from prefect.deployments import run_deployment
 
     with local.client() as client:
-        done = run_deployment("finetune/local", parameters={"model": REHEARSAL}, timeout=RUN_SECONDS)
-        assert done.state.name == "Completed", done.state.message
-        again = run_deployment("finetune/local-nightly", parameters={"model": REHEARSAL}, timeout=RUN_SECONDS)
-        assert (again.state.name, again.state.is_completed()) == ("Skipped", True), again.state.message
         long = {"training_seconds": 300}
         parameters = {"model": REHEARSAL, "training": long}
         going_on = run_deployment("finetune/local", parameters=parameters, timeout=0).id
