@@ -12,7 +12,7 @@ from azureml_emulator.world import World
 
 
 class Admin:
-    """What a test or a person may look at and set from outside."""
+    """The request log, the work log and the latencies, for tests and for tools."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -28,20 +28,20 @@ class Admin:
         return Answer(200, {"value": read_log(self._world.settings.home / "requests.jsonl")})
 
     def list_work(self, call: Call) -> Answer:
-        """What has gone on, from when to when: long-running operations, jobs and their steps."""
+        """Long-running operations, jobs and their steps, each with its start and end."""
         operations = (record for _, record in self._world.store.list("operations"))
         runs = ({**run, "kind": "run", "started": run["created"]} for _, run in self._world.store.list("runs"))
-        value = [{name: one.get(name) for name in ("kind", "started", "ended")} for one in [*operations, *runs]]
-        return Answer(200, {"value": sorted(value, key=lambda one: str(one["started"]))})
+        value = [{name: record.get(name) for name in ("kind", "started", "ended")} for record in [*operations, *runs]]
+        return Answer(200, {"value": sorted(value, key=lambda record: str(record["started"]))})
 
     def get_timing(self, call: Call) -> Answer:
         return Answer(200, asdict(self._world.timing))
 
     def put_timing(self, call: Call) -> Answer:
-        known = asdict(self._world.timing)
+        timings = asdict(self._world.timing)
         for name, seconds in call.json().items():
-            if name not in known:
-                text = f"There is no timing '{name}'. The timings are {', '.join(known)}."
+            if name not in timings:
+                text = f"There is no timing '{name}'. The timings are {', '.join(timings)}."
                 raise ServiceError(400, "BadRequest", text, shape="arm")
             if isinstance(seconds, bool) or not isinstance(seconds, int | float) or seconds < 0:
                 text = f"The timing '{name}' is '{seconds}'; it must be a number of seconds, 0 or more."

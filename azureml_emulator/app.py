@@ -97,10 +97,10 @@ class Application:
         started = time.monotonic()
         call, route = self._read(request)
         try:
-            known = self._known_route(call, route)
-            call = await run_sync(self._admit, call, known, limiter=self._limiter)
-            call = await self._with_body(request, call, known)
-            answer = await run_sync(self._services.faults.around, call, known, limiter=self._limiter)
+            matched = self._matched_route(call, route)
+            call = await run_sync(self._admit, call, matched, limiter=self._limiter)
+            call = await self._with_body(request, call, matched)
+            answer = await run_sync(self._services.faults.around, call, matched, limiter=self._limiter)
         except ClientDisconnect:
             return Response(status_code=400)
         except ServiceError as error:
@@ -136,7 +136,7 @@ class Application:
         )
         return call, entry.route if entry else None
 
-    def _known_route(self, call: Call, route: Route | None) -> Route:
+    def _matched_route(self, call: Call, route: Route | None) -> Route:
         """The call's route. Raises: ServiceError for a foreign web page, a path that is too long, an unknown route."""
         if reason := refusal(call.headers, scheme="https", port=self._world.settings.port):
             raise ServiceError(403, "ForeignOrigin", reason, shape="arm")
@@ -157,8 +157,8 @@ class Application:
     async def _with_body(self, request: Request, call: Call, route: Route) -> Call:
         """The call with its body: in memory, or of a streamed route in a file.
 
-        Raises: ServiceError 413 for one that is too large, 408 for one of which nothing comes any more, 400 for one of
-        other types than the route's.
+        Raises: ServiceError 413 for a body that is too large, 408 for a body that stops arriving, 400 for a body whose
+        parts have other types than the route's.
         """
         most = LARGEST_OPEN_BYTES if route.auth == "none" else LARGEST_BODY_BYTES
         chunks = limited(request, LARGEST_UPLOAD_BYTES if route.streamed else most, shape_of(route))
@@ -178,17 +178,16 @@ class Application:
 
     def _find(self, method: str, path: str, version: str | None) -> tuple[Entry | None, dict[str, str]]:
         """The route of a path; among several, the one that has the api-version."""
-        found: tuple[Entry | None, dict[str, str]] = (None, {})
+        other_version: tuple[Entry | None, dict[str, str]] = (None, {})
         for entry in self._entries:
             match = entry.pattern.fullmatch(path) if entry.route.method == method else None
             if match is None:
                 continue
-            known = entry.route.api_versions
-            if known is None or version in known:
+            if entry.route.api_versions is None or version in entry.route.api_versions:
                 return entry, match.groupdict()
-            if found[0] is None:
-                found = (entry, match.groupdict())
-        return found
+            if other_version[0] is None:
+                other_version = (entry, match.groupdict())
+        return other_version
 
 
 async def limited(request: Request, most: int, shape: Shape) -> AsyncIterator[bytes]:

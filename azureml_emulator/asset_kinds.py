@@ -1,5 +1,5 @@
-"""What the five kinds of assets have of their own: api-versions, the fields that may not change, and how the service
-completes what a client sends. Source: the api-versions that azure-ai-ml 1.35 sends, and recorded answers.
+"""The rules of the five kinds of assets: api-versions, the fields that may not change, and how the service completes a
+client's properties. Source: the api-versions that azure-ai-ml 1.35 sends, and recorded answers.
 """
 
 import re

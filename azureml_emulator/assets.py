@@ -1,6 +1,6 @@
 """Assets of the workspace: models, data, components, codes and environments, each a container with versions.
 
-A version's content cannot change once it is there, its tags and description can. Files of assets are found by `locate`.
+The content of a version is immutable; its tags and description are not. `locate` gives the files of an asset.
 """
 
 import re
@@ -51,17 +51,17 @@ class Assets:
 
         Raises: ServiceError 404 when there is nothing, 400 when it is no address.
         """
-        place = self._place(uri)
-        if place is None:
+        path = self._path(uri)
+        if path is None:
             text = (
                 f"The address '{uri}' is not azureml://jobs/..., azureml://datastores/..., a registry or an asset id."
             )
             raise ServiceError(400, "UserError", text, inner_error="InvalidAssetUri")
-        if not place.exists():
+        if not path.exists():
             raise ServiceError(404, "UserError", f"There is nothing at '{uri}'.", inner_error="NotFoundError")
-        return place
+        return path
 
-    def _place(self, uri: str) -> Path | None:
+    def _path(self, uri: str) -> Path | None:
         storage = self._storage
         if match := JOB_URI.fullmatch(uri):
             path = f"azureml/{match['job']}/{match['output']}/{match['path']}"
@@ -176,12 +176,12 @@ class Assets:
 
     def _save(self, kind: Kind, name: str, version: str, sent: Json) -> bool:
         """Writes a version; true when it is new. Raises: ServiceError 409 when its content would change."""
-        present = self._world.store.get(f"{kind.plural}_versions", f"{name}/{version}")
+        existing = self._world.store.get(f"{kind.plural}_versions", f"{name}/{version}")
         own = kind.complete(self._world, sent, self._files)
         if "codeUri" in own:
             own["codeUri"] = str(own["codeUri"]).replace(self._storage.account_url, STORAGE_MARK)
-        changed = [key for key in kind.fixed if present and object_at(present, "properties").get(key) != own.get(key)]
-        if present and changed:
+        changed = [key for key in kind.fixed if existing and object_at(existing, "properties").get(key) != own.get(key)]
+        if existing and changed:
             text = (
                 f"The {kind.label} '{name}' version '{version}' exists and its {changed[0]} cannot be changed. "
                 "Use another version, or leave the version out to get the next one."
@@ -197,15 +197,15 @@ class Assets:
         }
         moment = now()
         record: Json = {
-            "created": present["created"] if present else moment,
+            "created": existing["created"] if existing else moment,
             "modified": moment,
             "properties": properties,
-            "hidden_until": present.get("hidden_until", 0) if present else self._hidden_until(kind, name),
+            "hidden_until": existing.get("hidden_until", 0) if existing else self._hidden_until(kind, name),
         }
         self._world.store.put(f"{kind.plural}_versions", f"{name}/{version}", record)
         if self._world.store.get(kind.plural, name) is None:
             self._world.store.put(kind.plural, name, new_container(properties, moment))
-        return present is None
+        return existing is None
 
     def _hidden_until(self, kind: Kind, name: str) -> float:
         return self._faults.until("asset", f"{kind.plural}/{name}", "not_found")
@@ -217,7 +217,7 @@ class Assets:
         documents = [
             self._envelope(kind, name, version, record)
             for version, record in self._versions(kind, name)
-            if wanted(object_at(record, "properties"), call) and not is_hidden(record)
+            if is_listed(object_at(record, "properties"), call) and not is_hidden(record)
         ]
         return Answer(200, page(documents, call, whole_number("$top", call.query.get("$top"), 100, least=1)))
 
@@ -248,7 +248,9 @@ class Assets:
         documents = [
             self._container_envelope(kind, name, record)
             for name, record in self._world.store.list(kind.plural)
-            if wanted(object_at(record, "properties"), call) and not record["anonymous"] and self._is_shown(kind, name)
+            if is_listed(object_at(record, "properties"), call)
+            and not record["anonymous"]
+            and self._is_shown(kind, name)
         ]
         return Answer(200, page(documents, call, 100))
 
@@ -269,14 +271,14 @@ class Assets:
 
     def put_container(self, kind: Kind, call: Call) -> Answer:
         name, sent = call.path_params["asset"], optional_object(call.json(), "properties")
-        present = self._world.store.get(kind.plural, name)
-        record = present or new_container(sent, now())
+        existing = self._world.store.get(kind.plural, name)
+        record = existing or new_container(sent, now())
         for key in ("description", "tags", "properties", "isArchived"):
             if sent.get(key) is not None:
                 object_at(record, "properties")[key] = sent[key]
         record["modified"] = now()
         self._world.store.put(kind.plural, name, record)
-        return Answer(200 if present else 201, self._container_envelope(kind, name, record))
+        return Answer(200 if existing else 201, self._container_envelope(kind, name, record))
 
     def start_upload(self, call: Call) -> Answer:
         """A new container for the files of one version, with a signature to write to it."""
@@ -310,7 +312,7 @@ def as_text(values: JsonValue) -> Json | None:
     return {key: value if value is None or isinstance(value, str) else str(value) for key, value in entries.items()}
 
 
-def wanted(properties: Json, call: Call) -> bool:
+def is_listed(properties: Json, call: Call) -> bool:
     """Whether the call's listViewType asks for an asset that is archived or not."""
     view = call.query.get("listViewType", "ActiveOnly")
     return view == "All" or bool(properties.get("isArchived")) == (view == "ArchivedOnly")

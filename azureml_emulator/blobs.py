@@ -117,7 +117,7 @@ class Blobs:
         return Answer(206, None, headers, chunks(file, first, last - first + 1))
 
     def _check_writable(self, call: Call) -> None:
-        """Raises: ServiceError 403 for the registry's container, 404 for one that is not there."""
+        """Raises: ServiceError 403 for the registry's container, 404 for a container that does not exist."""
         container = call.path_params["container"]
         if container == REGISTRY_CONTAINER:
             text = "The registry's files cannot be changed."
@@ -145,9 +145,9 @@ class Blobs:
             text = f"azureml_emulator writes block blobs from a body only, not '{kind}'."
             raise ServiceError(501, "InvalidBlobType", text, shape="storage")
         assert call.upload is not None
-        return self._place(call, call.upload)
+        return self._store(call, call.upload)
 
-    def _place(self, call: Call, draft: Path) -> Answer:
+    def _store(self, call: Call, draft: Path) -> Answer:
         file = self._storage.folder(call.path_params["container"], call.path_params["blob"])
         if call.headers.get("if-none-match") == "*" and file.exists():
             raise ServiceError(409, "BlobAlreadyExists", "The specified blob already exists.", shape="storage")
@@ -199,7 +199,7 @@ class Blobs:
             for file in files:
                 with file.open("rb") as part:
                     shutil.copyfileobj(part, whole, CHUNK_BYTES)
-        answer = self._place(call, call.upload)
+        answer = self._store(call, call.upload)
         shutil.rmtree(self._block_folder(call), ignore_errors=True)
         return answer
 
@@ -253,7 +253,7 @@ class Blobs:
         """
         start = path_below(folder, *filter(None, prefix.split("/")[:-1]))
         self._storage.check_links(start)
-        found: dict[str, Listed] = {}
+        entries: dict[str, Listed] = {}
         walk = os.walk(start, followlinks=folder.name == REGISTRY_CONTAINER)
         for path in (Path(parent, name) for parent, _, names in walk for name in names):
             name = path.relative_to(folder).as_posix()
@@ -263,8 +263,8 @@ class Blobs:
                 continue
             head, separator, _ = name[len(prefix) :].partition(delimiter) if delimiter else (name, "", "")
             folded = prefix + head + separator
-            found[folded if separator else name] = Listed(folded, None) if separator else Listed(name, path)
-        return [found[name] for name in sorted(found)]
+            entries[folded if separator else name] = Listed(folded, None) if separator else Listed(name, path)
+        return [entries[name] for name in sorted(entries)]
 
     def _element(self, call: Call, entry: Listed, with_metadata: bool) -> str:
         if entry.file is None:

@@ -1,6 +1,6 @@
-"""The types of what a body holds, by route: looked at before a handler runs, so that it can trust them.
+"""The types of request bodies, by route. They are checked before a handler runs, so that the handler can trust them.
 
-What is not listed may be anything, and everything may be absent or null. Rules on values are the handlers'.
+A member that is not listed may have any type, and every member may be absent or null. Handlers check the values.
 """
 
 from collections.abc import Mapping

@@ -70,29 +70,29 @@ class Compute:
         return Answer(200, document)
 
     def put_cluster(self, call: Call) -> Answer:
-        name, wanted = call.path_params["compute"], call.json()
-        properties = optional_object(wanted, "properties")
+        name, requested = call.path_params["compute"], call.json()
+        properties = optional_object(requested, "properties")
         if properties.get("computeType") != "AmlCompute":
             text = f"azureml_emulator makes computes of type 'AmlCompute' only, not '{properties.get('computeType')}'."
             raise ServiceError(400, "UserError", text)
-        present = self.find(name)
+        existing = self.find(name)
         properties["properties"] = optional_object(properties, "properties")
-        self._check(name, object_at(properties, "properties"), present)
-        document = new_document(f"{self._world.workspace_id}/computes/{name}", name, wanted, present)
-        document["location"] = wanted.get("location") or self._world.settings.location
+        self._check(name, object_at(properties, "properties"), existing)
+        document = new_document(f"{self._world.workspace_id}/computes/{name}", name, requested, existing)
+        document["location"] = requested.get("location") or self._world.settings.location
         self._world.store.put("computes", name.lower(), document)
         return self._begin(call, name, partial(self._provide, name), Answer(201, document))
 
-    def _check(self, name: str, wanted: Json, present: Json | None) -> None:
-        size = str(wanted.get("vmSize") or "")
+    def _check(self, name: str, requested: Json, existing: Json | None) -> None:
+        size = str(requested.get("vmSize") or "")
         row = self.size(size)
         if row is None:
             text = f"The specified vmSize '{size}' is not supported in '{self._world.settings.location}'."
             raise ServiceError(400, "UserError", text, inner_error="InvalidVmSize")
-        if present and str(object_at(present, "properties", "properties")["vmSize"]).lower() != size.lower():
+        if existing and str(object_at(existing, "properties", "properties")["vmSize"]).lower() != size.lower():
             text = f"The vmSize of compute '{name}' cannot be changed. Delete the compute, or choose another name."
             raise ServiceError(400, "UserError", text, inner_error="InvalidPropertyChange")
-        low_priority = str(wanted.get("vmPriority") or "").lower() == "lowpriority"
+        low_priority = str(requested.get("vmPriority") or "").lower() == "lowpriority"
         family = "lowPriority" if low_priority else str(row["family"])
         usage, limit, cores = 0, self.quota(family), whole_at(row, "vCPUs")
         fault = self._faults.take("quota", size)
@@ -159,19 +159,19 @@ class Compute:
         return Answer(200, limits)
 
 
-def new_document(resource_id: str, name: str, wanted: Json, present: Json | None) -> Json:
+def new_document(resource_id: str, name: str, requested: Json, existing: Json | None) -> Json:
     """A cluster as the service answers it while it is being created."""
-    properties, settings = object_at(wanted, "properties"), object_at(wanted, "properties", "properties")
+    properties, settings = object_at(requested, "properties"), object_at(requested, "properties", "properties")
     moment = now()
-    created = str(object_at(present, "properties")["createdOn"]) if present else moment
+    created = str(object_at(existing, "properties")["createdOn"]) if existing else moment
     scale: Json = {"maxNodeCount": 4, "minNodeCount": 0, "nodeIdleTimeBeforeScaleDown": "PT2M"}
     scale |= optional_object(settings, "scaleSettings")
     return {
         "id": resource_id,
         "name": name,
         "type": "Microsoft.MachineLearningServices/workspaces/computes",
-        "tags": wanted.get("tags") or (present or {}).get("tags"),
-        "identity": wanted.get("identity"),
+        "tags": requested.get("tags") or (existing or {}).get("tags"),
+        "identity": requested.get("identity"),
         "properties": {
             "createdOn": created,
             "modifiedOn": moment,
@@ -179,7 +179,7 @@ def new_document(resource_id: str, name: str, wanted: Json, present: Json | None
             "description": properties.get("description"),
             "resourceId": None,
             "computeType": "AmlCompute",
-            "computeLocation": wanted.get("location"),
+            "computeLocation": requested.get("location"),
             "provisioningState": "Creating",
             "provisioningErrors": None,
             "isAttachedCompute": False,

@@ -1,4 +1,4 @@
-"""What a deployment may ask for, what it gets when it does not ask, and how it is shown.
+"""The limits and defaults of deployments, and the resource that the service shows.
 
 Functions on the stored document: name, endpoint, state, properties, capacity, tags, created, modified, operation.
 """
@@ -38,38 +38,40 @@ def key_of(endpoint: str, deployment: str) -> str:
 
 
 def checked(body: Json, endpoint: str, name: str) -> Json:
-    """The document of a deployment as asked for, with the service's defaults. Raises: ServiceError 400."""
-    asked = dict(optional_object(body, "properties"))
+    """The document of a requested deployment, with the service's defaults. Raises: ServiceError 400."""
+    requested = dict(optional_object(body, "properties"))
     capacity = whole_at(optional_object(body, "sku"), "capacity") or 1
-    kind = asked.get("endpointComputeType")
+    kind = requested.get("endpointComputeType")
     if kind != "Managed":
         raise ServiceError(400, "BadArgument", f"endpointComputeType '{kind}' is not served here; use Managed.")
-    if not asked.get("model"):
+    if not requested.get("model"):
         raise ServiceError(400, "BadArgument", "A deployment needs a model; none was given.")
     if not 1 <= capacity <= MOST_INSTANCES:
         raise ServiceError(400, "BadArgument", f"Instance count {capacity} is not between 1 and {MOST_INSTANCES}.")
-    refuse_settings("deployment", asked, "codeConfiguration", "appInsightsEnabled", "modelMountPath", "dataCollector")
-    scaling = optional_object(asked, "scaleSettings").get("scaleType") or "Default"
+    refuse_settings(
+        "deployment", requested, "codeConfiguration", "appInsightsEnabled", "modelMountPath", "dataCollector"
+    )
+    scaling = optional_object(requested, "scaleSettings").get("scaleType") or "Default"
     if scaling != "Default":
         raise ServiceError(400, "BadArgument", f"scaleType '{scaling}' is not served here; use Default.")
-    requests = DEFAULT_REQUESTS | given(optional_object(asked, "requestSettings"))
+    requests = DEFAULT_REQUESTS | non_null(optional_object(requested, "requestSettings"))
     timeout, longest = seconds(requests["requestTimeout"]), LONGEST_REQUEST_SECONDS
     if not 0 < timeout <= longest:
         text = f"Request timeout {timeout * 1000:.0f} ms is not allowed; choose 1 to {longest * 1000:.0f} ms."
         raise ServiceError(400, "BadArgument", text)
-    check_address("model", str(asked["model"]))
+    check_address("model", str(requested["model"]))
     settings: Json = {"requestSettings": requests}
-    if asked.get("environmentVariables") is not None:
-        settings["environmentVariables"] = variables_of(asked, "environmentVariables")
+    if requested.get("environmentVariables") is not None:
+        settings["environmentVariables"] = variables_of(requested, "environmentVariables")
     for side in ("livenessProbe", "readinessProbe"):
-        probe_settings = DEFAULT_PROBE | given(optional_object(asked, side))
+        probe_settings = DEFAULT_PROBE | non_null(optional_object(requested, side))
         probe(probe_settings)
         settings[side] = probe_settings
-    document: Json = {"name": name, "endpoint": endpoint, "properties": asked | settings, "capacity": capacity}
+    document: Json = {"name": name, "endpoint": endpoint, "properties": requested | settings, "capacity": capacity}
     return document | {"tags": optional_object(body, "tags"), "modified": now()}
 
 
-def given(settings: Json) -> Json:
+def non_null(settings: Json) -> Json:
     """The settings that have a value."""
     return {name: value for name, value in settings.items() if value is not None}
 
@@ -124,7 +126,7 @@ def endpoint_missing(name: str, workspace: str) -> ServiceError:
 
 
 def find_endpoint(store: Store, name: str) -> Json | None:
-    """The stored document of an endpoint (state, keys, lower-case traffic); Updating while it is told to be busy."""
+    """The stored document of an endpoint (state, keys, lower-case traffic); Updating while a fault keeps it busy."""
     document = store.get("endpoints", name.lower())
     if document and is_busy(document):
         document["state"] = "Updating"
@@ -146,7 +148,7 @@ def canceled(key: str) -> ServiceError:
 
 
 def no_code_variables(model_id: str) -> dict[str, str]:
-    """What the service adds to a deployment of an MLflow model without a scoring script."""
+    """The variables that the service adds to a deployment of an MLflow model without a scoring script."""
     parts = model_id.split("/")
     name, version = (parts[-3], parts[-1]) if len(parts) > 3 else (model_id, "1")
     return {
@@ -158,29 +160,29 @@ def no_code_variables(model_id: str) -> dict[str, str]:
 
 def resource(document: Json, world: World, api_version: str, operation_url: str) -> Json:
     """The deployment as the service shows it in that api-version."""
-    asked, succeeded = object_at(document, "properties"), document["state"] == "Succeeded"
-    added = no_code_variables(str(asked["model"])) if succeeded else {}
+    requested, succeeded = object_at(document, "properties"), document["state"] == "Succeeded"
+    added = no_code_variables(str(requested["model"])) if succeeded else {}
     only = {"privateNetworkConnection": False} if api_version == "2022-02-01-preview" else {"dataCollector": None}
     return {
         "id": f"{world.workspace_id}/onlineEndpoints/{document['endpoint']}/deployments/{document['name']}",
         "name": document["name"],
         "type": f"{PROVIDER}/workspaces/onlineEndpoints/deployments",
         "properties": {
-            "description": asked.get("description"),
-            "properties": {**(optional_object(asked, "properties")), "AzureAsyncOperationUri": operation_url},
+            "description": requested.get("description"),
+            "properties": {**(optional_object(requested, "properties")), "AzureAsyncOperationUri": operation_url},
             "codeConfiguration": None,
-            "environmentId": asked.get("environmentId"),
-            "environmentVariables": {**added, **(optional_object(asked, "environmentVariables"))},
+            "environmentId": requested.get("environmentId"),
+            "environmentVariables": {**added, **(optional_object(requested, "environmentVariables"))},
             "scaleSettings": {"scaleType": "Default"},
-            "requestSettings": asked["requestSettings"],
+            "requestSettings": requested["requestSettings"],
             "modelMountPath": None,
             "appInsightsEnabled": False,
-            "livenessProbe": asked["livenessProbe"],
-            "readinessProbe": asked["readinessProbe"],
+            "livenessProbe": requested["livenessProbe"],
+            "readinessProbe": requested["readinessProbe"],
             "provisioningState": document["state"],
-            "instanceType": asked["instanceType"],
-            "model": asked["model"],
-            "egressPublicNetworkAccess": asked.get("egressPublicNetworkAccess") or "Enabled",
+            "instanceType": requested["instanceType"],
+            "model": requested["model"],
+            "egressPublicNetworkAccess": requested.get("egressPublicNetworkAccess") or "Enabled",
             "endpointComputeType": "Managed",
             **only,
         },

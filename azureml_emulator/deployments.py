@@ -34,7 +34,7 @@ from azureml_emulator.faults import Faults, is_hidden
 from azureml_emulator.json_types import Json, object_at, optional_object, text_values, whole_at
 from azureml_emulator.names import path_below
 from azureml_emulator.operations import Operations
-from azureml_emulator.servers import Plan, Server, ServingError, last_lines, mlflow_folder, serving_command
+from azureml_emulator.servers import Server, ServerSpec, ServingError, last_lines, mlflow_folder, serving_command
 from azureml_emulator.storage import Storage
 from azureml_emulator.wire import NULL, Answer, Call, ServiceError, now, page, whole_number
 from azureml_emulator.world import World
@@ -66,7 +66,7 @@ class Deployments:
             if document["state"] == "Succeeded":
                 self._bring_back(key, document)
         for operation, key in self._operations.unfinished(KIND):
-            self._operations.resume(operation, lambda key=key: self._go_on(key))
+            self._operations.resume(operation, lambda key=key: self._resume(key))
 
     def stop(self) -> None:
         """Ends all servers, at the same time; their deployments stay as they are for the next start."""
@@ -79,7 +79,9 @@ class Deployments:
 
     def named(self, endpoint: str) -> dict[str, Json]:
         """The deployments of an endpoint by lower-case name."""
-        return {str(item["name"]).lower(): item for _, item in self._world.store.list(KIND, f"{endpoint.lower()}/")}
+        return {
+            str(record["name"]).lower(): record for _, record in self._world.store.list(KIND, f"{endpoint.lower()}/")
+        }
 
     def server(self, endpoint: str, deployment: str) -> Server | None:
         with self._lock:
@@ -92,8 +94,8 @@ class Deployments:
 
     def list_deployments(self, call: Call) -> Answer:
         endpoint = self._endpoint(call)
-        documents = [item for item in self.named(str(endpoint["name"])).values() if not is_hidden(item)]
-        return Answer(200, page([self._resource(item, call) for item in documents], call))
+        documents = [record for record in self.named(str(endpoint["name"])).values() if not is_hidden(record)]
+        return Answer(200, page([self._resource(record, call) for record in documents], call))
 
     def get_deployment(self, call: Call) -> Answer:
         self._endpoint(call)
@@ -110,20 +112,20 @@ class Deployments:
                 409, "Conflict", f"Cannot create a deployment in endpoint {endpoint['name']} because {state}"
             )
         key = key_of(str(endpoint["name"]), name)
-        present = self._world.store.get(KIND, key)
-        if present and present["state"] not in ("Succeeded", "Failed"):
-            raise in_transition("Deployment", name, str(present["state"]))
+        existing = self._world.store.get(KIND, key)
+        if existing and existing["state"] not in ("Succeeded", "Failed"):
+            raise in_transition("Deployment", name, str(existing["state"]))
         document = checked(call.json(), str(endpoint["name"]), name)
         self._check_size(key, document)
         self._check_model(document)
         document |= {
-            "state": "Updating" if present else "Creating",
-            "created": present["created"] if present else now(),
+            "state": "Updating" if existing else "Creating",
+            "created": existing["created"] if existing else now(),
         }
         self._world.store.put(KIND, key, document)
         operation = self._operations.start(KIND, key, lambda: self._create(key))
         document["operation"] = operation
-        self._world.store.change(KIND, key, lambda item: item.update(operation=operation))
+        self._world.store.change(KIND, key, lambda record: record.update(operation=operation))
         headers = self._headers(call, operation)
         headers["Location"] = f"{call.base_url}{call.raw_path}?api-version={call.api_version}"
         return Answer(201, self._resource(document, call), headers)
@@ -139,7 +141,7 @@ class Deployments:
         if object_at(endpoint, "traffic").get(str(document["name"]).lower()):
             text = f"Deployment {document['name']} receives traffic and cannot be deleted. Set its traffic to 0 first."
             raise ServiceError(400, "BadRequest", text)
-        self._world.store.change(KIND, key, lambda item: item.update(state="Deleting"))
+        self._world.store.change(KIND, key, lambda record: record.update(state="Deleting"))
         operation = self._operations.start(KIND, key, lambda: self._remove(key))
         location = self._operations.result_url(operation, call.api_version)
         return Answer(202, NULL, self._headers(call, operation) | {"Location": location})
@@ -164,21 +166,21 @@ class Deployments:
             known = "Choose a size that compute.list_sizes() gives."
             raise refused(f"Specified instance type '{instance_type}' is not supported. {known}")
         needed, family = cores(instance_type, size, whole_at(document, "capacity")), str(size["family"])
-        usage, limit = self._used_cores(family, but=key), self._compute.quota(family)
+        usage, limit = self._used_cores(family, except_key=key), self._compute.quota(family)
         fault = self._faults.take("quota", instance_type)
         if fault:
             usage, limit = fault.usage, fault.limit
         if usage + needed > limit:
             raise out_of_quota(instance_type, self._world.settings.subscription_id, usage, limit, needed)
 
-    def _used_cores(self, family: str, *, but: str) -> int:
+    def _used_cores(self, family: str, *, except_key: str) -> int:
         """Cores that the present deployments, except one, reserve in a machine family."""
         used = 0
-        for key, item in self._world.store.list(KIND):
-            instance_type = str(object_at(item, "properties")["instanceType"])
+        for key, record in self._world.store.list(KIND):
+            instance_type = str(object_at(record, "properties")["instanceType"])
             size = self._compute.size(instance_type)
-            if key != but and size and size["family"] == family:
-                used += cores(instance_type, size, whole_at(item, "capacity"))
+            if key != except_key and size and size["family"] == family:
+                used += cores(instance_type, size, whole_at(record, "capacity"))
         return used
 
     def _check_model(self, document: Json) -> None:
@@ -188,7 +190,7 @@ class Deployments:
         except ServingError as error:
             raise ServiceError(400, "BadArgument", str(error)) from error
 
-    def _go_on(self, key: str) -> None:
+    def _resume(self, key: str) -> None:
         """The work of an operation that the last process left unfinished."""
         document = self._world.store.get(KIND, key)
         if document and document["state"] == "Deleting":
@@ -203,7 +205,7 @@ class Deployments:
         """
         document = self._world.store.get(KIND, key)
         try:
-            self._fail_as_told(key)
+            self._inject_fault(key)
             self._world.pause(self._world.timing.deployment_seconds)
             self._stop_server(key)
             if document is None:
@@ -230,7 +232,7 @@ class Deployments:
             log.warning("deployment %s did not come back: %s", key, error)
             self._settle(key, "Failed")
 
-    def _fail_as_told(self, key: str) -> None:
+    def _inject_fault(self, key: str) -> None:
         """Raises: ServingError for a fault that fails this deployment, after its seconds; waits for one that hangs."""
         faults = self._faults
         fault = faults.take("deployment", key, "fail", "hang")
@@ -243,7 +245,7 @@ class Deployments:
         """The work of a DELETE."""
         error = self._faults.hinder_deletion(key, lambda: self._world.store.get(KIND, key) is None)
         if error:
-            self._world.store.change(KIND, key, lambda item: item.update(state="Failed"))
+            self._world.store.change(KIND, key, lambda record: record.update(state="Failed"))
             raise error
         self._world.pause(self._world.timing.delete_seconds)
         self._forget(key)
@@ -259,17 +261,17 @@ class Deployments:
         if self._gone(key):
             return False
         changes: Json = {"state": state, "modified": now()}
-        present = self._world.store.get(KIND, key)
-        if state == "Succeeded" and present and present["state"] == "Creating":
+        existing = self._world.store.get(KIND, key)
+        if state == "Succeeded" and existing and existing["state"] == "Creating":
             changes["hidden_until"] = self._faults.until("deployment", key, "not_found")
-        return self._world.store.change(KIND, key, lambda item: item.update(changes)) is not None
+        return self._world.store.change(KIND, key, lambda record: record.update(changes)) is not None
 
     def _gone(self, key: str) -> bool:
         document = self._world.store.get(KIND, key)
         return document is None or document["state"] == "Deleting"
 
     def _start_server(self, key: str, document: Json) -> Server:
-        """A started server. Raises: ServingError when the model is not there any more or the deployment was deleted."""
+        """A started server. Raises: ServingError when the model or the deployment was deleted meanwhile."""
         properties, folder = object_at(document, "properties"), self._folder(key)
         try:
             model = self._mlflow_folder(document)
@@ -279,14 +281,14 @@ class Deployments:
         with (folder / CONTAINERS["StorageInitializer"]).open("a", encoding="utf-8") as stream:
             stream.write(f"{now()} Downloading {properties['model']}\n{now()} Model is at {model}\n")
         variables = text_values(optional_object(properties, "environmentVariables"))
-        plan = Plan(
+        spec = ServerSpec(
             command=serving_command(model, self._world.settings.home),
             environment={"AZUREML_MODEL_DIR": str(model), **variables},
             folder=folder,
             liveness=probe(object_at(properties, "livenessProbe")),
             readiness=probe(object_at(properties, "readinessProbe")),
         )
-        server = Server(plan)
+        server = Server(spec)
         with self._lock:
             if self._gone(key):
                 raise ServingError("The deployment was deleted.")

@@ -43,7 +43,7 @@ class Endpoints:
     def recover(self) -> None:
         """Resumes unfinished operations."""
         for operation, key in self._operations.unfinished(KIND):
-            self._operations.resume(operation, lambda key=key: self._go_on(key))
+            self._operations.resume(operation, lambda key=key: self._resume(key))
 
     def find(self, name: str) -> Json | None:
         """The document of an endpoint: state, keys, lower-case traffic."""
@@ -51,7 +51,11 @@ class Endpoints:
 
     def list_endpoints(self, call: Call) -> Answer:
         documents = [self.find(key) for key, _ in self._world.store.list(KIND)]
-        rows = [self._resource(item, call) for item in documents if item and fits(item, call) and not is_hidden(item)]
+        rows = [
+            self._resource(record, call)
+            for record in documents
+            if record and matches_filters(record, call) and not is_hidden(record)
+        ]
         return Answer(200, page(rows, call, whole_number("count", call.query.get("count"), 30, least=1)))
 
     def get_endpoint(self, call: Call) -> Answer:
@@ -62,31 +66,31 @@ class Endpoints:
 
     def put_endpoint(self, call: Call) -> Answer:
         name = call.path_params["endpoint"]
-        present = self.find(name)
-        if self._is_reserved(name.lower()) or (present and present["state"] == "Deleting"):
+        existing = self.find(name)
+        if self._is_reserved(name.lower()) or (existing and existing["state"] == "Deleting"):
             text = "There is already an endpoint with this name, Endpoint name needs to be unique within a region."
             raise ServiceError(400, "BadRequest", f"The request is invalid. {text} Try some other name.")
-        if present and present["state"] in ("Creating", "Updating"):
-            raise in_transition("Endpoint", name, str(present["state"]))
+        if existing and existing["state"] in ("Creating", "Updating"):
+            raise in_transition("Endpoint", name, str(existing["state"]))
         document = self._checked(call.json(), name)
-        if present:
+        if existing:
             document |= {
-                field: present[field] for field in ("created", "primary_key", "secondary_key", "token", "hidden_until")
+                field: existing[field] for field in ("created", "primary_key", "secondary_key", "token", "hidden_until")
             }
-            # One that could not be made is made anew.
-            document["state"] = "Creating" if present["state"] == "Failed" else "Updating"
+            # An endpoint whose creation failed is created again.
+            document["state"] = "Creating" if existing["state"] == "Failed" else "Updating"
         self._world.store.put(KIND, name.lower(), document)
         operation = self._operations.start(KIND, name.lower(), lambda: self._create(name.lower()))
         document["operation"] = operation
-        self._world.store.change(KIND, name.lower(), lambda item: item.update(operation=operation))
-        return Answer(201, self._accepted(document, call, updated=present is not None), self._headers(call, operation))
+        self._world.store.change(KIND, name.lower(), lambda record: record.update(operation=operation))
+        return Answer(201, self._accepted(document, call, updated=existing is not None), self._headers(call, operation))
 
     def delete_endpoint(self, call: Call) -> Answer:
         key = call.path_params["endpoint"].lower()
-        present = self.find(key)
-        if present and is_busy(present):
-            raise in_transition("Endpoint", str(present["name"]), "Updating")
-        if self._world.store.change(KIND, key, lambda item: item.update(state="Deleting")) is None:
+        existing = self.find(key)
+        if existing and is_busy(existing):
+            raise in_transition("Endpoint", str(existing["name"]), "Updating")
+        if self._world.store.change(KIND, key, lambda record: record.update(state="Deleting")) is None:
             return Answer(204)
         operation = self._operations.start(KIND, key, lambda: self._remove(key))
         location = self._operations.result_url(operation, call.api_version)
@@ -125,38 +129,40 @@ class Endpoints:
             raise ServiceError(
                 400, "BadArgument", f"keyType '{request.get('keyType')}' is unknown; choose Primary or Secondary."
             )
-        asked = request.get("keyValue")
+        requested = request.get("keyValue")
         # The SDK sends the present key along: it means the one to replace, not the one to have.
-        value = asked if asked and asked != document[field] else secrets.token_urlsafe(KEY_BYTES)
+        value = requested if requested and requested != document[field] else secrets.token_urlsafe(KEY_BYTES)
         key = str(document["name"]).lower()
 
         def replace() -> None:
-            self._world.store.change(KIND, key, lambda item: item.update({field: value}))
+            self._world.store.change(KIND, key, lambda record: record.update({field: value}))
 
         operation = self._operations.start("keys", key, replace)
         location = self._operations.result_url(operation, call.api_version)
         return Answer(202, NULL, {**self._operations.polling_headers(), "Location": location})
 
     def _checked(self, body: Json, name: str) -> Json:
-        """The document of an endpoint as asked for. Raises: ServiceError."""
-        asked = optional_object(body, "properties")
-        mode = AUTH_MODES.get(str(asked.get("authMode")).lower())
+        """The document of a requested endpoint. Raises: ServiceError."""
+        requested = optional_object(body, "properties")
+        mode = AUTH_MODES.get(str(requested.get("authMode")).lower())
         if mode is None:
             raise ServiceError(
-                400, "BadArgument", f"authMode '{asked.get('authMode')}' is not served here; choose Key or AMLToken."
+                400,
+                "BadArgument",
+                f"authMode '{requested.get('authMode')}' is not served here; choose Key or AMLToken.",
             )
-        mirrored = {name: share for name, share in optional_object(asked, "mirrorTraffic").items() if share}
+        mirrored = {name: share for name, share in optional_object(requested, "mirrorTraffic").items() if share}
         refuse_settings("endpoint", {"mirrorTraffic": mirrored}, "mirrorTraffic")
-        access = asked.get("publicNetworkAccess") or "Enabled"
+        access = requested.get("publicNetworkAccess") or "Enabled"
         if access != "Enabled":
             raise ServiceError(400, "BadArgument", f"publicNetworkAccess '{access}' is not served here; use Enabled.")
         return {
             "name": name,
             "state": "Creating",
             "auth_mode": mode,
-            "description": asked.get("description"),
-            "properties": optional_object(asked, "properties"),
-            "traffic": self._checked_traffic(name, optional_object(asked, "traffic")),
+            "description": requested.get("description"),
+            "properties": optional_object(requested, "properties"),
+            "traffic": self._checked_traffic(name, optional_object(requested, "traffic")),
             "identity": body.get("identity") or {"type": "SystemAssigned"},
             "tags": optional_object(body, "tags"),
             "created": now(),
@@ -189,7 +195,7 @@ class Endpoints:
             raise ServiceError(400, "BadRequest", f"Sum of traffic must be either 0 or 100; found {total}.")
         return {name: whole_at(shares, name) for name in shares}
 
-    def _go_on(self, key: str) -> None:
+    def _resume(self, key: str) -> None:
         """The work of an operation that the last process left unfinished."""
         document = self.find(key)
         if document and document["state"] == "Deleting":
@@ -205,7 +211,7 @@ class Endpoints:
         if fault and fault.effect == "hang":
             faults.hold(fault, lambda: self._gone(key))
         if fault and fault.effect == "fail":
-            self._world.store.change(KIND, key, lambda item: item.update(state="Failed", modified=now()))
+            self._world.store.change(KIND, key, lambda record: record.update(state="Failed", modified=now()))
             raise ServiceError(500, "InternalServerError", fault.error_message())
         self._world.pause(self._world.timing.endpoint_seconds)
         if self._gone(key):
@@ -216,14 +222,14 @@ class Endpoints:
             "hidden_until": faults.until("endpoint", key, "not_found") if fresh else 0,
             "busy_until": faults.until("endpoint", key, "busy"),
         }
-        self._world.store.change(KIND, key, lambda item: item.update(changes))
+        self._world.store.change(KIND, key, lambda record: record.update(changes))
 
     def _remove(self, key: str) -> None:
         """The work of a DELETE: servers first, the endpoint last, so that a GET answers 404 only when nothing runs."""
         faults = self._faults
         error = faults.hinder_deletion(key, lambda: self.find(key) is None)
         if error:
-            self._world.store.change(KIND, key, lambda item: item.update(state="Failed"))
+            self._world.store.change(KIND, key, lambda record: record.update(state="Failed"))
             raise error
         self._world.pause(self._world.timing.delete_seconds)
         self._deployments.remove_all(key)
@@ -313,9 +319,9 @@ class Endpoints:
         }
 
 
-def fits(document: Json, call: Call) -> bool:
+def matches_filters(document: Json, call: Call) -> bool:
     """Whether a listing with the filters `name` and `tags` (`a,b=c`) shows this endpoint."""
-    wanted = [part.partition("=") for part in (call.query.get("tags") or "").split(",") if part]
+    filters = [part.partition("=") for part in (call.query.get("tags") or "").split(",") if part]
     tags = object_at(document, "tags")
-    tagged = all(name in tags and (not sign or tags[name] == value) for name, sign, value in wanted)
+    tagged = all(name in tags and (not sign or tags[name] == value) for name, sign, value in filters)
     return tagged and call.query.get("name", document["name"]) == document["name"]

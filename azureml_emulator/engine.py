@@ -1,6 +1,6 @@
 """Runs one job: its steps in the order of their inputs, several at once when they can.
 
-What happened is in the run documents (runs.py), so a job goes on after a restart of the emulator: steps that
+What happened is in the run documents (runs.py), so a job resumes after a restart of the emulator: steps that
 completed stay, a step that was cut off starts again. One step is run by steps.py.
 """
 
@@ -70,13 +70,13 @@ class Engine:
 
     def _run_steps(self) -> None:
         """Starts steps as their inputs get ready, until all ended. Raises: Cancelled, Interrupted."""
-        go_on = bool(self._runs.get(self._plan.job).get("continue_on_step_failure"))
+        continues_on_failure = bool(self._runs.get(self._plan.job).get("continue_on_step_failure"))
         while True:
             with self._changed:
                 active = set(self._active)
             # Read after `active`: the state of a step that is not in it is final.
             states = {path: self._status(path) for path in self._plan.steps}
-            ready = [] if not go_on and "Failed" in states.values() else self._ready(states, active)
+            ready = [] if not continues_on_failure and "Failed" in states.values() else self._ready(states, active)
             if not ready and not active:
                 return
             for path in ready[: STEPS_AT_ONCE - len(active)]:

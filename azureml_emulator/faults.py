@@ -22,7 +22,7 @@ Other keys:
     path        regular expression, searched in the request's path, case-insensitive (default: any)
     from_call   number of the first matching call that fails (default 1)
     calls       how many calls fail from there on; null = all (default 1)
-    seconds     how long it is slow, hangs, is not found, busy or reserved, or how long it goes on before it fails;
+    seconds     how long it is slow, hangs, is not found, busy or reserved, or how long it runs before it fails;
                 0 = a hang lasts until the fault is removed (default 0)
     status      HTTP status of the effects `status` (default 500) and `gateway` (default 503)
     code        error code (default: by status)
@@ -190,7 +190,7 @@ class Faults:
         return self.take("step", name)
 
     def until(self, on: str, name: str, effect: str) -> float:
-        """When that effect on what is made or removed now is over, in seconds since 1970; 0 without a fault."""
+        """When the effect on a resource created or deleted now ends, in seconds since 1970; 0 without a fault."""
         fault = self.take(on, name, effect)
         return time.time() + fault.seconds if fault else 0.0
 
@@ -249,7 +249,7 @@ class CutAnswer(Answer):
 
 
 class CutResponse(Response):
-    """Sends what a CutAnswer sends. The server's own `abort` comes through the scope, see `with_abort`."""
+    """The response of a CutAnswer. The server's own `abort` comes through the scope, see `with_abort`."""
 
     def __init__(self, answer: CutAnswer) -> None:
         content = (
@@ -315,7 +315,7 @@ def _problems(number: int, document: object) -> list[str]:
 
 
 def _wrong_values(number: int, document: dict) -> list[str]:
-    """What is wrong with the values of known keys: each must be of its field's type."""
+    """The problems of the values of known keys: each must be of its field's type."""
     wrong = []
     for field in fields(Fault):
         value = document.get(field.name, field.default)

@@ -30,7 +30,7 @@ GUIDE = (
     "\nPlease check this guide to understand why this error code might have been returned \n"
     "https://docs.microsoft.com/en-us/azure/machine-learning/how-to-troubleshoot-online-endpoints#http-status-codes\n"
 )
-# What the gateway says for itself, by status.
+# The gateway's own messages, by status.
 REFUSALS = {
     408: "upstream request timeout",
     429: "too many pending requests",
@@ -41,7 +41,7 @@ REFUSALS = {
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server answered: status, body and content type."""
+    """A server's answer: status, body and content type."""
 
     status: int
     content: bytes
@@ -81,11 +81,11 @@ class Gateway:
         finally:
             self._leave(key)
 
-    def _choose(self, endpoint: Json, wanted: str | None) -> Json | None:
-        """The deployment asked for, or one drawn by traffic."""
+    def _choose(self, endpoint: Json, deployment_name: str | None) -> Json | None:
+        """The named deployment, else a random one weighted by traffic."""
         deployments = self._deployments.named(str(endpoint["name"]))
-        if wanted:
-            return deployments.get(wanted.lower())
+        if deployment_name:
+            return deployments.get(deployment_name.lower())
         traffic = object_at(endpoint, "traffic")
         shares = {name: share for name in traffic if (share := whole_at(traffic, name)) and name in deployments}
         if not shares:
@@ -111,9 +111,9 @@ class Gateway:
         timeout = seconds(object_at(deployment, "properties", "requestSettings")["requestTimeout"])
         fault = self._faults.take("score", key)
         if fault and fault.effect == "gateway":
-            return refused_as_told(fault)
+            return gateway_fault(fault)
         if fault and fault.effect != "slow":
-            reply = as_told(fault)
+            reply = server_fault(fault)
         else:
             if fault:
                 self._faults.hold(fault, lambda: time.monotonic() - started >= timeout)
@@ -185,8 +185,8 @@ def most_at_once(deployment: Json) -> int:
     )
 
 
-def as_told(fault: Fault) -> Reply:
-    """What a fault puts in place of a server's answer."""
+def server_fault(fault: Fault) -> Reply:
+    """The reply that a fault puts in place of a server's answer."""
     if fault.effect == "empty":
         return Reply(200, b"", "application/json")
     if fault.effect == "malformed":
@@ -194,8 +194,8 @@ def as_told(fault: Fault) -> Reply:
     return Reply(fault.status, fault.error_message().encode(), "text/plain")
 
 
-def refused_as_told(fault: Fault) -> Answer:
-    """The gateway's own refusal, which no container has seen."""
+def gateway_fault(fault: Fault) -> Answer:
+    """The gateway's own refusal, which never reaches a container."""
     answer = plain(fault.status, fault.message or REFUSALS.get(fault.status, fault.error_message()))
-    told = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
-    return Answer(answer.status, answer.body, {**answer.headers, **told})
+    retry_after = {} if fault.retry_after is None else {"Retry-After": f"{fault.retry_after:g}"}
+    return Answer(answer.status, answer.body, {**answer.headers, **retry_after})

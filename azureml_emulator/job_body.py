@@ -108,10 +108,12 @@ def variables_of(document: Json, key: str) -> dict[str, str]:
 
 def check_sizes(values: dict[str, str]) -> None:
     """Raises: ServiceError 400 when a value, or all of them together, are more than a process can be given."""
-    sizes = {what: len(value.encode()) for what, value in values.items()}
-    for what, size in sizes.items():
+    sizes = {label: len(value.encode()) for label, value in values.items()}
+    for label, size in sizes.items():
         if size > LONGEST_VALUE_BYTES:
-            text = f"The value of {what} has {size} bytes; the limit is {LONGEST_VALUE_BYTES}. Pass it as a file input."
+            text = (
+                f"The value of {label} has {size} bytes; the limit is {LONGEST_VALUE_BYTES}. Pass it as a file input."
+            )
             raise ServiceError(400, "UserError", text)
     if sum(sizes.values()) > ALL_VALUES_BYTES:
         text = f"The values have {sum(sizes.values())} bytes together; the limit is {ALL_VALUES_BYTES}."

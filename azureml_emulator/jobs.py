@@ -21,7 +21,7 @@ from azureml_emulator.runs import TERMINAL
 from azureml_emulator.steps import JobServices
 from azureml_emulator.wire import NULL, Answer, Call, ServiceError, not_found, page, system_data
 
-# What a second PUT may change, and what the service itself adds to a job that a client sends back.
+# Fields that a second PUT may change, and fields that the service adds to a job and a client sends back.
 CHANGEABLE = {"tags", "properties", "displayName", "description", "isArchived"}
 READ_ONLY = {"status", "services"}
 SERVERLESS = "serverless"
@@ -46,7 +46,7 @@ class Jobs:
         self._creating = threading.Lock()
 
     def recover(self) -> None:
-        """Goes on with every unfinished job, and with the cancellations that were asked for."""
+        """Resumes every unfinished job and every requested cancellation."""
         for name, job in self._world.store.list("jobs"):
             if self._runs.get(name)["status"] not in TERMINAL:
                 self._start(self._plan(name, object_at(job, "properties")))
@@ -128,9 +128,9 @@ class Jobs:
                 raise ServiceError(400, "UserError", text, inner_error="InvalidInstanceType")
 
     def _change(self, name: str, properties: Json) -> None:
-        """Changes what may change. Raises: ServiceError 400 when the body is that of another job."""
-        present = self._world.store.get("jobs", name) or {}
-        old, new = comparable(object_at(present, "properties")), comparable(properties)
+        """Changes the fields that may change. Raises: ServiceError 400 when the body describes another job."""
+        existing = self._world.store.get("jobs", name) or {}
+        old, new = comparable(object_at(existing, "properties")), comparable(properties)
         different = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
         if different:
             text = (
@@ -163,9 +163,9 @@ class Jobs:
                 continue
             run = self._runs.get(name)
             archived = bool(run.get("hidden"))
-            fits = view == "all" or archived == (view == "archivedonly")
+            is_listed = view == "all" or archived == (view == "archivedonly")
             kind, tag = call.query.get("jobType"), call.query.get("tag")
-            if fits and (not kind or kind.lower() == run["kind"]) and (not tag or has_tag(run, tag)):
+            if is_listed and (not kind or kind.lower() == run["kind"]) and (not tag or has_tag(run, tag)):
                 names.append((str(run["created"]), name))
         documents = [self._document(name) for _, name in sorted(names, reverse=True)]
         return Answer(200, page(documents, call))
@@ -272,29 +272,29 @@ def with_nulls(value: JsonValue, *names: str) -> JsonValue:
     return {**dict.fromkeys(names), **value} if isinstance(value, dict) else value
 
 
-def has_tag(run: Json, wanted: str) -> bool:
+def has_tag(run: Json, tag: str) -> bool:
     """Whether a run has a tag, asked for as `key` or `key=value`."""
-    key, equals, value = wanted.partition("=")
+    key, equals, value = tag.partition("=")
     tags = object_at(run, "tags")
     return key in tags and (not equals or tags[key] == value)
 
 
 def comparable(properties: Json) -> Json:
-    """What makes a job this job: its body without what may change, what is read-only and what is null or empty."""
+    """The identity of a job: its body without changeable, read-only, null and empty fields."""
 
     def strip(value: JsonValue) -> JsonValue:
         if isinstance(value, dict):
             return {key: inner for key, item in value.items() if (inner := strip(item)) not in (None, {}, [])}
         return [strip(item) for item in value] if isinstance(value, list) else value
 
-    kept = {key: value for key, value in properties.items() if key not in CHANGEABLE | READ_ONLY}
-    kept["outputs"] = {key: value for key, value in entries(properties, "outputs") if key != "default"}
-    kept["inputs"] = {
+    identity = {key: value for key, value in properties.items() if key not in CHANGEABLE | READ_ONLY}
+    identity["outputs"] = {key: value for key, value in entries(properties, "outputs") if key != "default"}
+    identity["inputs"] = {
         key: {**value, "mode": None} if isinstance(value, dict) and value.get("mode") == DEFAULT_MODE else value
         for key, value in entries(properties, "inputs")
     }
-    kept["experimentName"] = properties.get("experimentName") or "Default"
-    stripped = strip(kept)
+    identity["experimentName"] = properties.get("experimentName") or "Default"
+    stripped = strip(identity)
     assert isinstance(stripped, dict)
     return stripped
 
@@ -307,14 +307,14 @@ def run_properties(kind: str, sent: Json) -> Json:
         key: value["value"] for key, value in entries(sent, "inputs") if isinstance(value, dict) and "value" in value
     }
     settings = sent.get("settings")
-    go_on = isinstance(settings, dict) and bool(settings.get("continue_on_step_failure"))
+    continues_on_failure = isinstance(settings, dict) and bool(settings.get("continue_on_step_failure"))
     return {
         "azureml.DevPlatv2": "true",
         "azureml.runsource": "azureml.PipelineRun",
         "runSource": "MFE",
         "runType": "HTTP",
         "azureml.parameters": json.dumps(literals, separators=(",", ":")),
-        "azureml.continue_on_step_failure": str(go_on),
+        "azureml.continue_on_step_failure": str(continues_on_failure),
         "azureml.continue_on_failed_optional_input": "True",
         "azureml.defaultDataStoreName": "workspaceblobstore",
         "azureml.pipelineComponent": "pipelinerun",

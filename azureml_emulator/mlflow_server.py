@@ -49,26 +49,26 @@ class JobRunStore(SqlAlchemyStore):
         tags: dict[str, str],
         artifact_uri: str,
     ) -> None:
-        """Makes the run, or changes what is different. Times in milliseconds since 1970, `status` in MLflow's words."""
+        """Creates or updates the run. Times in milliseconds since 1970, `status` in MLflow's words."""
         try:
-            present = self.get_run(run_id)
+            existing = self.get_run(run_id)
         except MlflowException:
             self._insert(run_id, self._experiment(experiment), name, started, tags, artifact_uri)
-            present = self.get_run(run_id)
-        if (present.info.status, present.info.run_name, present.info.end_time) != (status, name, ended):
+            existing = self.get_run(run_id)
+        if (existing.info.status, existing.info.run_name, existing.info.end_time) != (status, name, ended):
             self.update_run_info(run_id, RunStatus.from_string(status), ended, name)
         for key, value in tags.items():
-            if present.data.tags.get(key) != value:
+            if existing.data.tags.get(key) != value:
                 self.set_tag(run_id, RunTag(key, value))
 
     def _experiment(self, name: str) -> str:
-        found = self.get_experiment_by_name(name)
-        return str(found.experiment_id if found else self.create_experiment(name))
+        experiment = self.get_experiment_by_name(name)
+        return str(experiment.experiment_id if experiment else self.create_experiment(name))
 
     def _insert(
         self, run_id: str, experiment_id: str, name: str, started: int, tags: dict[str, str], artifact_uri: str
     ) -> None:
-        """A run as `create_run` makes it, but for its id and the place of its artifacts."""
+        """A run as `create_run` makes it, except for its id and the folder of its artifacts."""
         run = SqlRun(
             run_uuid=run_id,
             name=name,

@@ -11,7 +11,7 @@ from azureml_emulator.json_types import Json
 
 NAME = "MLmodel"
 LARGEST_BYTES = 1 << 20
-# What PyYAML raises for texts that are none, or whose tags do not fit their values.
+# PyYAML's errors for invalid YAML and for tags that do not fit their values.
 BROKEN_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 
 

@@ -71,7 +71,7 @@ PARAMETERS = {
 }
 # Control characters, and halves of characters, which UTF-8 cannot hold.
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-# Bytes of one part of a path on every common file system, and of a whole one on Linux with room for what is added.
+# Bytes of one part of a path on every common file system, and of a whole one on Linux with room for additions.
 LONGEST_PART, LONGEST_PATH = 255, 3500
 # Where the service finds data, models and code; an id of the workspace has no scheme.
 SCHEMES = ("azureml", "https", "http", "wasbs", "wasb", "abfss", "abfs", "adl")
@@ -111,7 +111,7 @@ def path_below(root: Path, *parts: str) -> Path:
     return path
 
 
-def check_address(what: str, uri: str) -> None:
+def check_address(label: str, uri: str) -> None:
     """Raises: ServiceError 400 for a text that is no address or id of data, a model or code."""
     try:
         address = urlsplit(uri)
@@ -120,7 +120,7 @@ def check_address(what: str, uri: str) -> None:
     known = address.scheme.lower() in SCHEMES or uri.startswith("/subscriptions/")
     parts = unquote(address.path).split("/")
     if not known or not is_text(uri) or not is_text(unquote(uri)) or "." in parts or ".." in parts:
-        text = f"The {what} {shown(uri)} is no address: begin with one of {', '.join(SCHEMES)}, without '.' and '..'."
+        text = f"The {label} {shown(uri)} is no address: begin with one of {', '.join(SCHEMES)}, without '.' and '..'."
         raise ServiceError(400, "UserError", text, inner_error="InvalidAssetUri")
 
 
@@ -132,10 +132,10 @@ def refuse_settings(owner: str, settings: Mapping[str, object], *names: str) -> 
             raise ServiceError(400, "UserError", text, inner_error="NotSupported")
 
 
-def check_line(what: str, value: object, longest: int) -> None:
+def check_line(label: str, value: object, longest: int) -> None:
     """Raises: ServiceError 400 for a value that is no text of one line, or too long."""
     if value is not None and not (isinstance(value, str) and len(value) <= longest and is_text(value)):
-        text = f"The {what} must be a text of at most {longest} characters, without control characters."
+        text = f"The {label} must be a text of at most {longest} characters, without control characters."
         raise ServiceError(400, "UserError", text, inner_error="BadArgument")
 
 

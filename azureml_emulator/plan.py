@@ -167,7 +167,7 @@ def unfold(
             raise ServiceError(400, "UserError", f"Node '{name}' of the pipeline is not an object.")
         check_name("node", name, JOB_MEMBER)
         refuse_timeout(f"node '{name}'", node)
-        here = f"{path}/{name}".strip("/")
+        node_path = f"{path}/{name}".strip("/")
         component_id = component_reference(node, name, owner)
         component = components(component_id)
         bound = {key: bind(value, path, inputs) for key, value in read_inputs(node).items()}
@@ -175,20 +175,22 @@ def unfold(
         own_compute = resolve_text(node.get("computeId") or node.get("compute"), path, inputs)
         kind = component.get("type")
         if kind not in ("pipeline", "command"):
-            text = f"Node '{here}' is of type '{kind}'. The emulator runs command and pipeline components."
+            text = f"Node '{node_path}' is of type '{kind}'. The emulator runs command and pipeline components."
             raise ServiceError(400, "UserError", text)
-        plan.sources |= outputs_bound(path, here, node, component)
+        plan.sources |= outputs_bound(path, node_path, node, component)
         for output, value in outputs_of(node):
             if asset := read_asset_name(output, value, "name", "version"):
-                plan.asset_names[NodeOutput(here, output)] = asset
+                plan.asset_names[NodeOutput(node_path, output)] = asset
         if kind == "pipeline":
-            plan.pipelines.append(here)
-            unfold(plan, here, component, component_id, given, own_compute or compute, components)
+            plan.pipelines.append(node_path)
+            unfold(plan, node_path, component, component_id, given, own_compute or compute, components)
         else:
-            plan.steps[here] = component_step(here, node, component, given, own_compute or compute, path, inputs)
+            plan.steps[node_path] = component_step(
+                node_path, node, component, given, own_compute or compute, path, inputs
+            )
 
 
-def outputs_bound(path: str, here: str, node: Json, component: Json) -> dict[NodeOutput, NodeOutput]:
+def outputs_bound(path: str, node_path: str, node: Json, component: Json) -> dict[NodeOutput, NodeOutput]:
     """The outputs of the pipeline at `path` that a node fills. Raises: ServiceError 400 for a name that cannot be."""
     bound = {}
     for key, value in outputs_of(node):
@@ -198,13 +200,13 @@ def outputs_bound(path: str, here: str, node: Json, component: Json) -> dict[Nod
         outer = match[1].removeprefix("parent.outputs.")
         check_name("output", outer, JOB_MEMBER)
         if key not in dict(entries(component, "outputs")):
-            raise ServiceError(400, "UserError", f"The component of node '{here}' has no output '{key}'.")
-        bound[NodeOutput(path, outer)] = NodeOutput(here, key)
+            raise ServiceError(400, "UserError", f"The component of node '{node_path}' has no output '{key}'.")
+        bound[NodeOutput(path, outer)] = NodeOutput(node_path, key)
     return bound
 
 
 def component_step(
-    here: str,
+    node_path: str,
     node: Json,
     component: Json,
     given: dict[str, Value],
@@ -214,11 +216,11 @@ def component_step(
 ) -> Step:
     missing = [name for name, spec in entries(component, "inputs") if not is_optional(spec) and name not in given]
     if missing:
-        raise ServiceError(400, "UserError", f"Node '{here}' lacks the required inputs: {', '.join(missing)}.")
+        raise ServiceError(400, "UserError", f"Node '{node_path}' lacks the required inputs: {', '.join(missing)}.")
     resources = node.get("resources")
     size = resources.get("instance_type") if isinstance(resources, dict) else None
     return Step(
-        path=here,
+        path=node_path,
         component=component,
         inputs=with_defaults(component, given),
         outputs={name: output_type(spec) for name, spec in outputs_of(component)},
@@ -250,8 +252,8 @@ def bind(value: Value | None, path: str, inputs: dict[str, Value]) -> Value | No
         return look_up(whole[1], path, inputs)
 
     def insert(match: re.Match[str]) -> str:
-        found = look_up(match[1], path, inputs)
-        return found.text if isinstance(found, Literal) else ""
+        value = look_up(match[1], path, inputs)
+        return value.text if isinstance(value, Literal) else ""
 
     return Literal(EXPRESSION.sub(insert, value.text))
 

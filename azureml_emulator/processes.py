@@ -1,7 +1,7 @@
 """Child processes that end with the emulator: job steps and model servers.
 
 Each command runs in its own session and process group under a small supervisor (supervisor.py) that watches a pipe
-to this process. So the whole group ends when it is told to, when the command itself ends, and when the emulator
+to this process. So the whole group ends on request, when the command itself ends, and when the emulator
 dies, also by SIGKILL; when supervisor and emulator are killed at once, the command itself ends, on Linux. Not covered
 then: the command's own children; and ever: a program that leaves its group on purpose.
 """
@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 SUPERVISOR = Path(__file__).with_name("supervisor.py")
-# What a job's code and a model's server find of the emulator's own variables: how this machine is set up, and nothing
+# The emulator's own variables that a job's code and a model's server get: how this machine is set up, and nothing
 # that signs in anywhere.
 INHERITED = {
     *("HOME", "LANG", "LANGUAGE", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER"),
@@ -29,7 +29,7 @@ INHERITED_PREFIXES = ("CUDA_", "HIP_", "HSA_", "KMP_", "LC_", "MKL_", "NCCL_", "
 
 
 def own_environment() -> dict[str, str]:
-    """What every child finds: this machine's variables, and the programs beside the emulator."""
+    """The environment of every child: this machine's variables, and the packages next to the emulator."""
     kept = {
         name: value for name, value in os.environ.items() if name in INHERITED or name.startswith(INHERITED_PREFIXES)
     }

@@ -47,8 +47,8 @@ class Registry:
         for prefix in ("", f"{REGISTRY_CONTAINER}/"):
             for name, documents in self._models.items():
                 for version in documents:
-                    place = f"{prefix}{name}/{version}"
-                    self._storage.link(REGISTRY_CONTAINER, place, self._weights_folder(name, version))
+                    path = f"{prefix}{name}/{version}"
+                    self._storage.link(REGISTRY_CONTAINER, path, self._weights_folder(name, version))
 
     def component(self, name: str, version: str) -> Json | None:
         """A component's YAML as it stands in its file."""
@@ -89,23 +89,23 @@ class Registry:
         return Answer(200, body)
 
     def _missing(self, plural: str, name: str, version: str = "") -> ServiceError:
-        what = f"{plural[:-1]} '{name}'" + (f" version '{version}'" if version else "")
-        text = f"Not found: {what} does not exist in registry '{self._world.settings.registry_name}'."
+        asset = f"{plural[:-1]} '{name}'" + (f" version '{version}'" if version else "")
+        text = f"Not found: {asset} does not exist in registry '{self._world.settings.registry_name}'."
         return ServiceError(404, "UserError", text, inner_error="NotFoundError")
 
     def _shelf(self, call: Call) -> tuple[str, dict[str, dict[str, Json]]]:
         """The plural in the path and what the registry has of it. Raises: ServiceError 404 for another registry."""
         if call.path_params["registry"].lower() != self._world.settings.registry_name.lower():
             raise ServiceError(404, "UserError", f"Not found: registry '{call.path_params['registry']}'.")
-        # The registry's name stands once behind this word, and what is asked for behind the name.
+        # After this word come the registry's name and then the kind of asset.
         plural = call.path.lower().rpartition("/registries/")[2].split("/")[1]
         return plural, {"models": self._models, "components": self._components}[plural]
 
     def _versions(self, call: Call) -> list[tuple[str, Json]]:
         """(version, document) of the asset in the path, the newest first."""
         _, shelf = self._shelf(call)
-        found = shelf.get(call.path_params["asset"], {})
-        return sorted(found.items(), key=lambda entry: version_key(entry[0]), reverse=True)
+        versions = shelf.get(call.path_params["asset"], {})
+        return sorted(versions.items(), key=lambda entry: version_key(entry[0]), reverse=True)
 
     def list_assets(self, call: Call) -> Answer:
         plural, shelf = self._shelf(call)

@@ -32,7 +32,7 @@ RUN_TYPES = {
 # How run history names the type of an output; the resolver of its address depends on it.
 DATA_TYPES = {"uri_folder": "UriFolder", "uri_file": "UriFile", "mltable": "MLTable"}
 OUTPUT_TYPES = DATA_TYPES | MODEL_TYPES
-# What a job's input may name besides data that has no name: an asset of the workspace, or of a registry.
+# A job's input may name an asset of the workspace or of a registry.
 WORKSPACE_ASSET = re.compile(r"(?:azureml:)?/?subscriptions/.*/workspaces/[^/]+(?P<asset>/(?:data|models)/.+)", re.I)
 REGISTRY = "azureml://registries/"
 
@@ -46,7 +46,7 @@ class Runs:
         self._watchers: list[Callable[[str], None]] = []
 
     def watch(self, watcher: Callable[[str], None]) -> None:
-        """Calls `watcher` with the id of every run that is made or changed."""
+        """Calls `watcher` with the id of every new or changed run."""
         self._watchers.append(watcher)
 
     def find(self, run_id: str) -> Json | None:
@@ -167,7 +167,7 @@ class Runs:
     def get_details(self, call: Call) -> Answer:
         run_id = call.path_params["run"]
         document = self._document(run_id, self.get(run_id))
-        kept = (
+        names = (
             "runId",
             "runUuid",
             "parentRunUuid",
@@ -177,8 +177,8 @@ class Runs:
             "parentRunId",
             "dataContainerId",
         )
-        kept += ("startTimeUtc", "endTimeUtc", "error", "warnings", "tags", "properties", "parameters", "services")
-        kept += (
+        names += ("startTimeUtc", "endTimeUtc", "error", "warnings", "tags", "properties", "parameters", "services")
+        names += (
             "inputDatasets",
             "outputDatasets",
             "inputs",
@@ -188,7 +188,7 @@ class Runs:
             "runNumber",
             "rootRunId",
         )
-        details = {key: document[key] for key in kept}
+        details = {key: document[key] for key in names}
         return Answer(200, {**details, "createdTimeUtc": document["createdUtc"], "logFiles": self._log_files(run_id)})
 
     def get_run_data(self, call: Call) -> Answer:
@@ -203,15 +203,15 @@ class Runs:
 
     def patch_run(self, call: Call) -> Answer:
         """Changes a run's name, description, tags and properties (both merged), and whether it is archived."""
-        wanted, run_id = call.json(), call.path_params["run"]
+        changes, run_id = call.json(), call.path_params["run"]
         self.get(run_id)
 
         def change(run: Json) -> None:
             for key, name in (("displayName", "display_name"), ("description", "description"), ("hidden", "hidden")):
-                if wanted.get(key) is not None:
-                    run[name] = wanted[key]
-            object_at(run, "tags").update(optional_object(wanted, "tags"))
-            object_at(run, "properties").update(optional_object(wanted, "properties"))
+                if changes.get(key) is not None:
+                    run[name] = changes[key]
+            object_at(run, "tags").update(optional_object(changes, "tags"))
+            object_at(run, "properties").update(optional_object(changes, "properties"))
             run["modified"] = now()
 
         self.change(run_id, change)
@@ -246,9 +246,9 @@ class Runs:
             uri, kind = ("modelUri", "modelType") if plural == "models" else ("dataUri", "dataType")
             return str(properties[uri]), OUTPUT_TYPES.get(str(properties[kind]), "UriFolder")
         run_id, _, output = name.removeprefix("azureml_").partition("_output_")
-        return self._places(run_id).get(output.partition("_")[2]) if name.startswith("azureml_") else None
+        return self._addresses(run_id).get(output.partition("_")[2]) if name.startswith("azureml_") else None
 
-    def _places(self, run_id: str) -> dict[str, tuple[str, str]]:
+    def _addresses(self, run_id: str) -> dict[str, tuple[str, str]]:
         """(address, type in run history) of each output of a run, and of its logs under the name `default`."""
         settings = self._world.settings
         base = (
@@ -256,14 +256,14 @@ class Runs:
             f"/workspaces/{settings.workspace_name}/datastores"
         )
         run = self.find(run_id) or {"outputs": {}}
-        places = {"default": (f"{base}/workspaceartifactstore/paths/{artifact_path(run_id)}/", "UriFolder")}
+        addresses = {"default": (f"{base}/workspaceartifactstore/paths/{artifact_path(run_id)}/", "UriFolder")}
         outputs = object_at(run, "outputs")
         for name in outputs:
             output = object_at(outputs, name)
             slash = "" if output["type"] == "uri_file" else "/"
             kind = OUTPUT_TYPES.get(str(output["type"]), "UriFolder")
-            places[name] = (f"{base}/workspaceblobstore/paths/{output['path']}{slash}", kind)
-        return places
+            addresses[name] = (f"{base}/workspaceblobstore/paths/{output['path']}{slash}", kind)
+        return addresses
 
     @property
     def _asset_base(self) -> str:
@@ -286,7 +286,7 @@ class Runs:
     def _outputs(self, run_id: str, run: Json) -> Json:
         """The outputs of a run: a registered one under its asset's id, others under a name made for the run."""
         outputs: Json = {}
-        for name, (_, kind) in self._places(run_id).items():
+        for name, (_, kind) in self._addresses(run_id).items():
             plural, group = ("models", "model") if kind in MODEL_TYPES.values() else ("data", "data")
             asset = optional_object(run, "outputs", name, "asset")
             asset_name = asset["name"] if asset else f"azureml_{run_id}_output_{group}_{name}"
@@ -381,16 +381,16 @@ def run_uuid(run_id: str) -> str:
 
 
 def run_properties(run: Json) -> Json:
-    """What the service says about a step's place in its pipeline."""
+    """The properties with which the service describes a step's position in its pipeline."""
     if run["kind"] not in ("step", "subgraph"):
         return {}
-    place = {
+    pipeline = {
         "azureml.pipeline": run["root"],
         "azureml.pipelinerunid": run["parent"],
         "azureml.runsource": "azureml.StepRun",
     }
     return {
-        **place,
+        **pipeline,
         "azureml.moduleName": run.get("component"),
         "StepType": "PythonScriptStep" if run["kind"] == "step" else "SubGraph",
     }

@@ -40,7 +40,7 @@ END_SECONDS = 4
 
 
 def make_certificates(home: Path) -> ssl.SSLContext:
-    """The server's TLS context. The authority is made once a home; its bundle holds the public roots too."""
+    """The server's TLS context. The authority is created once per home; its bundle holds the public roots too."""
     private, public = home / "ca_key.pem", home / "ca.pem"
     authority = read_authority(public, private)
     if authority is None:
@@ -92,7 +92,7 @@ def environment(world: World, identity_header: str) -> dict[str, str]:
 
 
 def ready_document(world: World, keys: Secrets) -> Json:
-    """What the emulator prints when it is ready."""
+    """The document that the emulator prints when it is ready."""
     settings = world.settings
     return {
         "url": world.url,
@@ -154,7 +154,7 @@ class Connection(H11Protocol):
         self._stop_waiting()
 
     def _wait_for_head(self) -> None:
-        """Begin to wait, or go on; or stop, once the head has come."""
+        """Starts or continues to wait; stops once the head has arrived."""
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop_waiting()
         elif self._deadline is None:
@@ -191,7 +191,7 @@ def serve(home: Path, port: int | None, weights: dict[str, Path], *, stop_with_s
         dead: list[str] = []
 
         def stop_for(died: threading.ExceptHookArgs) -> None:
-            """Requests would wait for ever for what the thread does no more."""
+            """Stops the emulator: requests would wait forever for the dead thread."""
             name = died.thread.name if died.thread else "thread"
             trace = (died.exc_type, died.exc_value or died.exc_type(), died.exc_traceback)
             log.critical("%s died; the emulator ends", name, exc_info=trace)

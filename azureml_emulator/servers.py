@@ -30,7 +30,7 @@ LONGEST_RESTART_SECONDS = 10.0
 TICK_SECONDS = 0.1
 READINESS_SECONDS = 1.0
 STOP_GRACE_SECONDS = 2.0
-# What the proxy in front of a container answers while nothing listens behind it.
+# The status of the proxy in front of a container while nothing listens behind it.
 NOTHING_LISTENS = 502
 SERVING_TABLE = Path(__file__).parent / "registry" / "serving.yaml"
 
@@ -56,8 +56,8 @@ class Probe:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What a server is started from. `folder` holds its logs and is its working directory."""
+class ServerSpec:
+    """How a server is started. `folder` holds its logs and is its working directory."""
 
     command: list[str]
     environment: dict[str, str]
@@ -72,7 +72,7 @@ class Plan:
 
 @dataclass
 class Health:
-    """What the probes have seen since the process started."""
+    """The results of the probes since the process started."""
 
     started: float = field(default_factory=time.monotonic)
     next_readiness: float = 0.0
@@ -85,15 +85,15 @@ class Health:
 class Server:
     """A supervised server process. `start`, then `wait_ready`; afterwards it is kept alive until `stop`."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+    def __init__(self, spec: ServerSpec) -> None:
+        self._spec = spec
         self._stopped = threading.Event()
         self._settled = threading.Event()
         self._failure: str | None = None
         self._was_ready = False
         self._ready = False
         self._port: int | None = None
-        self._thread = threading.Thread(target=self._supervise, name=f"server {plan.folder.name}", daemon=True)
+        self._thread = threading.Thread(target=self._supervise, name=f"server {spec.folder.name}", daemon=True)
 
     @property
     def address(self) -> str | None:
@@ -110,7 +110,7 @@ class Server:
     def check_ready(self) -> None:
         """Raises: ServingError with the reason and the last log lines when the settled server is not ready."""
         if not self._was_ready:
-            tail = "\n".join(last_lines(self._plan.log_file, 20))
+            tail = "\n".join(last_lines(self._spec.log_file, 20))
             raise ServingError(f"{self._failure or 'The server was stopped.'}\nLast lines of its log:\n{tail}")
 
     def stop(self) -> None:
@@ -126,7 +126,7 @@ class Server:
             if not self._was_ready or self._stopped.is_set():
                 self._failure = reason
                 break
-            log.warning("server in %s ended: %s; restarting", self._plan.folder, reason)
+            log.warning("server in %s ended: %s; restarting", self._spec.folder, reason)
             self._stopped.wait(delay)
             delay = min(delay * 2, LONGEST_RESTART_SECONDS)
         self._settled.set()
@@ -134,13 +134,13 @@ class Server:
     def _run_once(self) -> str:
         """Runs the process until it ends, fails a probe or is stopped; returns the reason."""
         self._port = None
-        offset = self._plan.log_file.stat().st_size if self._plan.log_file.exists() else 0
+        offset = self._spec.log_file.stat().st_size if self._spec.log_file.exists() else 0
         try:
             child = start_child(
-                self._plan.command,
-                folder=self._plan.folder,
-                env={**own_environment(), **self._plan.environment},
-                log_file=self._plan.log_file,
+                self._spec.command,
+                folder=self._spec.folder,
+                env={**own_environment(), **self._spec.environment},
+                log_file=self._spec.log_file,
                 grace_seconds=STOP_GRACE_SECONDS,
             )
         except OSError as error:
@@ -151,7 +151,7 @@ class Server:
                 code = child.poll()
                 if code is not None:
                     return f"User container has crashed or terminated: exit code {code}."
-                self._port = self._port or announced_port(self._plan.log_file, offset)
+                self._port = self._port or announced_port(self._spec.log_file, offset)
                 verdict = self._probe(health)
                 if verdict:
                     return verdict
@@ -165,17 +165,17 @@ class Server:
         age = time.monotonic() - health.started
         # Before it listens there is nothing to ask; then the first look comes at once.
         if self._port and age >= health.next_readiness:
-            period = self._plan.readiness.period
+            period = self._spec.readiness.period
             health.next_readiness = age + (period if self._ready else min(READINESS_SECONDS, period))
-            self._note_readiness(health, self._ask(self._plan.readiness.timeout))
-        if age >= max(health.next_liveness, self._plan.liveness.initial_delay):
-            health.next_liveness = age + self._plan.liveness.period
-            status = self._ask(self._plan.liveness.timeout)
+            self._note_readiness(health, self._ask(self._spec.readiness.timeout))
+        if age >= max(health.next_liveness, self._spec.liveness.initial_delay):
+            health.next_liveness = age + self._spec.liveness.period
+            status = self._ask(self._spec.liveness.timeout)
             health.dead = 0 if status == 200 else health.dead + 1
-            if health.dead >= self._plan.liveness.failure_threshold:
+            if health.dead >= self._spec.liveness.failure_threshold:
                 probed = f"Liveness probe failed: HTTP probe failed with statuscode: {status}."
                 return f"User container has crashed or terminated: {probed}"
-        if not self._was_ready and age > self._plan.readiness.patience:
+        if not self._was_ready and age > self._spec.readiness.patience:
             advice = "Raise readiness_probe or check the logs."
             return f"User container is not ready: Readiness probe failed for {age:.0f} s. {advice}"
         return None
@@ -183,10 +183,10 @@ class Server:
     def _note_readiness(self, health: Health, status: int) -> None:
         health.successes = health.successes + 1 if status == 200 else 0
         health.unready = 0 if status == 200 else health.unready + 1
-        if health.successes >= self._plan.readiness.success_threshold:
+        if health.successes >= self._spec.readiness.success_threshold:
             self._ready = self._was_ready = True
             self._settled.set()
-        elif health.unready >= self._plan.readiness.failure_threshold:
+        elif health.unready >= self._spec.readiness.failure_threshold:
             self._ready = False
 
     def _ask(self, timeout: float) -> int:
@@ -204,8 +204,8 @@ def announced_port(log_file: Path, offset: int) -> int | None:
         return None
     with log_file.open("rb") as stream:
         stream.seek(offset)
-        found = re.search(rb'^\{"port": *(\d+)\}\s*$', stream.read(), re.MULTILINE)
-    return int(found.group(1)) if found else None
+        match = re.search(rb'^\{"port": *(\d+)\}\s*$', stream.read(), re.MULTILINE)
+    return int(match.group(1)) if match else None
 
 
 def last_lines(file: Path, count: int) -> list[str]:
@@ -224,9 +224,9 @@ def mlflow_folder(folder: Path) -> Path:
         return folder
     inside = [file.parent for file in sorted(folder.glob("*/MLmodel"))] if folder.is_dir() else []
     if len(inside) != 1:
-        found = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) if folder.is_dir() else folder.name
+        names = ", ".join(sorted(path.name for path in folder.iterdir())[:10]) if folder.is_dir() else folder.name
         raise ServingError(
-            f"The model is not in MLflow form: no MLmodel file was found (found: {found}). Register the job's MLflow "
+            f"The model is not in MLflow form: no MLmodel file was found (found: {names}). Register the job's MLflow "
             "output as type 'mlflow_model'; scoring scripts and custom containers are not served here."
         )
     return inside[0]

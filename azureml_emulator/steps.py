@@ -67,7 +67,7 @@ class JobServices:
 
 
 class Control:
-    """Whether a job is to go on."""
+    """Tells a job's threads when to stop."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -104,7 +104,7 @@ class Console:
         self._append(f"[{now()[:19].replace('T', ' ')}Z] {line}\n")
 
     def copy(self, name: str, log_file: Path, position: int) -> int:
-        """Adds what is new in a step's log, each line with the step's name; the new position in the log."""
+        """Appends the new lines of a step's log, each with the step's name; returns the new position in the log."""
         with log_file.open("rb") as stream:
             stream.seek(position)
             new = stream.read()
@@ -218,7 +218,7 @@ class StepRun:
             shutil.copytree(self._assets.locate(self._step.code), folder, symlinks=True)
         folder.mkdir(parents=True, exist_ok=True)
         inputs = {name: self._input_text(value) for name, value in self._step.inputs.items()}
-        places = {name: self._output_place(name) for name in self._step.outputs}
+        folders = {name: self._output_folder(name) for name in self._step.outputs}
         outputs: dict[str, Json] = {
             name: {"path": self._plan.folder(NodeOutput(self._step.path, name)), "type": kind}
             for name, kind in self._step.outputs.items()
@@ -226,7 +226,7 @@ class StepRun:
         if attempt > 1:
             with log_file.open("a", encoding="utf-8") as stream:
                 stream.write(f"-- attempt {attempt}: the step starts again, in empty output folders --\n")
-        texts = {name: str(place) for name, place in places.items()}
+        texts = {name: str(folder) for name, folder in folders.items()}
         return Prepared(*render(str(self._step.component["command"]), inputs, texts), folder, outputs)
 
     def _input_text(self, value: Value) -> str:
@@ -236,12 +236,12 @@ class StepRun:
             return str(self._assets.locate(value.uri))
         return str(self._blob_folder(self._plan.folder(self._plan.source(value))))
 
-    def _output_place(self, name: str) -> Path:
-        place = self._blob_folder(self._plan.folder(NodeOutput(self._step.path, name)))
-        shutil.rmtree(place, ignore_errors=True)
-        place.unlink(missing_ok=True)
-        (place.parent if self._step.outputs[name] == "uri_file" else place).mkdir(parents=True, exist_ok=True)
-        return place
+    def _output_folder(self, name: str) -> Path:
+        folder = self._blob_folder(self._plan.folder(NodeOutput(self._step.path, name)))
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.unlink(missing_ok=True)
+        (folder.parent if self._step.outputs[name] == "uri_file" else folder).mkdir(parents=True, exist_ok=True)
+        return folder
 
     def _blob_folder(self, path: str) -> Path:
         return self._storage.folder(self._storage.default_container, path)
@@ -254,7 +254,7 @@ class StepRun:
         variables = self._environment() | prepared.variables
         child = start_child(shell, folder=prepared.folder, env=variables, log_file=log_file)
         try:
-            self._hurt(child, fault)
+            self._inject_fault(child, fault)
             while (status := child.wait(POLL_SECONDS)) is None:
                 position = self._console.copy(self._name, log_file, position)
                 self._control.check()
@@ -263,8 +263,8 @@ class StepRun:
             self._console.copy(self._name, log_file, position)
         return status
 
-    def _hurt(self, child: Child, fault: Fault | None) -> None:
-        """Does to a running step what its fault says."""
+    def _inject_fault(self, child: Child, fault: Fault | None) -> None:
+        """Applies the fault to the running step."""
         if fault is None or fault.effect in ("hang_queued", "slow"):
             return
         if fault.effect == "not_responding":
@@ -281,14 +281,14 @@ class StepRun:
         raise StepFailed(fault.error_message())
 
     def _explain(self, status: int) -> str:
-        """What a failed command left: its exit code or signal and the end of its log."""
-        how = f"exit code {status}" if status > 0 else f"killed by signal {-status}"
+        """The message for a failed command: its exit code or signal and the end of its log."""
+        ending = f"exit code {status}" if status > 0 else f"killed by signal {-status}"
         if status > 128:
-            how += f" (signal {status - 128})"
+            ending += f" (signal {status - 128})"
         lines = self._runs.log_file(self._run_id).read_text(encoding="utf-8", errors="replace").splitlines()
-        end = "\n".join(lines[-LOG_TAIL_LINES:]) or "(empty)"
-        place = f"user_logs/std_log.txt of run {self._run_id}"
-        return f"Execution failed. Step '{self._name}' ended with {how}. The end of {place}:\n{end}"
+        log_tail = "\n".join(lines[-LOG_TAIL_LINES:]) or "(empty)"
+        folder = f"user_logs/std_log.txt of run {self._run_id}"
+        return f"Execution failed. Step '{self._name}' ended with {ending}. The end of {folder}:\n{log_tail}"
 
     def _environment(self) -> dict[str, str]:
         """The step's environment: this interpreter as `python`, the trainer importable, and the run's MLflow access."""

@@ -47,13 +47,13 @@ class Storage:
         return f"https://{authority}/{ACCOUNT}.blob.{authority}"
 
     def folder(self, container: str, path: str) -> Path:
-        """The place on disk of a blob or a prefix; it need not exist.
+        """The path on disk of a blob or a prefix; it need not exist.
 
         Raises: ServiceError 400 as `path_below`, 403 as `check_links`.
         """
-        place = path_below(self.root, container, *filter(None, path.split("/")))
-        self.check_links(place)
-        return place
+        file = path_below(self.root, container, *filter(None, path.split("/")))
+        self.check_links(file)
+        return file
 
     def link(self, container: str, path: str, target: Path) -> None:
         """Make a folder outside the storage readable under a path."""
@@ -63,24 +63,24 @@ class Storage:
         link.symlink_to(target, target_is_directory=True)
         self._links.add(link)
 
-    def check_links(self, place: Path) -> None:
-        """Raises: ServiceError 403 when a link, which a job may have made, leads from the place out of the storage."""
-        if not self.is_inside(place):
-            name = place.relative_to(self.root)
+    def check_links(self, path: Path) -> None:
+        """Raises: ServiceError 403 when a link, which a job may have made, leads from the path out of the storage."""
+        if not self.is_inside(path):
+            name = path.relative_to(self.root)
             text = f"'{name}' leads through a link out of the storage. Put the file there itself."
             raise ServiceError(403, "AuthorizationFailure", text, shape="storage")
 
-    def is_inside(self, place: Path) -> bool:
-        """Whether no link leads from the place out of the storage, but for those to the registry's files."""
-        if any(place.is_relative_to(link) for link in self._links):
+    def is_inside(self, path: Path) -> bool:
+        """Whether no link leads from the path out of the storage, except the links to the registry's files."""
+        if any(path.is_relative_to(link) for link in self._links):
             return True
         try:
-            return place.resolve().is_relative_to(self.root.resolve())
+            return path.resolve().is_relative_to(self.root.resolve())
         except (OSError, RuntimeError):
             return False  # a link to itself
 
     def locate(self, url: str) -> Path | None:
-        """The place on disk of a blob's https URL (its query is ignored), or None for another server's URL."""
+        """The path on disk of a blob's https URL (its query is ignored), or None for another server's URL."""
         try:
             parts = urlsplit(url)
         except ValueError:

@@ -1,6 +1,6 @@
 """JSON documents on disk, one file each, written atomically, kept in memory for reading.
 
-A document survives SIGKILL of the process: it is written beside its place, synced, then renamed over it.
+A document survives SIGKILL of the process: it is written to a draft file, synced, then renamed.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ LONGEST_NAME = 200
 
 
 class Store:
-    """Documents by kind and key. Thread-safe; what is returned is the caller's own copy."""
+    """Documents by kind and key. Thread-safe; callers get their own copies."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

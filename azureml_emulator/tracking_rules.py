@@ -1,4 +1,4 @@
-"""What of MLflow's API is offered, and to whom.
+"""The part of MLflow's API that the emulator offers, and to whom.
 
 MLflow's own server also reads and writes files, keeps secrets and asks other servers, for everybody who may ask it
 anything. Offered is what is about experiments, runs and their metrics. A step of a job may use the part of it that is

@@ -55,7 +55,7 @@ class Call:
     def document(self) -> JsonValue:
         """The body as JSON, an empty one as {}.
 
-        Raises: ServiceError 415 for another Content-Type, 400 for what is not JSON or cannot be kept.
+        Raises: ServiceError 415 for another Content-Type, 400 for a body that is not JSON or cannot be stored.
         """
         if self.body and not is_json(self.headers):
             kind = self.headers.get("content-type", "")
@@ -178,7 +178,7 @@ def is_deeper(document: JsonValue, levels: int) -> bool:
 
 
 def _finite(text: str) -> float:
-    """The number; NaN, infinities and what is as large are none that JSON knows."""
+    """The number. Raises: ValueError for NaN and infinities, which JSON does not have."""
     if not math.isfinite(number := float(text)):
         raise ValueError(f"{text} is no finite number")
     return number
@@ -235,6 +235,6 @@ def page(items: list[Json], call: Call, size: int = 30) -> Json:
     return answer
 
 
-def not_found(what: str, name: str) -> ServiceError:
+def not_found(kind: str, name: str) -> ServiceError:
     """The 404 that most of Azure ML gives for a missing resource."""
-    return ServiceError(404, "UserError", f"Not found: {what} '{name}' does not exist.", inner_error="NotFoundError")
+    return ServiceError(404, "UserError", f"Not found: {kind} '{name}' does not exist.", inner_error="NotFoundError")

@@ -1,4 +1,4 @@
-"""What all services of the emulator share: its settings, its documents, its latencies, and the signal that it stops."""
+"""The state that all services share: settings, documents, latencies, and the signal that the emulator stops."""
 
 import threading
 from dataclasses import asdict, dataclass, field

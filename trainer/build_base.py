@@ -127,7 +127,7 @@ def docstrings_by_module() -> dict[str, list[tuple[str, str]]]:
     """Dotted name and docstring of each documented module, class and function, by module; nothing is imported."""
     root = Path(sysconfig.get_paths()["stdlib"])
     skipped = {"test", "tests", "site-packages", "idlelib", "lib2to3", "encodings", "pydoc_data", "turtledemo"}
-    found: dict[str, list[tuple[str, str]]] = {}
+    classes: dict[str, list[tuple[str, str]]] = {}
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         if skipped.intersection(parts):
@@ -135,8 +135,8 @@ def docstrings_by_module() -> dict[str, list[tuple[str, str]]]:
         module = ".".join(part for part in parts if part != "__init__")
         tree = ast.parse(path.read_bytes())
         if entries := list(documented_names(tree, module)):
-            found[module] = entries
-    return found
+            classes[module] = entries
+    return classes
 
 
 def documented_names(tree: ast.Module, module: str) -> Iterator[tuple[str, str]]:

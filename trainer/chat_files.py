@@ -30,9 +30,9 @@ def find_file(path: Path) -> Path:
     files = sorted(file for file in path.rglob("*") if file.suffix in READERS) if path.is_dir() else []
     if len(files) == 1:
         return files[0]
-    found = ", ".join(file.name for file in files) or "none"
+    names = ", ".join(file.name for file in files) or "none"
     raise StepError(
-        f"{str(path)!r} should be or hold one data file ({formats()}); found {found}. Pass the file itself."
+        f"{str(path)!r} should be or hold one data file ({formats()}); found {names}. Pass the file itself."
     )
 
 
@@ -101,11 +101,11 @@ def read_parquet(path: Path) -> list[Row]:
     return pyarrow.parquet.read_table(path).to_pylist()
 
 
-def parse_json(text: str, place: str) -> object:
+def parse_json(text: str, location: str) -> object:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise StepError(f"{place} is no JSON ({error}). Write text with json.dumps, not str.") from error
+        raise StepError(f"{location} is no JSON ({error}). Write text with json.dumps, not str.") from error
 
 
 def messages_of(row: Row) -> list[Message]:

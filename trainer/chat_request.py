@@ -1,4 +1,4 @@
-"""What a scoring request may say: the two payloads of Azure's chat models, read strictly.
+"""Scoring requests: the two payloads of Azure's chat models, read strictly.
 
 {"input_data": {"input_string": [[{"role": "user", "content": "Hi"}]], "parameters": {"max_new_tokens": 50}}}
 {"input_data": {"input_string": [{"role": "user", "content": "Hi"}], "parameters": {"max_new_tokens": 50}}}
@@ -48,20 +48,20 @@ def parse_request(body: bytes) -> ChatRequest:
     return ChatRequest(conversations, parse_parameters(data.get("parameters") or {}), batched)
 
 
-def check_conversation(messages: object, place: str) -> None:
+def check_conversation(messages: object, label: str) -> None:
     if not isinstance(messages, list) or not messages:
-        raise BadRequest(f"{place} is no list of messages but {json.dumps(messages)[:80]}.")
+        raise BadRequest(f"{label} is no list of messages but {json.dumps(messages)[:80]}.")
     for message in messages:
         if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
             raise BadRequest(
-                f'{place} has the message {json.dumps(message)[:80]}. Each needs "role" and "content" as text.'
+                f'{label} has the message {json.dumps(message)[:80]}. Each needs "role" and "content" as text.'
             )
     roles = [message["role"] for message in messages]
     spoken = roles[1:] if roles[0] == "system" else roles
     expected = [("user", "assistant")[position % 2] for position in range(len(spoken))]
     if not spoken or spoken != expected or spoken[-1] != "user":
         raise BadRequest(
-            f"{place} has the roles {', '.join(roles)}. After an optional system message, roles must alternate between "
+            f"{label} has the roles {', '.join(roles)}. After an optional system message, roles must alternate between "
             "user and assistant, and the last must be user."
         )
 

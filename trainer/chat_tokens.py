@@ -86,8 +86,8 @@ def tokenize_by_turns(row: Row, tokenizer: "PreTrainedTokenizerBase", max_length
 
 
 def shared_length(text: str, other: str) -> int:
-    for position, (one, another) in enumerate(zip(text, other, strict=False)):
-        if one != another:
+    for position, (character, other_character) in enumerate(zip(text, other, strict=False)):
+        if character != other_character:
             return position
     return min(len(text), len(other))
 

@@ -72,16 +72,16 @@ def model_folders(path: Path) -> tuple[list[Path], str]:
     described = yaml.safe_load((path / "MLmodel").read_text())
     name = (described.get("metadata") or {}).get("base_model_name") or path.name
     parts = [path / part for part in ("data/config", "data/tokenizer", "data/model", "components/tokenizer", "model")]
-    found = [part for part in parts if part.is_dir()]
-    if not found:
+    folders = [part for part in parts if part.is_dir()]
+    if not folders:
         raise StepError(
             f"The MLflow model {str(path)!r} has neither model/ nor data/model/. Log it with mlflow.transformers."
         )
-    return found, name
+    return folders, name
 
 
 def provenance_name(path: Path) -> str:
-    """What the folder's own PROVENANCE.json says, else the folder's name."""
+    """The name in the folder's PROVENANCE.json, else the folder's name."""
     provenance = path / "PROVENANCE.json"
     return json.loads(provenance.read_text())["name"] if provenance.exists() else path.name
 

@@ -151,10 +151,10 @@ def select_conversations(split: str, rows: list[Row], allow_system: bool, counts
     counts.read = len(rows)
     kept = [(number, row) for number, row in enumerate(rows, start=1) if is_conversation(row, counts)]
     for number, row in kept:
-        place = f"row {number} of the {split} data"
-        check_messages(row["messages"], place)
+        location = f"row {number} of the {split} data"
+        check_messages(row["messages"], location)
         if not allow_system:
-            row["messages"] = merge_system_message(messages_of(row), place)
+            row["messages"] = merge_system_message(messages_of(row), location)
     check_enough(split, len(kept), counts)
     return kept
 
@@ -198,13 +198,13 @@ def is_conversation(row: Row, counts: SplitCounts) -> bool:
     return False
 
 
-def check_messages(messages: object, place: str) -> None:
+def check_messages(messages: object, location: str) -> None:
     if not isinstance(messages, list):
-        raise StepError(f"'messages' in {place} is {type(messages).__name__}, not a list of messages.")
+        raise StepError(f"'messages' in {location} is {type(messages).__name__}, not a list of messages.")
     for message in messages:
         if not isinstance(message, dict) or message.get("role") not in ROLES or "content" not in message:
             raise StepError(
-                f"A message in {place} is {json.dumps(message)[:80]}. "
+                f"A message in {location} is {json.dumps(message)[:80]}. "
                 f'Each needs "content" and a "role" out of {", ".join(ROLES)}.'
             )
 
@@ -215,7 +215,7 @@ def system_role_supported(model: Path) -> bool:
     return str(settings.get("system_role_supported", "true")).lower() != "false"
 
 
-def merge_system_message(messages: list[dict[str, str]], place: str) -> list[dict[str, str]]:
+def merge_system_message(messages: list[dict[str, str]], location: str) -> list[dict[str, str]]:
     """The conversation with its system message put in front of the first user's words."""
     system = [position for position, message in enumerate(messages) if message["role"] == "system"]
     if not system:
@@ -223,7 +223,7 @@ def merge_system_message(messages: list[dict[str, str]], place: str) -> list[dic
     users = [position for position, message in enumerate(messages) if message["role"] == "user"]
     if system != [0] or not users:
         raise StepError(
-            f"The model knows no system role, and {place} has system messages at positions {system}. "
+            f"The model knows no system role, and {location} has system messages at positions {system}. "
             "Keep one at most, as the first message, with a user message after it."
         )
     merged = [dict(message) for message in messages[1:]]

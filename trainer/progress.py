@@ -31,7 +31,7 @@ class ProgressCallback(TrainerCallback):
         print(f"step {state.global_step}/{state.max_steps}", *shown, flush=True)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:
-        # A checkpoint follows: what is not sent by then is lost to a run that resumes from it.
+        # A checkpoint follows: metrics that are not sent by then are lost to a run that resumes from it.
         self.tracker.flush()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object) -> None:

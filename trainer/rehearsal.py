@@ -133,7 +133,7 @@ def count(turns: Iterable[Words], seed: int) -> Bigram:
 
 
 def choose(row: dict[str, int], parameters: Parameters, draw: random.Random) -> str:
-    """The most frequent word, or one drawn by its frequency as generation parameters shape it."""
+    """The most frequent word, or a random word by frequency as the generation parameters say."""
     ordered = sorted(row, key=lambda word: (-row[word], word))
     if not parameters.get("do_sample"):
         return ordered[0]

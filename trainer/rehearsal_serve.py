@@ -1,7 +1,7 @@
 """The program of an online deployment of a rehearsal's model: the contract of trainer.serve at a fraction of its start.
 
 Prints {"port": N} once it listens. `GET /` is 503 until the model is loaded, then 200. `POST /score` takes the same two
-payloads, with the same refusals. Standard library only, so that it is there in a moment.
+payloads, with the same refusals. Standard library only, so that it starts at once.
 
     python -m trainer.rehearsal_serve --model mlflow_model_folder
 """
@@ -58,10 +58,10 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse_path("/")
             return
         started = time.monotonic()
-        status, document, what = score(self.server.model, body, declared_json=is_json(headers))
+        status, document, outcome = score(self.server.model, body, declared_json=is_json(headers))
         self.answer(status, document)
         milliseconds = (time.monotonic() - started) * 1000
-        print(f"POST /score {status} {milliseconds:.0f} ms {what}", flush=True)
+        print(f"POST /score {status} {milliseconds:.0f} ms {outcome}", flush=True)
 
     def lower_case_headers(self) -> dict[str, str]:
         return {name.lower(): value for name, value in self.headers.items()}
@@ -108,10 +108,10 @@ def main() -> None:
 
 def find_model(path: Path) -> Path:
     """The folder with MLmodel at a path: itself, or the only one somewhere below."""
-    found = sorted(file.parent for file in path.rglob("MLmodel")) if path.is_dir() else []
-    if len(found) != 1:
-        raise StepError(f"{str(path)!r} should be or hold one MLflow model; found {len(found)} files named MLmodel.")
-    return found[0]
+    folders = sorted(file.parent for file in path.rglob("MLmodel")) if path.is_dir() else []
+    if len(folders) != 1:
+        raise StepError(f"{str(path)!r} should be or hold one MLflow model; found {len(folders)} files named MLmodel.")
+    return folders[0]
 
 
 def score(model: Bigram | None, body: bytes, *, declared_json: bool) -> tuple[int, object, str]:

@@ -47,7 +47,7 @@ class Settings:
 
 @dataclass
 class RunLog:
-    """Gathers what the step's run and the root run are to be told, and sends it at most once a second."""
+    """Collects metrics, parameters and tags for the step's run and the root run; sends them at most once a second."""
 
     run_ids: list[str] = field(default_factory=find_run_ids)
     metrics: list[dict[str, str | int | float]] = field(default_factory=list)
@@ -99,7 +99,7 @@ def post_batch(session: "Session", batch: Batch) -> None:
 
 
 @dataclass
-class Pace:
+class Throttle:
     """Spreads a number of batches evenly over at least so many seconds."""
 
     seconds: float
@@ -171,7 +171,7 @@ def train_model(
     """The mean loss of all training words, and the number of batches; leaves the model with its learned weights."""
     batches = list(cut_batches(train, settings.per_device_train_batch_size))
     total = settings.num_train_epochs * len(batches)
-    pace = Pace(settings.training_seconds, total)
+    pace = Throttle(settings.training_seconds, total)
     model.weights = (1 / 3, 1 / 3, 1 / 3)
     done, words, loss, reported = 0, 0, 0.0, time.monotonic()
     for epoch in range(1, settings.num_train_epochs + 1):
@@ -200,8 +200,8 @@ def learn(model: Bigram, turns: list[Words], trust: list[float]) -> tuple[float,
     for before, word in (pair for turn in turns for pair in pairs(turn)):
         parts = model.parts(before, word, left_out=1)
         whole = sum(parts)
-        for place, part in enumerate(parts):
-            trust[place] += part / whole
+        for index, part in enumerate(parts):
+            trust[index] += part / whole
         loss, words = loss - math.log(whole), words + 1
     return loss, words
 

@@ -42,7 +42,7 @@ def is_json(headers: Mapping[str, str]) -> bool:
 
 
 class SameOrigin:
-    """An ASGI application in front of another: what is refused gets 403 before its body is read."""
+    """An ASGI application in front of another: a refused request gets 403 before its body is read."""
 
     def __init__(self, application: "ASGIApp", *, scheme: str, port: int) -> None:
         self._application = application

@@ -98,10 +98,10 @@ def main() -> None:
 
 def find_model(path: Path) -> Path:
     """The folder with MLmodel at a path: itself, or the only one somewhere below."""
-    found = sorted(file.parent for file in path.rglob("MLmodel")) if path.is_dir() else []
-    if len(found) != 1:
-        raise StepError(f"{str(path)!r} should be or hold one MLflow model; found {len(found)} files named MLmodel.")
-    return found[0]
+    folders = sorted(file.parent for file in path.rglob("MLmodel")) if path.is_dir() else []
+    if len(folders) != 1:
+        raise StepError(f"{str(path)!r} should be or hold one MLflow model; found {len(folders)} files named MLmodel.")
+    return folders[0]
 
 
 def load_model(folder: Path) -> ChatModel:
@@ -132,9 +132,9 @@ async def score(request: Request) -> Response:
     return log_request(started, f"{len(texts)} conversation(s)", JSONResponse(answer))
 
 
-def log_request(started: float, what: str, response: Response) -> Response:
+def log_request(started: float, outcome: str, response: Response) -> Response:
     milliseconds = (time.monotonic() - started) * 1000
-    print(f"POST /score {response.status_code} {milliseconds:.0f} ms {what}", flush=True)
+    print(f"POST /score {response.status_code} {milliseconds:.0f} ms {outcome}", flush=True)
     return response
 
 

@@ -1,4 +1,4 @@
-"""What every program here does at its edges: its environment, its command line, its user errors.
+"""The edges of every program here: its environment, its command line, its user errors.
 
 The command line is made from a frozen dataclass: one `--name VALUE` a field, with Azure's spelling of booleans.
 """

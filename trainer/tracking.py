@@ -28,7 +28,7 @@ class Tracker:
         self.flushed_at = time.monotonic()
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        """Queues what is numeric and finite; MLflow stores have no common form for the rest."""
+        """Queues the finite numbers; MLflow stores have no common form for other values."""
         if not self.run_ids:
             return
         from mlflow.entities import Metric

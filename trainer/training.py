@@ -1,4 +1,4 @@
-"""The settings of a training run, and what transformers' Trainer is told about them."""
+"""The settings of a training run, and the arguments of transformers' Trainer."""
 
 import json
 import math

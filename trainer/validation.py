@@ -121,7 +121,7 @@ def has_cuda() -> bool:
 
 
 def check_data(settings: Settings) -> tuple[dict[str, int], list[str]]:
-    """Rows found by split, and what is wrong with the files."""
+    """The number of rows by split, and the problems of the files."""
     row_counts, problems = {}, []
     for split in SPLITS:
         file, table = getattr(settings, f"{split}_file_path"), getattr(settings, f"{split}_mltable_path")
