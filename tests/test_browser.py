@@ -201,7 +201,9 @@ def test_one_click_runs_to_completion_and_the_page_shows_it(browser: Browser, lo
     wait_for_progress(local, run, progress)
     browser.open(f"/runs/flow-run/{run}?tab=Artifacts")
     page.get_by_text("training", exact=True).click()
-    expect(page.get_by_text(progress).filter(visible=True).first).to_be_visible()
+    # On a slow machine the training is over before the page is there.
+    shown = re.compile(f"{progress.pattern}|Completed")
+    expect(page.get_by_text(shown).filter(visible=True).first).to_be_visible()
     browser.keep("running")
     browser.leave()
     wait_for_state(local, run, "Completed")

@@ -144,7 +144,7 @@ def test_a_lost_answer_finds_the_version_that_was_made(emulator: Emulator, data:
 def test_a_version_of_another_start_is_taken(emulator: Emulator, tmp_path: Path) -> None:
     """Another machine has made the version and the service does not show it yet: the refused PUT waits for it."""
     folder = tmp_path / uuid4().hex
-    hidden = {"on": "asset", "name": "data/*-train", "effect": "not_found", "seconds": 2}
+    hidden = {"on": "asset", "name": "data/*-train", "effect": "not_found", "seconds": 8}
     with_faults(emulator, hidden)
     first = register_data.fn(REQUEST, prepare(folder))
     before = count_requests(emulator)
