@@ -1,6 +1,8 @@
-"""The house rules: imports go downward only, importing the flow is light, and help is quick."""
+"""The house rules: imports go downward only, the documented tree is true, importing the flow is light."""
 
 import ast
+import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +48,19 @@ def test_imports_go_downward_only(package: str) -> None:
     }
 
     assert wrong - ENTRY_POINTS == set()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_documented_tree_names_every_file(package: str) -> None:
+    """Once, and no file that is not there."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    lines = page.partition(f"\n{package}/\n")[2].splitlines()
+    own = itertools.takewhile(lambda line: line.startswith("  "), lines)
+    # Each line has names, two spaces or more, and what they hold.
+    named = [name for line in own for name in re.split(" {2,}", line.strip())[0].split()]
+    files = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__", "__main__"}
+
+    assert sorted(named) == sorted(files)
 
 
 @pytest.mark.parametrize("module", ["torch", "transformers", "azure.ai.ml", "datasets", "mlflow", "pandas"])
