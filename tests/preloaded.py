@@ -85,9 +85,11 @@ def start(arguments: list[str], environment: dict[str, str], stdout: int, stderr
 def _server(environment: frozenset[tuple[str, str]]) -> socket.socket:
     """The connection to the server of this process for an environment, which ends with this process."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    variables = dict(environment)
+    replaced = json.dumps({name: variables.get(name) for name in ONE_THREAD})
     process = subprocess.Popen(
-        [sys.executable, __file__, str(theirs.fileno())],
-        env=dict(environment) | ONE_THREAD,
+        [sys.executable, __file__, str(theirs.fileno()), replaced],
+        env=variables | ONE_THREAD,
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
         pass_fds=[theirs.fileno()],
@@ -137,11 +139,13 @@ def _keep(stdout: int, stderr: int, status: int) -> None:
     os.close(stderr)
 
 
-def run(arguments: list[str]) -> None:
-    """Do as `python ARGUMENTS` does."""
+def run(arguments: list[str], replaced: dict[str, str | None]) -> None:
+    """Do as `python ARGUMENTS` does, with the variables that this process has replaced as they were."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for name in ONE_THREAD:
-        del os.environ[name]
+    for name, value in replaced.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
     kind, program, *rest = arguments
     sys.argv, sys.path[0] = [kind, *rest], str(ROOT) if kind == "-m" else ""
     if kind == "-m":
@@ -168,4 +172,4 @@ if __name__ == "__main__":
     # The collector need not look at it in each program.
     gc.freeze()
     if order := serve(socket.socket(fileno=int(sys.argv[1]))):
-        run(order)
+        run(order, json.loads(sys.argv[2]))
