@@ -36,6 +36,7 @@ PR_SET_PDEATHSIG = 1
 # Prefect's server is a child of ours, which needs longer than the server itself.
 SERVER_STOP_SECONDS, STOP_SECONDS = 10, 20
 DRAIN_SECONDS = 5
+OWN_SERVER_RETRIES = 2
 QUIET_PREFECT = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 
 
@@ -69,7 +70,7 @@ def prefect_api(meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
 
     `meanwhile` is called before the body, while that server starts.
     """
-    from prefect.settings import PREFECT_API_URL
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
     if api := PREFECT_API_URL.value():
         log.info("using the Prefect API at %s", api)
@@ -81,7 +82,8 @@ def prefect_api(meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
     with prefect_server(port, meanwhile) as url:
         file = sign_in.profile_file(port)
         log.info("Prefect's page for this run: %s; it asks for the PREFECT_API_AUTH_STRING in %s", url, file)
-        with sign_in.signed_in(file):
+        # A server on this machine that has died does not come back, and Prefect would ask it for a minute at each call.
+        with sign_in.signed_in(file), temporary_settings({PREFECT_CLIENT_MAX_RETRIES: OWN_SERVER_RETRIES}):
             try:
                 yield
             finally:

@@ -13,8 +13,6 @@ REPORT_SECONDS, LIMIT_SECONDS = 300, 60
 def test_a_run_outlives_its_prefect_server(emulator: Emulator, empty_database: Path, tmp_path: Path) -> None:
     """It completes, its report is printed and says what the page lacks, and nothing is left up."""
     environment = without_prefect() | emulator.env | own_homes(tmp_path, empty_database)
-    # Prefect's clients ask a server that is away five more times, for a minute.
-    environment |= {"PREFECT_CLIENT_MAX_RETRIES": "1"}
     run = finetune(environment, *REHEARSAL, "training.training_seconds=8", fresh=True).read_until("job  .*Running")
     servers = [*running(run.process.pid, "prefect server start"), *running(run.process.pid, "retune_cli.servers")]
     assert len(servers) == 2
