@@ -25,13 +25,13 @@ def answer(run: str, *, approve: bool, by: str, note: str) -> None:
 
     with local.known_prefect(), get_client(sync_client=True) as client:
         waiting = _waiting_runs(client)
-        found = next((one.id for one in waiting if run in _names(one)), None)
-        if found is None:
-            listed = ", ".join(sorted(_names(one)[0] for one in waiting)) or "none"
+        waiting_id = next((flow_run.id for flow_run in waiting if run in _names(flow_run)), None)
+        if waiting_id is None:
+            listed = ", ".join(sorted(_names(flow_run)[0] for flow_run in waiting)) or "none"
             fix = f"These wait: {listed}. A run that `python -m flows.finetune` started says where it waits."
             raise BadRequest([f"No run '{run}' waits for approval in Prefect."], fix)
         form = {"answer": "approve" if approve else "reject", "by": by, "note": note}
-        result = client.resume_flow_run(found, run_input=form)
+        result = client.resume_flow_run(waiting_id, run_input=form)
     if result.status != SetStateStatus.ACCEPT:
         raise BadRequest([f"Prefect did not take the answer: {result.details.reason}"])
 

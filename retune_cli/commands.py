@@ -87,9 +87,9 @@ def status(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
     from retune_cli.running import servers_for
 
     with servers_for(request.workspace, prefect=False):
-        found = read_holdings(request.workspace, run)
-    click.echo(found.to_json()) if as_json else render_holdings(found)
-    sys.exit(0 if found.jobs or found.endpoints else 1)
+        holdings = read_holdings(request.workspace, run)
+    click.echo(holdings.to_json()) if as_json else render_holdings(holdings)
+    sys.exit(0 if holdings.jobs or holdings.endpoints else 1)
 
 
 @command
@@ -114,8 +114,8 @@ def cancel(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
 
     with servers_for(request.workspace, prefect=False):
         end_holdings(request.workspace, run, request.limits.delete_minutes)
-        found = read_holdings(request.workspace, run)
-    click.echo(found.to_json()) if as_json else render_holdings(found)
+        holdings = read_holdings(request.workspace, run)
+    click.echo(holdings.to_json()) if as_json else render_holdings(holdings)
 
 
 @retune.command()
@@ -218,11 +218,11 @@ def start(port: int) -> None:
     from retune_cli import local
 
     with refusals():
-        found = local.start(port)
-    click.echo(f"Prefect's page  {found.page}")
-    click.echo(f"Sign in         with the PREFECT_API_AUTH_STRING from {found.profile}")
-    click.echo(f"Emulator        {found.emulator}\nDeployments     {', '.join(found.deployments)}")
-    prefix = shell_prefix(found.api)
+        stack = local.start(port)
+    click.echo(f"Prefect's page  {stack.page}")
+    click.echo(f"Sign in         with the PREFECT_API_AUTH_STRING from {stack.profile}")
+    click.echo(f"Emulator        {stack.emulator}\nDeployments     {', '.join(stack.deployments)}")
+    prefix = shell_prefix(stack.api)
     click.echo(f"Start a run     on the page, or: {prefix} prefect deployment run finetune/local")
     click.echo("Stop all        make stop-local")
 

@@ -91,8 +91,8 @@ def read_submitted_request(workspace: Workspace, key: str) -> Request:
     job = ledger.last_job(workspace, key)
     request = job and names.read_request(job.properties)
     if request is None:
-        found = f"job '{job.name}' does not say what it was asked to do" if job else "the workspace has no job of it"
-        raise BadRequest([f"Run '{key}': {found}. Start it: python -m flows.finetune --run-key {key}"])
+        reason = f"job '{job.name}' does not say what it was asked to do" if job else "the workspace has no job of it"
+        raise BadRequest([f"Run '{key}': {reason}. Start it: python -m flows.finetune --run-key {key}"])
     return request
 
 

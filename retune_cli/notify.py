@@ -28,11 +28,11 @@ def make_automations(block: str) -> list[str]:
     kind, _, name = block.partition("/")
     with local.known_prefect(), get_client(sync_client=True) as client:
         try:
-            found = client.read_block_document_by_name(name, kind, include_secrets=False)
+            document = client.read_block_document_by_name(name, kind, include_secrets=False)
         except ObjectNotFound as error:
             fix = f"Make it on Prefect's page under Blocks, of type {kind} and with the name {name or 'retune'}."
             raise BadRequest([f"There is no block '{block}' in Prefect."], fix) from error
-        text = FILE.read_text(encoding="utf-8").replace(PLACE, str(found.id))
+        text = FILE.read_text(encoding="utf-8").replace(PLACE, str(document.id))
         wanted = [AutomationCore.model_validate(one) for one in yaml.safe_load(text)["automations"]]
         for automation in wanted:
             there = client.read_automations_by_name(automation.name)

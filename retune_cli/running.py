@@ -99,8 +99,8 @@ def finish(report: "Report", as_json: bool) -> None:  # noqa: F821
 def run(command: Callable[[], None]) -> NoReturn:
     """Run a command as all that this process is for, and end with its status.
 
-    Prefect waits at the end of a process until its last logs are sent, for minutes when its server is away. What they
-    say is in the report, so this does not wait.
+    Prefect waits at the end of a process until its last logs and events are sent, for minutes when its server is away.
+    The run's own lines are on stderr already, so this waits a few seconds only.
     """
     try:
         command()

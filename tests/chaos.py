@@ -1,14 +1,14 @@
-"""Kill the flow, its guard, its worker or the service at drawn moments, and count what is left: the proof by trial.
+"""Kill a run, or what it needs, at random times, and count what is left.
 
     make chaos [RUNS=200] [SEED=0] [ARGS="--only 17 --lanes 2"]
 
 Each trial starts a run, strikes, lets something follow (the same run again, or only a sweep), and then counts from the
 cloud and from the machine: jobs that were submitted twice or still cost money, endpoints, deployments, processes, files
-that differ from what they were made of. Twenty endpoints and twenty jobs of other people stand by and must stay as they
-are. A line for each trial, a table at the end; exit 1 on any breach, with the command that repeats one trial.
+that differ from what they were made of. Twenty endpoints and twenty jobs of others must stay as they are. A line for
+each trial, a table at the end; exit 1 on any breach, with the command that repeats one trial.
 
 Trials run in lanes beside each other on one emulator, so a sweep of one lane meets live runs of the other. Those that
-kill the emulator have one of their own. It leaves nothing behind, also when it is interrupted.
+strike the emulator or its processes have one of their own. It leaves nothing behind, also when it is interrupted.
 """
 
 import argparse
