@@ -2,8 +2,7 @@
 
 Each command runs in its own session and process group under a small supervisor (supervisor.py) that watches a pipe
 to this process. So the whole group ends on request, when the command itself ends, and when the emulator
-dies, also by SIGKILL; when supervisor and emulator are killed at once, the command itself ends, on Linux. Not covered
-then: the command's own children; and ever: a program that leaves its group on purpose.
+dies, also by SIGKILL and together with the supervisor. Not covered: a program that leaves its group on purpose.
 """
 
 import fcntl

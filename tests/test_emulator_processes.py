@@ -109,10 +109,11 @@ def test_grandchildren_end_with_the_command(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("supervisor_too", [False, True], ids=["parent", "parent and supervisor"])
 def test_command_ends_when_its_parent_is_killed(tmp_path: Path, supervisor_too: bool) -> None:
-    """SIGKILL of the process that started a command ends the command, even one that ignores SIGTERM."""
+    """SIGKILL of the process that started a command ends it and its children, even those that ignore SIGTERM."""
+    parent_of_deaf = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {STUBBORN!r}])"
     program = (
         "import os, sys, time\nfrom pathlib import Path\nfrom azureml_emulator.processes import start_child\n"
-        f"child = start_child([sys.executable, '-c', {STUBBORN!r}], folder=Path('.'), env=dict(os.environ),"
+        f"child = start_child([sys.executable, '-c', {parent_of_deaf!r}], folder=Path('.'), env=dict(os.environ),"
         " log_file=Path('inner.txt'), grace_seconds=0.3)\nprint(child.pid, flush=True)\ntime.sleep(60)\n"
     )
     root = Path(__file__).parents[1]
@@ -125,6 +126,7 @@ def test_command_ends_when_its_parent_is_killed(tmp_path: Path, supervisor_too: 
     assert parent.stdout
     pid = int(parent.stdout.readline())
     wait_until(lambda: "deaf" in (tmp_path / "inner.txt").read_text())
+    (deaf,) = psutil.Process(pid).children()
     killed = [psutil.Process(parent.pid), *([psutil.Process(pid).parent()] if supervisor_too else [])]
     # At once: neither sees the other die.
     for number in (signal.SIGSTOP, signal.SIGKILL):
@@ -133,7 +135,7 @@ def test_command_ends_when_its_parent_is_killed(tmp_path: Path, supervisor_too: 
     parent.wait()
     parent.stdout.close()
 
-    wait_until(lambda: not is_alive(pid))
+    wait_until(lambda: not is_alive(pid) and not is_alive(deaf.pid))
 
 
 def test_command_ends_when_its_supervisor_is_killed(tmp_path: Path) -> None:
