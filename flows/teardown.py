@@ -8,6 +8,7 @@ import logging
 import os
 
 from flows import guard
+from flows.abandoned import Guarded
 from flows.background import end_background_steps
 from flows.recording import RunState
 from flows.signals import SIGNALS
@@ -32,7 +33,7 @@ def start_guard(run: RunState) -> None:
     address, limits = find_address(run.request.workspace), run.request.limits
     parts = {"subscription_id": address.subscription_id, "resource_group": address.resource_group, "name": address.name}
     run.guard = guard.start(
-        guard.Guarded(
+        Guarded(
             # The guard runs in another folder, where no config.json need be.
             workspace=run.request.workspace.model_copy(update=parts),
             key=run.key,
