@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("retune.job")
 
-TRAINED_MODEL = "trained_model"
+NODE, TRAINED_MODEL = "chat_completion", "trained_model"
 # A job that another execution has just submitted may take a moment to be visible.
 VISIBLE_SECONDS = 10
 STEPS = ("model_import", "preprocess", "finetune", "model_evaluation")
@@ -77,7 +77,8 @@ def build_pipeline(
     request: Request, model: ModelFacts, compute: ComputeUsed, data: PreparedData, component: object
 ) -> "PipelineJob":
     """The guide's pipeline: one node of the registry component, its inputs, and the output `trained_model`."""
-    from azure.ai.ml import Input, dsl
+    from azure.ai.ml import Input, Output
+    from azure.ai.ml.entities import PipelineJob
 
     inputs = {parameter.name: parameter.value for parameter in model.parameters if parameter.source != "component"}
     inputs[request.model.path_input] = Input(type=component.inputs[request.model.path_input].type, path=model.model.id)
@@ -85,20 +86,14 @@ def build_pipeline(
     inputs |= {f"{kind}_{step}": value for step in STEPS if f"{kind}_{step}" in model.inputs}
     if "number_of_gpu_to_use_finetuning" in model.inputs:
         inputs["number_of_gpu_to_use_finetuning"] = compute.gpus_per_node
-
-    @dsl.pipeline(name="retune-finetune")
-    def finetune(train_file_path: Input, validation_file_path: Input, test_file_path: Input) -> dict[str, object]:
-        chat_completion = component(
-            train_file_path=train_file_path,
-            validation_file_path=validation_file_path,
-            test_file_path=test_file_path,
-            **inputs,
-        )
-        return {TRAINED_MODEL: chat_completion.outputs[OUTPUT]}
-
     # As inputs of the job itself, the data assets lead from their own pages to the job.
-    pipeline = finetune(
-        **{f"{role}_file_path": Input(type="uri_file", path=asset) for role, asset in data.assets.items()}
+    files = {f"{role}_file_path": Input(type="uri_file", path=asset) for role, asset in data.assets.items()}
+    node = component(**inputs, **{name: f"${{{{parent.inputs.{name}}}}}" for name in files})
+    node.name = NODE
+    node.outputs[OUTPUT] = f"${{{{parent.outputs.{TRAINED_MODEL}}}}}"
+    # Not the decorator `dsl.pipeline`, which looks its caller up in the source of every loaded module.
+    pipeline = PipelineJob(
+        jobs={NODE: node}, inputs=files, outputs={TRAINED_MODEL: Output(type=component.outputs[OUTPUT].type)}
     )
     pipeline.settings.force_rerun = True
     pipeline.settings.continue_on_step_failure = False
@@ -177,7 +172,11 @@ def _create(
     )
     pipeline.properties = names.request_properties(request)
     try:
-        return client.jobs.create_or_update(pipeline, experiment_name=f"chat_completion_{model.model.name}"), False
+        # The service checks all that the SDK would check first, for half a second of processor time.
+        created = client.jobs.create_or_update(
+            pipeline, experiment_name=f"chat_completion_{model.model.name}", skip_validation=True
+        )
+        return created, False
     except HttpResponseError as error:
         if is_transient(error):
             raise
