@@ -218,6 +218,8 @@ class Stage:
         for name in (*sign_in.variables(Path()), "ARM_CLOUD_METADATA_URL"):
             os.environ.pop(name, None)
         if self._database:
+            # It has its tables.
+            os.environ["PREFECT_SERVER_DATABASE_MIGRATE_ON_START"] = "false"
             (self.folder / "prefect").mkdir()
             shutil.copy(self._database, self.folder / "prefect" / "prefect.db")
         try:

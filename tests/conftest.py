@@ -47,7 +47,6 @@ os.environ.pop("PREFECT_API_URL", None)
 LONGEST = (
     "test_browser.py",
     "test_fault_matrix.py",
-    "test_local.py",
     "test_flow.py",
     "test_crashes.py",
     "test_interrupts.py",

@@ -10,7 +10,6 @@ import atexit
 import contextlib
 import gc
 import importlib
-import inspect
 import json
 import os
 import runpy
@@ -167,8 +166,6 @@ if __name__ == "__main__":
     # And what a run loads on its way.
     for module in ("prefect.engine", "prefect.flow_engine", "prefect.task_engine", "matplotlib.backends.backend_agg"):
         importlib.import_module(module)
-    # The SDK's first pipeline looks its caller up, in the file of every module.
-    inspect.stack()
     # The collector need not look at it in each program.
     gc.freeze()
     if order := serve(socket.socket(fileno=int(sys.argv[1]))):

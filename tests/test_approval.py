@@ -86,6 +86,7 @@ def test_a_yes_outlives_the_process_that_was_given_it(environment: dict[str, str
     assert (again.report["decision"]["by"], again.report["decision"]["attached"]) == ("Ada", True)
 
 
+@pytest.mark.exhaustive
 def test_no_answer_in_time_is_a_no(environment: dict[str, str], emulator: Emulator) -> None:
     """The clock of the whole run stands still while a person has the word."""
     limits = (f"approval.hours={IN_TIME_HOURS}", "limits.total_minutes=0.6")

@@ -1,4 +1,4 @@
-"""Prefect's page as a person uses it, in a real browser, against `retune local`.
+"""`retune local` up, used and stopped: Prefect's page as a person uses it, in a real browser, and schedules.
 
 `make screenshots` keeps the pictures for docs/operate.md, of a real training; without them one of seconds is enough.
 """
@@ -6,28 +6,29 @@
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 import pytest
+from browser import Browser
 from commands import wait_for
 from hostile_page import CONTROL, Attack, hostile_page
-from local_stack import REHEARSAL, Local, started
-from playwright.sync_api import Locator, Page, Response, expect, sync_playwright
+from local_stack import REHEARSAL, STOP_SECONDS, Local, started, states_of
+from playwright.sync_api import Page, expect, sync_playwright
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.states import Scheduled
+from processes import command_line
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import Artifact
 
 CHROMIUM = shutil.which("chromium")
-RUN_SECONDS, LOOK_SECONDS = 300, 30
-MOST_TRIES = 5
+RUN_SECONDS, FIRED_SECONDS, LOOK_SECONDS = 300, 400, 30
 # A name that a hostile page makes point to this machine.
 REBOUND = "rebound.test"
 WIDTH, HEIGHT = 1400, 1000
@@ -41,89 +42,7 @@ SHOWN = {
 }
 ARTIFACTS = ("chat-data-lengths", "loss", *SHOWN)
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
-
-
-class Browser:
-    """One window on the page of a local stack."""
-
-    def __init__(self, page: Page, local: Local, pictures: Path) -> None:
-        self.page, self._local, self._pictures = page, local, pictures
-
-    def open(self, path: str) -> None:
-        """Go to a page of Prefect's."""
-        self.page.goto(f"{self._local.stack.page}/v2{path}")
-
-    def sign_in(self) -> None:
-        """Once in a window, with what the file says that `retune local start` names."""
-        self.page.goto(self._local.stack.page)
-        field = self.page.get_by_placeholder("admin:pass")
-        expect(field).to_be_visible()
-        self.keep("sign-in")
-        field.fill(self._local.sign_in_string)
-        self.button("Login").click()
-        expect(self.page).to_have_url(re.compile("/dashboard"))
-
-    def keep(self, name: str) -> None:
-        """A picture of what is to be seen."""
-        self.page.screenshot(path=self._pictures / f"{name}.png")
-
-    def button(self, name: str) -> Locator:
-        return self.page.get_by_role("button", name=name, exact=True)
-
-    def choose(self, name: str) -> None:
-        """An entry of the menu that is open."""
-        self.page.get_by_role("menuitem", name=name, exact=True).click()
-
-    def open_deployment(self, name: str) -> None:
-        """From the list of deployments, as a person finds it."""
-        self.open("/deployments")
-        self.page.get_by_role("link", name=name, exact=True).click()
-        expect(self.page).to_have_url(re.compile("/deployments/deployment/"))
-
-    def open_form(self, name: str) -> Page:
-        """The form for a run of the deployment that is not quite the usual one."""
-        self.open_deployment(name)
-        self.button("Run").click()
-        self.choose("Custom run")
-        return self.page
-
-    def ask(self, call: str, act: Callable[[], None]) -> Response:
-        """What the server answered to the call that an act of the person's makes.
-
-        It answers 503 while SQLite is busy with another write; Prefect's other clients ask again then, and in the page
-        a person does.
-        """
-        for _ in range(MOST_TRIES):
-            with self.page.expect_response(f"**/{call}") as answer:
-                act()
-            if answer.value.status != 503:
-                break
-        assert answer.value.ok, answer.value.text()
-        return answer.value
-
-    def start_run(self, act: Callable[[], None]) -> UUID:
-        """The run that an act starts. The page is left: it is drawn again and again while a run goes on."""
-        run = UUID(self.ask("create_flow_run", act).json()["id"])
-        self.leave()
-        return run
-
-    def leave(self) -> None:
-        """Look at nothing."""
-        self.page.goto("about:blank")
-
-    def quick_run(self) -> None:
-        """The usual run of the deployment whose page is open."""
-        self.button("Run").click()
-        self.choose("Quick run")
-
-    def open_run(self, run: UUID) -> None:
-        self.open(f"/runs/flow-run/{run}")
-
-    def menu(self, entry: str) -> None:
-        """An entry of the run's menu."""
-        self.page.get_by_role("button", name="Open menu").first.click()
-        self.choose(entry)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")
@@ -178,17 +97,22 @@ def wait_for_progress(local: Local, run: UUID, progress: re.Pattern[str]) -> Non
 
 
 @pytest.fixture
-def quick(local: Local, request: pytest.FixtureRequest) -> None:
+def quick(local: Local, request: pytest.FixtureRequest) -> Iterator[None]:
     """finetune/local trains for seconds, unless pictures are taken."""
     if request.config.getoption("--screenshots"):
+        yield
         return
     with local.client() as client:
         deployment = client.read_deployment_by_name("finetune/local")
         usual = deployment.parameters
         quick = {"model": usual["model"] | REHEARSAL, "training": usual["training"] | {"training_seconds": 30}}
         client.update_deployment(deployment.id, DeploymentUpdate(parameters=usual | quick))
+    yield
+    with local.client() as client:
+        client.update_deployment(deployment.id, DeploymentUpdate(parameters=usual))
 
 
+@needs_chromium
 @pytest.mark.usefixtures("quick")
 def test_one_click_runs_to_completion_and_the_page_shows_it(browser: Browser, local: Local) -> None:
     """Quick run of finetune/local. Every artifact is there and can be opened."""
@@ -227,6 +151,7 @@ def test_one_click_runs_to_completion_and_the_page_shows_it(browser: Browser, lo
         browser.keep(name)
 
 
+@needs_chromium
 @pytest.mark.exhaustive
 def test_a_form_is_refused_then_filled_and_its_run_is_approved(browser: Browser, local: Local) -> None:
     """A share of 300 % is refused in the page, and so is none; with 100 % the run waits for a person, and completes."""
@@ -273,6 +198,7 @@ def test_a_form_is_refused_then_filled_and_its_run_is_approved(browser: Browser,
         assert "Approved by Ada: reads well" in artifacts_of(client, run)["summary"].data
 
 
+@needs_chromium
 @pytest.mark.exhaustive
 def test_a_run_is_cancelled_in_the_page(browser: Browser, local: Local) -> None:
     """With a worker, which tells the run; while its job trains."""
@@ -349,6 +275,7 @@ def statuses_when_rebound(page: Page, servers: Addresses) -> dict[str, int]:
     return seen
 
 
+@needs_chromium
 def test_a_hostile_page_on_another_port_gets_nothing(local: Local) -> None:
     """Beside a window that is signed in: it reads, starts, cancels and deletes no run, and reaches no other server."""
     emulator, mark = local.home / "emulator", local.home / "mark"
@@ -391,3 +318,74 @@ def test_a_hostile_page_on_another_port_gets_nothing(local: Local) -> None:
         client.delete_flow_run(victim)
     assert not mark.exists()
     assert state_of(emulator) == before
+
+
+@pytest.mark.exhaustive
+def test_schedules_fire_by_themselves_and_do_not_overlap(local: Local) -> None:
+    """Each minute, with a run that takes longer than that: its next tick is dropped. The sweep goes on beside it."""
+    from prefect.client.schemas.actions import DeploymentUpdate
+    from prefect.client.schemas.schedules import CronSchedule
+
+    with local.client() as client:
+        nightly = client.read_deployment_by_name("finetune/local-nightly")
+        sweep = client.read_deployment_by_name("sweep/every-15-minutes")
+        usual = nightly.parameters
+        long = usual | {"model": usual["model"] | REHEARSAL, "training": usual["training"] | {"training_seconds": 80}}
+        client.update_deployment(nightly.id, DeploymentUpdate(parameters=long))
+        for deployment in (nightly, sweep):
+            each_minute = CronSchedule(cron="* * * * *", timezone="UTC")
+            client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, schedule=each_minute)
+
+        most_at_once, deadline = 0, time.monotonic() + FIRED_SECONDS
+        completed = dropped = swept = False
+        while not (completed and dropped and swept):
+            states = states_of(client, nightly.id)
+            assert time.monotonic() < deadline, states
+            most_at_once = max(most_at_once, sum(state.is_running() or state.is_pending() for state in states))
+            completed = any(state.is_completed() for state in states)
+            dropped = any(state.is_cancelled() and "concurrency limit" in (state.message or "") for state in states)
+            swept = any(state.is_completed() for state in states_of(client, sweep.id))
+            time.sleep(0.5)
+
+        for deployment in (nightly, sweep):
+            client.update_deployment_schedule(deployment.id, deployment.schedules[0].id, active=False)
+        client.update_deployment(nightly.id, DeploymentUpdate(parameters=usual))
+        while not all(state.is_final() or state.is_scheduled() for state in states_of(client, nightly.id)):
+            assert time.monotonic() < deadline, states_of(client, nightly.id)
+            time.sleep(0.5)
+
+    assert most_at_once == 1
+
+
+@pytest.mark.exhaustive
+def test_a_run_completes_and_the_nightly_one_is_skipped(local: Local) -> None:
+    """Nothing has changed between the two."""
+    from prefect.deployments import run_deployment
+
+    with local.client():
+        done = run_deployment("finetune/local", parameters={"model": REHEARSAL}, timeout=RUN_SECONDS)
+        again = run_deployment("finetune/local-nightly", parameters={"model": REHEARSAL}, timeout=RUN_SECONDS)
+
+    assert done.state.name == "Completed", done.state.message
+    assert (again.state.name, again.state.is_completed()) == ("Skipped", True), again.state.message
+
+
+def test_stopping_ends_a_run_and_leaves_nothing(local: Local) -> None:
+    """The job of a run that is in the middle and its endpoint go, and every process with them."""
+    from prefect.deployments import run_deployment
+
+    with local.client() as client:
+        long = {"training_seconds": 300}
+        parameters = {"model": REHEARSAL, "training": long}
+        going_on = run_deployment("finetune/local", parameters=parameters, timeout=0).id
+        deadline = time.monotonic() + RUN_SECONDS
+        while not any("flows.guard" in command_line(process) for process in local.processes()):
+            assert time.monotonic() < deadline, client.read_flow_run(going_on).state
+            time.sleep(0.5)
+
+    stopped = local("stop", seconds=STOP_SECONDS)
+
+    assert (stopped.returncode, stopped.stdout) == (0, "stopped\n"), stopped.stderr
+    assert local.processes() == []
+    assert not (local.home / "local.json").exists() and not list(local.home.glob("prefect-*.toml"))
+    assert local("stop").stdout == "nothing was running\n"

@@ -15,6 +15,8 @@ from retune.names import LEASE_TAG, lease_tags, read_lease
 # Long enough to be killed in, short enough to wait for.
 TRAINING = ("training.training_seconds=6", *REHEARSAL)
 SHORT_LEASE = "limits.lease_minutes=0.1"
+# A guard that takes longer hangs.
+GUARD_SECONDS = 120
 
 
 def kill(run: Command, *, guard: bool) -> None:
@@ -62,17 +64,17 @@ def test_the_guard_deletes_the_endpoint_and_ends(environment: dict[str, str], em
     guard = run.guard()
     kill(run, guard=False)
     wait_for(lambda: endpoints_left(emulator) == [], "the endpoint's deletion by the guard")
-    guard.wait(40)
+    guard.wait(GUARD_SECONDS)
 
     assert state_in_prefect(flow_run_of(emulator, "retune-guarded-1")) == "CRASHED"
 
 
 def test_the_guard_cancels_a_job_that_nobody_takes_over(environment: dict[str, str], emulator: Emulator) -> None:
     """When the lease has lapsed."""
-    run = finetune(environment, "training.training_seconds=60", SHORT_LEASE, *REHEARSAL, key="orphan")
+    run = finetune(environment, "training.training_seconds=180", SHORT_LEASE, *REHEARSAL, key="orphan")
     guard = run.read_until("finetune Running").guard()
     kill(run, guard=False)
-    guard.wait(40)
+    guard.wait(GUARD_SECONDS)
 
     assert wait_for(lambda: job_statuses(emulator, "orphan") == {"retune-orphan-1": "Canceled"}, "cancellation")
 

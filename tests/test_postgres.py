@@ -75,6 +75,7 @@ def database() -> Iterator[Database]:
         database.stop()
 
 
+@pytest.mark.exhaustive
 def test_a_run_completes_with_its_history_in_postgresql(database: Database, emulator: Emulator, tmp_path: Path) -> None:
     """Its states, its artifacts and its log are there."""
     environment = (

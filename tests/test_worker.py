@@ -90,6 +90,7 @@ def wait_for_status(emulator: Emulator, run: UUID, *statuses: str) -> None:
     wait_for(lambda: job_statuses(emulator, str(run)).get(job) in statuses, text, EVENT_SECONDS)
 
 
+@pytest.mark.exhaustive
 def test_a_worker_runs_the_deployment(worker: subprocess.Popen, session_emulator: Emulator, tmp_path: Path) -> None:
     """The run completes, its report and its log are where they belong; endpoint and worker leave nothing behind."""
     from prefect.client.orchestration import get_client
