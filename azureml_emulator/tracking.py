@@ -29,6 +29,8 @@ from azureml_emulator.world import World
 
 log = logging.getLogger(__name__)
 
+# The kind of documents that say which job's step has made a run through MLflow, by the run's id.
+MADE_BY_STEPS = "runs_made_by_steps"
 START_SECONDS = 90
 REQUEST_SECONDS = 60
 STATES = {
@@ -144,7 +146,8 @@ class Tracking:
         # MLflow reads one of them, and gets only that one.
         query, body = (call.query, {}) if call.method == "GET" else ({}, call.json())
         try:
-            check(call.method, path, query | body, self._step(call), find)
+            step = self._step(call)
+            check(call.method, path, query | body, step, lambda run_id: find(run_id) or self._made_by_step(run_id))
         except Refused as refused:
             return Answer(refused.status, {"error_code": refused.code, "message": str(refused)})
         run_id = run_named(query | body) or ""
@@ -164,6 +167,9 @@ class Tracking:
             return unavailable(f"MLflow did not answer: {error}")
         if answer.is_success and of_job and path in (f"{API}/runs/set-tag", f"{API}/runs/log-batch"):
             self._keep_tags(run_id, body)
+        if step and answer.is_success and path == f"{API}/runs/create":
+            made = answer.json()["run"]["info"]["run_id"]
+            self._world.store.put(MADE_BY_STEPS, made, {"root": step["root"]})
         # What MLflow does not foresee in a request it answers with 500.
         status = 400 if answer.status_code == 500 else answer.status_code
         return Answer(status, answer.content, {"Content-Type": answer.headers.get("content-type", "text/plain")})
@@ -177,6 +183,10 @@ class Tracking:
         if step is None:
             raise Refused(403, "PERMISSION_DENIED", f"The token's run {run_id} is not known.")
         return step
+
+    def _made_by_step(self, run_id: str) -> Json | None:
+        """The job whose step has made a run of its own."""
+        return self._world.store.get(MADE_BY_STEPS, run_id)
 
     def _keep_tags(self, run_id: str, body: Json) -> None:
         """Tags set through MLflow are tags of the job too."""

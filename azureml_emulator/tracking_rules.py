@@ -2,8 +2,8 @@
 
 MLflow's own server also reads and writes files, keeps secrets and asks other servers, for everybody who may ask it
 anything. Offered is what is about experiments, runs and their metrics. A step of a job may use the part of it that is
-about one run: of its own job, or one that no job is. It does not reach those of
-other jobs, with their states and tags.
+about one run: of its own job, or one that a step of its job has made. It reaches no other job's runs, with their states
+and tags, and none that a user has made.
 Source of the routes: https://mlflow.org/docs/latest/api_reference/rest-api.html
 """
 
@@ -55,7 +55,7 @@ def check(
         path: Its path, without the workspace's.
         asked: Its query or its body.
         step: The run of the step whose token it carries; None for the token of a user.
-        find: Gives the run of a job or of one of its steps; None when no job has made the run.
+        find: Gives the run of a job or of one of its steps, or of which job's step has made a run; else None.
 
     Raises:
         Refused: It is not offered, or not to this step, or chooses where files are kept.
@@ -66,13 +66,13 @@ def check(
     if any(_plain(name) == "artifactlocation" and value for name, value in asked.items()):
         text = "artifact_location cannot be chosen: files are kept in the workspace. Leave it out."
         raise Refused(400, "INVALID_PARAMETER_VALUE", text)
-    run = find(run_named(asked) or "")
+    named = run_named(asked)
     if step is None:
         return
     if (method, path) not in TO_STEPS:
         raise Refused(403, "PERMISSION_DENIED", f"A step's token is not good for {method} {path}.")
-    if run is not None and run["root"] != step["root"]:
-        text = f"A step's token is good for the runs of its own job, {step['root']}, not for run {run_named(asked)}."
+    if named and (find(named) or {}).get("root") != step["root"]:
+        text = f"A step's token is good for the runs of its own job, {step['root']}, not for run {named}."
         raise Refused(403, "PERMISSION_DENIED", text)
 
 

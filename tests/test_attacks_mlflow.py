@@ -222,6 +222,20 @@ def test_a_job_reports_to_its_own_run_and_makes_others(raw: Raw) -> None:
     assert ask(raw, "POST runs/log-batch", "first", run_id=child, **batch).status == 200
 
     assert b"1.5" in ask(raw, "GET runs/get", run_id=child).body
+    assert ask(raw, "POST runs/log-batch", "second", run_id=child, **batch).status == 403
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_job_s_token_is_not_good_for_a_user_s_run(raw: Raw) -> None:
+    """One that MLflow's client has made without a job."""
+    experiment = ask(raw, "GET experiments/get-by-name", experiment_name="attacks")
+    number = re.search(rb'"experiment_id": *"(\d+)"', experiment.body)[1].decode()
+    made = ask(raw, "POST runs/create", experiment_id=number)
+    run = re.search(rb'"run_id": *"(\w+)"', made.body)[1].decode()
+
+    assert ask(raw, "POST runs/set-tag", run_id=run, key="note", value="mine").status == 200
+    assert ask(raw, "POST runs/set-tag", "first", run_id=run, key="note", value="taken").status == 403
+    assert ask(raw, "GET runs/get", "first", run_id=run).status == 403
 
 
 @pytest.mark.usefixtures("shown")
