@@ -31,7 +31,7 @@ test: .venv/installed
 
 test-full: test fuzz faults chaos
 	$(BIN)/python -m pytest $(BESIDE) -m exhaustive
-	$(BIN)/python tests/data_kills.py --kills 50
+	$(BIN)/python tests/harness/data_kills.py --kills 50
 	$(BIN)/python -m pytest tests/test_browser.py --screenshots .retune/screenshots
 
 deploy-local: .venv/installed
@@ -48,7 +48,7 @@ screenshots: .venv/installed
 	$(BIN)/python -m pytest tests/test_browser.py --screenshots docs/screenshots
 
 chaos: .venv/installed
-	@$(BIN)/python tests/chaos.py --runs '$(RUNS)' --seed '$(SEED)' $(ARGS)
+	@$(BIN)/python tests/harness/chaos.py --runs '$(RUNS)' --seed '$(SEED)' $(ARGS)
 
 fuzz: .venv/installed
 	$(BIN)/python -m pytest tests/test_fuzz.py --fuzz 20000

@@ -75,7 +75,16 @@ def test_decoys_are_twenty_and_only_two_carry_the_tags_of_a_run() -> None:
 
 def test_a_sample_of_trials_leaves_nothing(empty_database: Path) -> None:
     """Two trials of seed 0 pass, and the harness leaves no process and no folder."""
-    command = [sys.executable, "tests/chaos.py", "--database", str(empty_database), "--lanes", "1", "--only", *SAMPLE]
+    command = [
+        sys.executable,
+        "tests/harness/chaos.py",
+        "--database",
+        str(empty_database),
+        "--lanes",
+        "1",
+        "--only",
+        *SAMPLE,
+    ]
     played = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True, timeout=570)
     folder = played.stdout.split(maxsplit=1)[0]
     environments = [process.info["environ"] or {} for process in psutil.process_iter(["environ"])]

@@ -48,7 +48,7 @@ def test_a_manifest_is_compared_without_what_is_a_runs_own() -> None:
 
 def test_a_sample_of_kills_leaves_what_an_undisturbed_run_makes() -> None:
     """By SIGKILL, SIGINT and SIGTERM, with a hub that drops connections and one that is well."""
-    command = [sys.executable, "tests/data_kills.py", "--scale", "0.01", "--only", *SAMPLE]
+    command = [sys.executable, "tests/harness/data_kills.py", "--scale", "0.01", "--only", *SAMPLE]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280)
 
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""An emulator forgets what has ended, and tests/soak.py says so when one does not."""
+"""An emulator forgets what has ended, and tests/harness/soak.py says so when one does not."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Microsoft's guide from first step to last against the emulator: tests/guide.py, run as its readers run it."""
+"""Microsoft's guide from first step to last against the emulator: tests/harness/guide.py, run as its readers run it."""
 
 import json
 import shlex
@@ -24,7 +24,9 @@ def test_the_guide_runs_from_sign_in_to_deletion(session_emulator: Emulator, tmp
     """With the emulator's exports as the only difference, every call of the guide does what the guide says."""
     python = shlex.quote(sys.executable)
     exports = f"{python} -m azureml_emulator env --home {shlex.quote(str(session_emulator.home))}"
-    guide = shlex.join([sys.executable, str(ROOT / "tests" / "guide.py"), str(SAMPLE), "data", json.dumps(QUICK)])
+    guide = shlex.join(
+        [sys.executable, str(ROOT / "tests" / "harness" / "guide.py"), str(SAMPLE), "data", json.dumps(QUICK)]
+    )
     line = f'eval "$(cd {shlex.quote(str(ROOT))} && {exports})" && exec {guide}'
     done = subprocess.run(["bash", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -22,7 +22,7 @@ import warnings
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 180
 LARGEST_ORDER_BYTES = 1 << 17
 NUMBER_BYTES = 4

@@ -1,6 +1,6 @@
 """The way of Microsoft's guide for fine-tuning Phi-3-mini on ultrachat_200k with azure-ai-ml, as a plain program.
 
-    python tests/guide.py DATASET FOLDER ['{"PARAMETER": VALUE, ...}']
+    python tests/harness/guide.py DATASET FOLDER ['{"PARAMETER": VALUE, ...}']
 
 One function for each part, in the guide's order; nothing here knows of Retune or of where the calls go. The last line
 on stdout is a JSON object with what was seen. After the guide's own steps come calls that its readers try next.

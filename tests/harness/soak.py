@@ -1,4 +1,4 @@
-"""Runs the flow many times on one emulator and shows that nothing grows: `python tests/soak.py --runs 50`.
+"""Runs the flow many times on one emulator and shows that nothing grows: `python tests/harness/soak.py --runs 50`.
 
 The runs are rehearsals in this process, each under a key of its own, from upload to deleted endpoint. A line a run
 tells what the emulator then holds, and how many guards of the runs are left. The exit status is 1 when it grew: file
@@ -86,7 +86,7 @@ def soak(runs: int, home: Path) -> list[Held]:
 def start(home: Path, log: IO[bytes]) -> tuple[subprocess.Popen[str], dict]:
     """A started emulator and its ready line."""
     command = [sys.executable, "-m", "azureml_emulator", "--home", str(home / "emulator"), "--stop-with-stdin"]
-    place = Path(__file__).parent.parent
+    place = Path(__file__).parents[2]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, cwd=place, text=True)
     assert process.stdout is not None
     line = process.stdout.readline()

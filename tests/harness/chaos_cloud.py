@@ -1,6 +1,6 @@
 """What is in one emulator's workspace, asked with the real SDK: the only witness of a trial's remains in the cloud.
 
-    python tests/chaos_cloud.py        (started by chaos_stage.py with the emulator's variables)
+    python tests/harness/chaos_cloud.py        (started by chaos_stage.py with the emulator's variables)
 
 A process of its own for each emulator, because the SDK reads the cloud's address from the environment. Questions come
 as lines of JSON on stdin, answers go as lines of JSON to stdout; it ends with its stdin.

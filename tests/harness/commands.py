@@ -19,7 +19,7 @@ from processes import running
 
 from retune import sign_in
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # What takes longer hangs: a line of a command, its end, an event. How fast the machine is, no test asserts.
 LINE_SECONDS, END_SECONDS, EVENT_SECONDS = 180, 240, 60
 LOOK_EVERY_SECONDS = 0.02

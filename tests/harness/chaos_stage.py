@@ -24,7 +24,7 @@ import psutil
 import requests
 from processes import command_line, processes_of
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS, STOP_SECONDS, ANSWER_SECONDS = 60, 15, 120
 TIMING = {
     "retry_after_seconds": 0.3,

@@ -1,6 +1,6 @@
 """Kill the preparation of data at drawn moments, prepare again, and compare with what was never disturbed.
 
-    python tests/data_kills.py [--kills 50] [--seed 0]
+    python tests/harness/data_kills.py [--kills 50] [--seed 0]
 
 Each trial prepares a made-up data set from a hub on loopback in an empty home of its own, ends that process by SIGKILL,
 SIGINT or SIGTERM at a moment of its undisturbed duration, while the hub may drop connections or answer 429, and
@@ -30,7 +30,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import ultrachat  # noqa: E402
