@@ -24,7 +24,7 @@ class HeldJob(Part):
     created: datetime = Field(description="When the service accepted it.")
     alive_until: datetime | None = Field(description="Until when its run counts as alive.")
     holder: str = Field(description="Flow run, machine and process that follow it, or did last.")
-    registered_model: str | None = Field(None, description="Model made of it, `name:version`.")
+    registered_model: str | None = Field(default=None, description="Model made of it, `name:version`.")
 
 
 class HeldEndpoint(Part):
@@ -42,7 +42,7 @@ class Holdings(Part):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    schema_version: Literal[1] = Field(1, alias="schema", description="Version of this document's form.")
+    schema_version: Literal[1] = Field(default=1, alias="schema", description="Version of this document's form.")
     key: str = Field(description="Key of the run.")
     jobs: list[HeldJob] = Field(description="Its jobs, by attempt.")
     endpoints: list[HeldEndpoint] = Field(description="Its endpoints.")

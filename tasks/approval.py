@@ -39,7 +39,7 @@ class Verdict(RunInput):
 
     answer: Literal["approve", "reject"] = Field(description="Approve: the run goes on. Reject: it ends as Declined.")
     by: str = Field(min_length=1, max_length=NAME_LENGTH, description="Your name; it is kept with the model.")
-    note: str = Field("", max_length=NOTE_LENGTH, description="Why; it is kept with the model.")
+    note: str = Field(default="", max_length=NOTE_LENGTH, description="Why; it is kept with the model.")
 
     @field_validator("by", "note")
     @classmethod
