@@ -25,6 +25,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
+from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -77,6 +78,7 @@ class Guard:
 
     def release(self, word: Literal["done", "cancel", ""]) -> None:
         """Let the guard end (`done`), or act: cancel the job too (`cancel`), or find out what is left by itself."""
+        assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(f"{word}\n")
             self._process.stdin.close()
@@ -108,6 +110,7 @@ def start(guarded: Guarded) -> Guard:
             text=True,
             start_new_session=True,
         )
+    assert process.stdin
     process.stdin.write(guarded.model_dump_json() + "\n")
     process.stdin.flush()
     return Guard(process)
@@ -202,7 +205,7 @@ def _mark_crashed(guarded: Guarded) -> None:
 
     try:
         with get_client(sync_client=True) as client:
-            run = client.read_flow_run(guarded.flow_run_id)
+            run = client.read_flow_run(UUID(guarded.flow_run_id))
             if run.run_count != guarded.run_count or run.state is None or run.state.is_final():
                 return
             final = Cancelled if run.state.is_cancelling() else Crashed

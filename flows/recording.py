@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -43,7 +44,7 @@ class RunState:
     request: Request
     key: str
     flow_run_id: str
-    run_count: int | None
+    run_count: int
     # A named run, or one that is started again, resumes what exists.
     is_first_start: bool
     watch: Watch
@@ -70,8 +71,8 @@ def begin(request: Request, key: str | None) -> RunState:
         key=key or flow_run_id,
         flow_run_id=flow_run_id,
         run_count=count,
-        is_first_start=key is None and count in (None, 0, 1),
-        watch=Watch(flow_run_id),
+        is_first_start=key is None and count in (0, 1),
+        watch=Watch(flow_run_id, request),
     )
 
 
@@ -95,7 +96,8 @@ def recorded(run: RunState) -> Iterator[None]:
 def add_metrics(report: Report, metrics: JobMetrics) -> None:
     """Put what the job has logged into the report."""
     report.metrics, report.curves = metrics.values, metrics.curves
-    report.model = report.model.model_copy(update={"weights": metrics.weights})
+    if report.model:
+        report.model = report.model.model_copy(update={"weights": metrics.weights})
 
 
 def write_report(run: RunState, error: BaseException | None) -> None:
@@ -135,7 +137,7 @@ def read_task_runs(flow_run_id: str) -> list[TaskRun]:
 
     def have_ended() -> bool | None:
         runs[:] = client.read_task_runs(
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])),
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run_id)])),
             sort=TaskRunSort.EXPECTED_START_TIME_ASC,
         )
         return None if any(run.state and run.state.is_running() for run in runs) else True

@@ -14,8 +14,9 @@ if __name__ == "__main__":
 import logging
 
 from prefect import flow
+from prefect.client.schemas import State
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 
 from retune.folders import keep_report
 from retune.report import Swept

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -34,12 +35,11 @@ RENEWALS_PER_LEASE = 3
 class Watch:
     """The job that this execution holds, whether another one has taken it over, and the time that counts."""
 
-    def __init__(self, flow_run_id: str) -> None:
+    def __init__(self, flow_run_id: str, request: Request) -> None:
         self.holder = names.holder_name(flow_run_id)
         self.loss: CloudError | None = None
-        self._flow_run_id = flow_run_id
+        self._flow_run_id, self._request = flow_run_id, request
         self._began = time.monotonic()
-        self._request: Request | None = None
         self._job: tuple[str, int] | None = None
         self._renewed_at = self._looked_at = self._began
         self._lease_replaced = False
@@ -47,9 +47,8 @@ class Watch:
         self._ended = threading.Event()
 
     @contextlib.contextmanager
-    def watching(self, request: Request) -> Iterator[None]:
+    def watching(self) -> Iterator[None]:
         """Look every few seconds while the body runs."""
-        self._request = request
         # Prefect keeps the address of a server that was started for this run in the context.
         context = contextvars.copy_context()
         thread = threading.Thread(target=context.run, args=(self._look,), name="retune watch", daemon=True)
@@ -109,7 +108,7 @@ class Watch:
 
     def _look_at_prefect(self, client: SyncPrefectClient) -> None:
         try:
-            state = client.read_flow_run(self._flow_run_id).state
+            state = client.read_flow_run(UUID(self._flow_run_id)).state
         except (httpx.HTTPError, PrefectException, RuntimeError) as error:
             log.debug("Prefect's API did not answer: %s", error)
             return

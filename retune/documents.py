@@ -96,9 +96,9 @@ def _name(annotation: object) -> str:
         return _name(arguments[0])
     if origin in (list, dict):
         return f"{ {list: 'list', dict: 'object'}[origin] } of {_name(arguments[-1])}"
-    return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "NoneType": "null"}.get(
-        annotation.__name__, annotation.__name__
-    )
+    name = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    words = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "NoneType": "null"}
+    return words.get(name, name)
 
 
 def _default(field: FieldInfo) -> str:

@@ -7,12 +7,14 @@ Nothing here talks to a network.
 import contextlib
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from retune.errors import BadRequest
 from retune.texts import check_text, find_invisible, quoted, quoted_if_odd
@@ -312,7 +314,7 @@ BROKEN_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeErro
 class _PlainLoader(yaml.SafeLoader):
     """YAML as a preset needs it: a key stands once, and nothing refers to another part, which could multiply itself."""
 
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             alias = self.peek_event()
             raise yaml.MarkedYAMLError(
@@ -320,7 +322,7 @@ class _PlainLoader(yaml.SafeLoader):
             )
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -351,14 +353,16 @@ def find_preset(preset: str) -> Path:
     raise BadRequest([f"Preset {quoted(preset)} is neither a preset nor a file. Presets: {known}."])
 
 
-def parse(document: dict[str, object], places: dict[str, str] | None = None, problems: list[str] = ()) -> Request:
+def parse(
+    document: Mapping[str, object], places: Mapping[str, str] | None = None, problems: Sequence[str] = ()
+) -> Request:
     """The request that a document describes; `places` says where each dotted key was written."""
-    problems = list(problems)
+    request, problems = None, list(problems)
     try:
         request = Request.model_validate(document)
     except ValidationError as error:
         problems += [_explain(item, places or {}) for item in error.errors(include_url=False)]
-    if problems:
+    if problems or request is None:
         raise BadRequest(list(dict.fromkeys(problems)))
     return request
 
@@ -399,27 +403,27 @@ def _lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
             yield from _lines(value, f"{dotted}.")
 
 
-def _explain(error: dict[str, object], places: dict[str, str]) -> str:
+def _explain(error: ErrorDetails, places: Mapping[str, str]) -> str:
     """One validation problem as place, key, what was found and what to write."""
-    location = [str(part) for part in error["loc"]]
+    location, message = [str(part) for part in error["loc"]], error["msg"].removeprefix("Value error, ")
     if location[:1] == ["training"] and len(location) > 1:
         # A union reports each of its members; one sentence says it all.
-        location, error = location[:2], error | {"msg": "Expected a text, a number, true or false"}
+        location, message = location[:2], "Expected a text, a number, true or false"
     key = quoted_if_odd(".".join(location))
     place = places.get(key) or places.get(location[0] if location else "", "")
     prefix = f"{place}: " if place else ""
     if error["type"] == "extra_forbidden":
         return f"{prefix}unknown key '{key}'.{_suggestion(location)}"
-    message = str(error["msg"]).removeprefix("Value error, ")
+
     found = f" = {quoted(error['input'])}" if isinstance(error["input"], str | int | float | list | None) else ""
     return f"{prefix}{key}{found}: {message}.{_meaning(location)}"
 
 
-def _fields(location: list[str]) -> dict[str, object]:
+def _fields(location: list[str]) -> dict[str, FieldInfo]:
     """The fields of the section that a dotted key belongs to."""
     if len(location) > 1 and location[0] in Request.model_fields:
         section = Request.model_fields[location[0]].annotation
-        return section.model_fields if not get_args(section) else {}
+        return section.model_fields if isinstance(section, type) and issubclass(section, Section) else {}
     return Request.model_fields
 
 

@@ -10,8 +10,13 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from chatdata.cache import Entry
+    from retune.request import Request
 
 OPTIONS = (
     click.option("--preset", default="local", metavar="NAME|FILE", show_default=True, help="Its workspace is used."),
@@ -21,7 +26,6 @@ OPTIONS = (
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
     click.option("--quiet", is_flag=True, help="Show only warnings and errors on stderr."),
 )
-Command = Callable[..., None]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -50,7 +54,7 @@ def refusals() -> Iterator[None]:
         sys.exit(1)
 
 
-def command(body: Command) -> Command:
+def command(body: Callable[..., None]) -> click.Command:
     """A command of the group with the common options."""
 
     @wraps(body)
@@ -66,7 +70,7 @@ def command(body: Command) -> Command:
     return retune.command()(with_errors)
 
 
-def _checked_key(context: click.Context, parameter: click.Parameter, value: str) -> str:
+def _checked_key(context: click.Context, parameter: click.Parameter, value: str) -> str | None:
     from retune.errors import BadRequest
     from retune.request import parse_run_key
 
@@ -81,7 +85,7 @@ run_argument = click.argument("run", callback=_checked_key)
 
 @command
 @run_argument
-def status(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
+def status(request: "Request", run: str, as_json: bool) -> None:
     """Show what the workspace holds of RUN: its jobs, its model, its endpoints."""
     from retune_cli.holdings import read_holdings, render_holdings
     from retune_cli.running import servers_for
@@ -94,7 +98,7 @@ def status(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
 
 @command
 @run_argument
-def attach(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
+def attach(request: "Request", run: str, as_json: bool) -> None:
     """Go on with RUN where its last start stopped, with the request that its job was submitted for."""
     from retune_cli.holdings import read_submitted_request
     from retune_cli.running import finish, run_flow, servers_for
@@ -107,7 +111,7 @@ def attach(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
 
 @command
 @run_argument
-def cancel(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
+def cancel(request: "Request", run: str, as_json: bool) -> None:
     """Cancel RUN's job and delete its endpoints, a kept one too. A live run then ends as JobCanceled."""
     from retune_cli.holdings import end_holdings, read_holdings, render_holdings
     from retune_cli.running import servers_for
@@ -134,7 +138,7 @@ def approve(run: str, reject: bool, note: str, by: str) -> None:
 
 @command
 @click.option("--dry-run", is_flag=True, help="Only show what would be ended.")
-def sweep(request: "Request", as_json: bool, dry_run: bool) -> None:  # noqa: F821
+def sweep(request: "Request", as_json: bool, dry_run: bool) -> None:
     """Delete endpoints and cancel jobs that outlived their runs; nothing that is not provably Retune's own."""
     from retune.printing import render_swept
     from retune_cli.running import run_sweep, servers_for
@@ -150,7 +154,7 @@ def cache() -> None:
     """Look after prepared data on this machine, below `.retune/data`."""
 
 
-def cache_command(body: Command) -> Command:
+def cache_command(body: "Callable[..., list[Entry]]") -> click.Command:
     """A command of the group; it ends with 1 when an entry has a problem."""
 
     @wraps(body)
@@ -170,7 +174,7 @@ def cache_command(body: Command) -> Command:
 
 
 @cache_command
-def list_() -> "list[Entry]":  # noqa: F821
+def list_() -> "list[Entry]":
     """Show what is kept, the newest first."""
     from chatdata.cache import entries
 
@@ -178,7 +182,7 @@ def list_() -> "list[Entry]":  # noqa: F821
 
 
 @cache_command
-def verify() -> "list[Entry]":  # noqa: F821
+def verify() -> "list[Entry]":
     """Read every file and compare it with its digest. What differs is prepared again by the next run that needs it."""
     from chatdata.cache import entries
 
@@ -187,7 +191,7 @@ def verify() -> "list[Entry]":  # noqa: F821
 
 @cache_command
 @click.argument("keys", nargs=-1)
-def clear(keys: tuple[str, ...]) -> "list[Entry]":  # noqa: F821
+def clear(keys: tuple[str, ...]) -> "list[Entry]":
     """Delete what is kept: that of KEYS, or all of it."""
     from chatdata.cache import clear
 

@@ -116,8 +116,8 @@ def render_holdings(holdings: Holdings) -> None:
     for heading in ("attempt", "what", "name", "state", "until", ""):
         table.add_column(heading, overflow="fold")
     for job in holdings.jobs:
-        live = job.status not in ledger.ENDED and job.alive_until
-        until = f"held until {_minute(job.alive_until)}" if live else ""
+        lease_end = None if job.status in ledger.ENDED else job.alive_until
+        until = f"held until {_minute(lease_end)}" if lease_end else ""
         model = f"model {job.registered_model}" if job.registered_model else ""
         table.add_row(str(job.attempt), "job", job.name, job.status, until, model)
     for endpoint in holdings.endpoints:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +23,9 @@ from retune.errors import BadRequest, CloudError
 from retune.folders import home
 from retune.waiting import poll
 from retune_cli import servers
+
+if TYPE_CHECKING:
+    import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 POOL = "retune"
@@ -115,7 +119,7 @@ def stop() -> bool:
     return True
 
 
-def _goes_on(process: "psutil.Process") -> bool:  # noqa: F821
+def _goes_on(process: "psutil.Process") -> bool:
     """Whether a process has not ended; one that nobody has waited for yet has."""
     import psutil
 
@@ -221,7 +225,7 @@ def _worker() -> "Iterator[subprocess.Popen[str]]":
                 _end_runs(psutil.Process(worker.pid))
 
 
-def _end_runs(worker: "psutil.Process") -> None:  # noqa: F821
+def _end_runs(worker: "psutil.Process") -> None:
     """End the worker and its runs; the guards of these see them die and clean up, for which they have time."""
     import psutil
 
@@ -237,7 +241,7 @@ def _end_runs(worker: "psutil.Process") -> None:  # noqa: F821
         process.kill()
 
 
-def _command_line(process: "psutil.Process") -> list[str]:  # noqa: F821
+def _command_line(process: "psutil.Process") -> list[str]:
     import psutil
 
     with contextlib.suppress(psutil.Error):

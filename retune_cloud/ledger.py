@@ -14,6 +14,7 @@ from retune import names
 from retune.report import Decision, RegisteredModel
 from retune.request import Workspace
 from retune_cloud import workspace as cloud
+from retune_cloud.answers import required
 from retune_cloud.sdk_errors import if_exists
 
 if TYPE_CHECKING:
@@ -57,6 +58,12 @@ class OwnEndpoint(NamedTuple):
 def job_status(job: "Job") -> str:
     """The status as the service spells it: the SDK gives an enum for some kinds of jobs and a text for others."""
     return job.status.value if isinstance(job.status, Enum) else str(job.status)
+
+
+def creation_time(resource: "Job | Model") -> datetime:
+    """When the service created the job or the model version."""
+    context = resource.creation_context
+    return required(context and context.created_at, f"the creation time of '{resource.name}'")
 
 
 def find_job(workspace: Workspace, key: str, attempt: int) -> OwnJob | None:
@@ -126,7 +133,7 @@ def note_decision(workspace: Workspace, job: str, decision: Decision, model: Reg
     client.jobs.update(job, tags=tags)
     if model:
         registered = client.models.get(model.name, version=model.version)
-        registered.tags |= tags
+        registered.tags = (registered.tags or {}) | tags
         client.models.create_or_update(registered)
 
 
@@ -134,9 +141,9 @@ def _own_job(job: "Job") -> OwnJob | None:
     run = names.read_tags(job.tags)
     if run is None or job.name != names.job_name(*run):
         return None
-    lease, created = names.read_lease(job.tags), job.creation_context.created_at
+    lease, created = names.read_lease(job.tags), creation_time(job)
     return OwnJob(
-        job.name,
+        names.job_name(*run),
         *run,
         status=job_status(job),
         created=created,
@@ -150,15 +157,16 @@ def _own_job(job: "Job") -> OwnJob | None:
 
 def _own_endpoint(endpoint: "OnlineEndpoint", place: str) -> OwnEndpoint | None:
     run = names.read_tags(endpoint.tags)
-    holder = (endpoint.tags or {}).get(names.HOLDER_TAG, "")
+    tags = endpoint.tags or {}
+    holder = tags.get(names.HOLDER_TAG, "")
     if run is None or endpoint.name != names.endpoint_name(place, *run, holder):
         return None
     return OwnEndpoint(
-        endpoint.name,
+        names.endpoint_name(place, *run, holder),
         *run,
         holder=holder,
         state=str(endpoint.provisioning_state),
         created=names.read_moment(endpoint.properties, "createdAt"),
         expires=names.read_moment(endpoint.tags, names.EXPIRES_TAG),
-        kept=endpoint.tags.get(names.KEPT_TAG) == "true",
+        kept=tags.get(names.KEPT_TAG) == "true",
     )

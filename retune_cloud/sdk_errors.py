@@ -41,16 +41,16 @@ def is_transient(error: BaseException) -> bool:
             return error.status_code in TRANSIENT or "BlobAlreadyExists" in str(error)
         # Not imported: MLflow's import asks for the cloud's addresses, and may be what failed.
         case _ if type(error).__module__ == MLFLOW:
-            return error.get_http_status_code() in TRANSIENT
+            return getattr(error, "get_http_status_code", lambda: 0)() in TRANSIENT
     return isinstance(error, (ServiceRequestError, ServiceResponseError, ConnectionError, requests.ConnectionError))
 
 
-def explain(error: Exception) -> RetuneError | None:
+def explain(raised: Exception) -> RetuneError | None:
     """The error as one of Retune's; None for what the cloud has nothing to do with."""
     import requests
     from azure.core.exceptions import AzureError, HttpResponseError
 
-    error = _origin(error)
+    error = _origin(raised)
     text = first_line(error)
     status = error.status_code if isinstance(error, HttpResponseError) else None
     match error:
@@ -82,7 +82,7 @@ def _origin(error: BaseException) -> BaseException:
     return found if isinstance(found, AzureError) else error
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an SDK error, without colours: the rest repeats headers and trace ids."""
     lines = COLOUR.sub("", str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__

@@ -6,7 +6,7 @@ from typing import Literal
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas import SetStateStatus
+from prefect.client.schemas.responses import StateAcceptDetails
 from prefect.exceptions import PrefectException
 from prefect.input import RunInput
 from prefect.input.run_input import Keyset, keyset_from_paused_state
@@ -24,7 +24,7 @@ from retune.waiting import wait_until
 from retune_cloud import ledger
 from tasks.job import Submission
 from tasks.showing import PAGE, show_summary
-from tasks.step import repeatable_step, step
+from tasks.step import current_flow_run, repeatable_step, step
 
 log = logging.getLogger("retune.approval")
 
@@ -98,27 +98,33 @@ def note_decision(request: Request, submission: Submission, decision: Decision, 
 
 def _pause(client: SyncPrefectClient, form: type[Verdict], seconds: float) -> Keyset:
     """Let the run be Paused, with the form on its page; the names under which Prefect keeps the answer."""
-    run_id, count = flow_run.get_id(), flow_run.get_run_count()
+    run_id, count = current_flow_run(), flow_run.get_run_count()
     # The process stays: what it knows would be lost in a suspended run, and its clean-up would have to be undone.
     paused = Paused(timeout_seconds=int(seconds), reschedule=False, pause_key=f"approval-{count}")
-    keyset = paused.state_details.run_input_keyset = keyset_from_paused_state(paused)
+    keyset = keyset_from_paused_state(paused)
+    paused.state_details.run_input_keyset = {**keyset}
     # Before the state: Resume is there as soon as that is.
     form.save(keyset, flow_run_id=run_id)
     result = client.set_flow_run_state(run_id, paused)
-    if result.status != SetStateStatus.ACCEPT:
+    if not isinstance(result.details, StateAcceptDetails):
         raise CloudError("NotPaused", f"Prefect does not let the run wait: {result.details.reason}", "Retry the run.")
     return keyset
 
 
 def _read_verdict(client: SyncPrefectClient, keyset: Keyset) -> Verdict | None:
     """The answer, once the run has been resumed with one; a server that is away for a while is waited for."""
-    run_id = flow_run.get_id()
+    run_id = current_flow_run()
     try:
         state = client.read_flow_run(run_id).state
-        return Verdict.load(keyset, flow_run_id=run_id) if state and state.is_running() else None
+        if state is None or not state.is_running():
+            return None
+        verdict = Verdict.load(keyset, flow_run_id=run_id)
     except (httpx.HTTPError, PrefectException) as error:
         log.debug("Prefect's API did not answer: %s", error)
         return None
     except ValidationError as error:
         fix = "Retry the run, and answer with Resume or `retune approve`."
         raise CloudError("NoAnswer", "The run was set to Running without an answer.", fix) from error
+    # Prefect's type allows for a coroutine, which it gives to callers in an event loop.
+    assert isinstance(verdict, Verdict)
+    return verdict

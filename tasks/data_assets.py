@@ -18,6 +18,7 @@ from retune.report import PreparedData, Split
 from retune.request import Request
 from retune.waiting import pause, poll
 from retune_cloud import workspace as cloud
+from retune_cloud.answers import required
 from retune_cloud.sdk_errors import first_line, if_exists, is_transient
 from tasks.step import repeatable_step
 
@@ -53,7 +54,7 @@ def register_data(request: Request, data: PreparedData) -> PreparedData:
             asset = _create(client, name, version, data, split)
         _check_content(asset, split)
         log.info("%s:%s %s", name, version, "is there" if attached else "is uploaded")
-        assets[role] = asset.id
+        assets[role] = required(asset.id, f"the id of data asset '{name}'")
     return data.model_copy(update={"assets": assets})
 
 
@@ -113,7 +114,7 @@ def _check_file(split: Split) -> None:
 
 def _check_content(asset: "Data", split: Split) -> None:
     """Raise DataAssetTaken unless the version says that it is this file; one that is archived serves as well."""
-    found = (asset.type, asset.tags.get(DIGEST_TAG))
+    found = (asset.type, (asset.tags or {}).get(DIGEST_TAG))
     if found != ("uri_file", split.sha256):
         raise CloudError(
             "DataAssetTaken",

@@ -21,7 +21,7 @@ from tasks.step import repeatable_step
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
-    from azure.ai.ml.entities import ManagedOnlineEndpoint
+    from azure.ai.ml.entities import OnlineEndpoint
     from azure.core.polling import LROPoller
 
 log = logging.getLogger("retune.deploy")
@@ -85,7 +85,7 @@ def keep_endpoint(request: Request, endpoint: Endpoint) -> Endpoint:
     """The endpoint, marked as left up on purpose, with the later expiry that serving.keep_hours gives."""
     until = datetime.now(UTC) + timedelta(hours=request.serving.keep_hours)
     current = cloud.workspace_client(request.workspace).online_endpoints.get(endpoint.name)
-    current.tags |= names.expiry_tag(until) | {names.KEPT_TAG: "true"}
+    current.tags = (current.tags or {}) | names.expiry_tag(until) | {names.KEPT_TAG: "true"}
     _put_endpoint(request, current, "Marking")
     log.warning("endpoint %s stays up until %s UTC", endpoint.name, f"{until:%Y-%m-%d %H:%M}")
     return endpoint.model_copy(update={"kept_until": until, "expires": until, "scoring_uri": current.scoring_uri})
@@ -128,12 +128,12 @@ def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> Endp
         expires = datetime.now(UTC) + timedelta(hours=serving.expiry_hours)
         current = client.online_endpoints.get(endpoint.name)
         current.traffic = {endpoint.deployment: 100}
-        current.tags |= names.expiry_tag(expires)
+        current.tags = (current.tags or {}) | names.expiry_tag(expires)
         _put_endpoint(request, current, "Traffic update")
     return endpoint.model_copy(update={"expires": expires})
 
 
-def _put_endpoint(request: Request, endpoint: "ManagedOnlineEndpoint", what: str) -> None:
+def _put_endpoint(request: Request, endpoint: "OnlineEndpoint", what: str) -> None:
     client = cloud.workspace_client(request.workspace)
     finish(
         _begin_when_idle(lambda: client.online_endpoints.begin_create_or_update(endpoint)),

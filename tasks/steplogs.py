@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID
 
 from retune_cloud.ledger import ENDED
 from retune_cloud.sdk_errors import first_line
@@ -99,13 +100,15 @@ class StepLogs:
         log.debug("%s: %s", step, line[:LINE_CHARACTERS])
 
 
-def count_logged(flow_run_id: str, since: datetime) -> Counter[str]:
+def count_logged(flow_run_id: UUID, since: datetime) -> Counter[str]:
     """Lines of each step that the flow run's log in Prefect holds since the job was made."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterTimestamp
 
     counted: Counter[str] = Counter()
-    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]), timestamp=LogFilterTimestamp(after_=since))
+    # The filter has a type of its own for times, which pydantic makes of ours.
+    later = LogFilterTimestamp.model_validate({"after_": since})
+    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]), timestamp=later)
     with get_client(sync_client=True) as client:
         while found := client.read_logs(wanted, limit=LOGS_AT_ONCE, offset=counted.total()):
             counted.update(one.message.partition(": ")[0] if one.name == log.name else "" for one in found)

@@ -16,6 +16,7 @@ from retune.report import PreparedData, RegisteredModel
 from retune.request import Request
 from retune_cloud import ledger
 from retune_cloud import workspace as cloud
+from retune_cloud.answers import required
 from retune_cloud.sdk_errors import first_line, if_exists
 from tasks import job, model
 from tasks.job import Submission
@@ -48,13 +49,17 @@ def find_same_model(request: Request, model: ModelFacts, data: PreparedData) -> 
     """The last good model, if it was made from the same; creates nothing."""
     client = cloud.workspace_client(request.workspace)
     listed = if_exists(lambda: list(client.models.list(name=names.registered_model_name(request))))
-    versions = [version for version in listed or [] if _own(version)]
-    versions.sort(key=lambda found: found.creation_context.created_at, reverse=True)
-    last = next((found for found in versions if _is_good(request, found)), None)
-    if last is None or last.tags.get(names.MADE_FROM_TAG) != made_from(request, model, data):
+    versions = sorted(listed or [], key=ledger.creation_time, reverse=True)
+    last = next((version for version in versions if _is_good(request, version)), None)
+    if last is None or (last.tags or {}).get(names.MADE_FROM_TAG) != made_from(request, model, data):
         return None
     log.info("nothing has changed since %s:%s", last.name, last.version)
-    return RegisteredModel(name=last.name, version=last.version, id=last.id, attached=True)
+    return RegisteredModel(
+        name=required(last.name, "the model's name"),
+        version=required(last.version, "the model's version"),
+        id=required(last.id, "the model's id"),
+        attached=True,
+    )
 
 
 @repeatable_step
@@ -68,10 +73,8 @@ def mark_good(request: Request, submission: Submission) -> None:
         log.warning("%s could not be marked as good: %s", submission.job.name, first_line(error))
 
 
-def _own(found: "Model") -> bool:
-    return names.read_tags(found.tags) is not None
-
-
-def _is_good(request: Request, found: "Model") -> bool:
-    made_by = ledger.find_job(request.workspace, *names.read_tags(found.tags))
-    return made_by is not None and made_by.good
+def _is_good(request: Request, version: "Model") -> bool:
+    """Whether a run of Retune made the model and its endpoint has answered."""
+    run = names.read_tags(version.tags)
+    job = ledger.find_job(request.workspace, *run) if run else None
+    return job is not None and job.good

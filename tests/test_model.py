@@ -3,6 +3,7 @@
 import pytest
 from conftest import Emulator
 
+from retune.errors import BadRequest
 from retune.request import Request, load
 from tasks.compute import inspect_compute
 from tasks.model import read_model
@@ -50,6 +51,16 @@ def test_gpus_and_price_come_from_the_workspace_s_list() -> None:
     facts = inspect_compute.fn(load("local", ["compute.size=Standard_NC96ads_A100_v4", "compute.name=unmade"]))
 
     assert (facts.used.gpus_per_node, facts.used.price_per_hour_usd, facts.exists) == (4, 14.692, False)
+
+
+def test_a_compute_that_is_no_cluster_is_refused() -> None:
+    """A workspace may have an instance, a machine of one person, under the name that the request gives."""
+    from azure.ai.ml.entities import ComputeInstance
+
+    from tasks.compute import _check_cluster
+
+    with pytest.raises(BadRequest, match=r"'mine' is no cluster: it has type computeinstance. Choose another compute"):
+        _check_cluster(ComputeInstance(name="mine", size="Standard_NC24ads_A100_v4"), "Standard_NC24ads_A100_v4")
 
 
 def test_low_priority_is_tried_when_dedicated_is_refused_and_only_then(emulator: Emulator) -> None:

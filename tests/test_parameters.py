@@ -2,7 +2,7 @@
 
 import pytest
 
-from retune.parameters import ComponentInput, convert, merge, read_tag
+from retune.parameters import ComponentInput, convert, merge, read_defaults, read_tag
 
 INPUTS = {
     "num_train_epochs": ComponentInput(type="integer", default=1, minimum=1),
@@ -11,6 +11,12 @@ INPUTS = {
     "precision": ComponentInput(type="string", default="32", enum=["32", "16"]),
     "train_file_path": ComponentInput(type="uri_file"),
 }
+
+
+def test_a_model_s_defaults_are_plain_values() -> None:
+    """A null is no default, and a tag that holds something else has none."""
+    assert read_defaults('{"apply_ort": false, "precision": 16, "seed": null}') == {"apply_ort": False, "precision": 16}
+    assert read_defaults("Standard_NC24ads_A100_v4, Standard_ND96asr_v4") == {}
 
 
 @pytest.mark.parametrize(
