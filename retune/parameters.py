@@ -1,7 +1,7 @@
 """Training parameters: where each value comes from, checked against the live component's own inputs.
 
 Precedence: component default < guide's default < model's default < the user's. A model's default that the
-component does not know is left out with a warning; a user's is refused with a suggestion.
+component does not know is left out with a note; a user's is refused with a suggestion.
 Nothing here talks to a network.
 """
 
@@ -87,13 +87,13 @@ def read_defaults(text: str | None) -> dict[str, ParameterValue]:
 def merge(
     inputs: dict[str, ComponentInput], model_defaults: dict[str, ParameterValue], user: dict[str, ParameterValue]
 ) -> tuple[list[Parameter], list[str], list[str]]:
-    """The parameters to pass, warnings, and the problems that make the request unusable."""
+    """The parameters to pass, notes, and the problems that make the request unusable."""
     problems = [_unknown(name, inputs) for name in user if name not in inputs]
     problems += [
         f"training.{name} is set by the flow; use the section `{RESERVED[name]}`." for name in user if name in RESERVED
     ]
-    warnings = [
-        f"The model's default '{name}' is not an input of the component and is left out."
+    notes = [
+        f"Ignored the model's default '{name}': the component has no such input."
         for name in model_defaults
         if name not in inputs
     ]
@@ -116,7 +116,7 @@ def merge(
             merged.append(Parameter(name=name, value=convert(value, spec), source=source))
         except ValueError as error:
             problems.append(f"training.{name} = {value!r} ({source}): {error}")
-    return merged, warnings, problems
+    return merged, notes, problems
 
 
 def convert(value: ParameterValue, spec: ComponentInput) -> ParameterValue:

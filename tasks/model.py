@@ -56,16 +56,19 @@ def read_model(request: Request) -> ModelFacts:
     )
     inputs = {name: _component_input(spec) for name, spec in component.inputs.items()}
     defaults = read_defaults((model.tags or {}).get("model_specific_defaults"))
-    parameters, warnings, problems = merge(inputs, defaults, request.training)
+    parameters, notes, problems = merge(inputs, defaults, request.training)
     problems += _contract_problems(request, component)
     if problems:
         raise BadRequest(problems)
     about = _registry_properties(registry, model)
     archived = bool(member(about, "isArchived")) or str(member(about, "stage")).lower() == "archived"
     retirement = _retirement_date(about)
-    warnings = _age_warnings(model, archived, retirement) + warnings
+    warnings = _age_warnings(model, archived, retirement)
     for warning in warnings:
         log.warning(warning)
+    # Nobody but the model's publisher can change them.
+    for note in notes:
+        log.info(note)
     log.info("%s:%s with %s:%s", model.name, model.version, component.name, component.version)
     show_parameters(parameters)
     return ModelFacts(

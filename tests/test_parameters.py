@@ -52,9 +52,9 @@ def test_the_user_wins_over_the_model_over_the_guide_over_the_component() -> Non
 
 def test_a_model_s_default_that_is_no_input_is_left_out_with_a_warning() -> None:
     """`learning_rate_min` stands in the tag and not in the component; the guide's notebook crashes on it."""
-    merged, warnings, problems = merge(INPUTS, {"learning_rate_min": 5e-7}, {})
+    merged, notes, problems = merge(INPUTS, {"learning_rate_min": 5e-7}, {})
 
-    assert warnings == ["The model's default 'learning_rate_min' is not an input of the component and is left out."]
+    assert notes == ["Ignored the model's default 'learning_rate_min': the component has no such input."]
     assert "learning_rate_min" not in {parameter.name for parameter in merged}
     assert problems == []
 
