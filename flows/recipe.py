@@ -7,7 +7,7 @@ from prefect.client.schemas import State
 
 from flows.background import gather, is_completed, submit_after
 from flows.outcome import final_state
-from flows.recording import RunState, add_metrics, begin, recorded
+from flows.recording import Recorded, RunState, add_metrics, begin
 from flows.signals import SIGNALS
 from flows.teardown import follow, release_guard, settle_job, start_guard, tear_down
 from retune.report import Status
@@ -32,7 +32,7 @@ def retrain(request: Request, run_key: str | None, force: bool) -> State:
     run = begin(request, run_key)
     with SIGNALS.watched():
         try:
-            with recorded(run), run.watch.watching():
+            with Recorded(run), run.watch.watching():
                 run.ends_as = fine_tune(run, force)
         finally:
             release_guard(run)

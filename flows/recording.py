@@ -1,9 +1,7 @@
 """A run's state, and its report, which is written however the run ends."""
 
-import contextlib
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -76,21 +74,22 @@ def begin(request: Request, key: str | None) -> RunState:
     )
 
 
-@contextlib.contextmanager
-def recorded(run: RunState) -> Iterator[None]:
+class Recorded:
     """The report is written however the body ends. Errors that the report explains do not propagate."""
-    try:
-        yield
-    except BaseException as error:
-        write_report(run, error)
+
+    def __init__(self, run: RunState) -> None:
+        self._run = run
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        try:
+            write_report(self._run, error)
+        finally:
+            # What still waits in a thread has nothing left to wait for.
+            STOP.end_steps()
         # Prefect's own time limit makes the state by itself.
-        if not isinstance(error, Exception | KeyboardInterrupt):
-            raise
-    else:
-        write_report(run, None)
-    finally:
-        # What still waits in a thread has nothing left to wait for.
-        STOP.end_steps()
+        return isinstance(error, Exception | KeyboardInterrupt)
 
 
 def add_metrics(report: Report, metrics: JobMetrics) -> None:

@@ -6,7 +6,6 @@ stdout is the result, stderr the progress. Exit codes: 0 done, 1 not done, 2 bad
 import contextlib
 import getpass
 import json
-import logging
 import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
@@ -37,21 +36,20 @@ def retune() -> None:
 
 
 @contextlib.contextmanager
-def refusals() -> Iterator[None]:
-    """RetuneErrors of the body become a message and an exit code."""
+def report_errors() -> Iterator[None]:
+    """Errors of the body become a message and an exit code."""
     from retune.errors import BadRequest, RetuneError
     from retune.texts import visible
+    from retune_cli.running import unexpected_errors_named
 
     try:
-        yield
+        with unexpected_errors_named():
+            yield
     except RetuneError as error:
         click.echo(visible(f"{error.code}: {error.message}\nNext: {error.fix}"), err=True)
         sys.exit(2 if isinstance(error, BadRequest) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception:
-        logging.getLogger("retune.cli").exception("unexpected error")
-        sys.exit(1)
 
 
 def command(body: Callable[..., None]) -> click.Command:
@@ -62,7 +60,7 @@ def command(body: Callable[..., None]) -> click.Command:
         from retune.request import load
         from retune_cli.running import progress_on_stderr
 
-        with progress_on_stderr(quiet), refusals():
+        with progress_on_stderr(quiet), report_errors():
             body(load(preset, list(assignments)), as_json=as_json, **arguments)
 
     for option in reversed(OPTIONS):
@@ -131,7 +129,7 @@ def approve(run: str, reject: bool, note: str, by: str) -> None:
     """Answer RUN, which waits for approval of its model (`approval.required`): yes, unless --reject."""
     from retune_cli.approving import answer
 
-    with refusals():
+    with report_errors():
         answer(run, approve=not reject, by=by, note=note)
     click.echo("rejected" if reject else "approved")
 
@@ -204,7 +202,7 @@ def notify(block: str) -> None:
     """Have Prefect tell BLOCK, e.g. slack-webhook/retune, of runs that failed and of leaks that were found."""
     from retune_cli.notify import make_automations
 
-    with refusals():
+    with report_errors():
         for name in make_automations(block):
             click.echo(name)
 
@@ -221,7 +219,7 @@ def start(port: int) -> None:
     from retune.sign_in import shell_prefix
     from retune_cli import local
 
-    with refusals():
+    with report_errors():
         stack = local.start(port)
     click.echo(f"Prefect's page  {stack.page}")
     click.echo(f"Sign in         with the PREFECT_API_AUTH_STRING from {stack.profile}")
@@ -236,7 +234,7 @@ def stop() -> None:
     """Stop them. Runs that go on end as Cancelled or Crashed, and what they held is deleted."""
     from retune_cli import local
 
-    with refusals():
+    with report_errors():
         if local.running():
             click.echo("stopping; what a run holds is deleted first", err=True)
         click.echo("stopped" if local.stop() else "nothing was running")

@@ -80,15 +80,14 @@ def start(port: int) -> Stack:
             stderr=lines,
             start_new_session=True,
         )
-    try:
+    with contextlib.ExitStack() as unless_running:
+        unless_running.callback(keeper.terminate)
         # Until all is ready, or the process has ended.
         poll(lambda: running() or keeper.poll(), seconds=START_SECONDS, every=LOOK_SECONDS, stoppable=False)
         if not (stack := running()):
             last = " | ".join(log.read_text(encoding="utf-8").strip().splitlines()[-3:])
             raise CloudError("NotStarted", f"The local servers did not start: {last or 'no output'}", f"See {log}.")
-    except BaseException:
-        keeper.terminate()
-        raise
+        unless_running.pop_all()
     return stack
 
 

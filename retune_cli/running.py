@@ -60,19 +60,31 @@ def main(
 
     with progress_on_stderr(quiet):
         try:
-            request, key = load(preset, list(assignments)), parse_run_key(run_key)
-            with servers_for(request.workspace, prefect=True):
-                report = run_flow(request, key, force=force)
+            with unexpected_errors_named():
+                request, key = load(preset, list(assignments)), parse_run_key(run_key)
+                with servers_for(request.workspace, prefect=True):
+                    report = run_flow(request, key, force=force)
         except RetuneError as error:
             report = refused(error)
         except KeyboardInterrupt:
             report = refused(RetuneError("Interrupted", "Interrupted before the flow began.", "Run it again."))
-        except Exception as error:
-            logging.getLogger("retune.cli").exception("unexpected error")
-            report = refused(RetuneError(type(error).__name__, str(error), "See the traceback above."))
         if page:
             write_page(report, page)
     finish(report, as_json)
+
+
+@contextlib.contextmanager
+def unexpected_errors_named() -> Iterator[None]:
+    """An error of the body that is none of Retune's becomes one, after its traceback has been logged."""
+    from retune.errors import RetuneError
+
+    try:
+        yield
+    except RetuneError:
+        raise
+    except Exception as error:
+        logging.getLogger("retune.cli").exception("unexpected error")
+        raise RetuneError(type(error).__name__, str(error), "See the traceback above.") from error
 
 
 def write_page(report: "Report", page: Path) -> None:
