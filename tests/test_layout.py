@@ -5,6 +5,8 @@ import itertools
 import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,8 @@ ENTRY_POINTS = {
 }
 
 
+# The extras of pyproject.toml that a room may need beside the dependencies of all.
+EXTRAS_OF = {"chatdata": ("privacy", "azure"), "azureml_emulator": ("emulator",), "trainer": ("trainer",)}
 # Everywhere else the errors that a call may raise are caught by name, around that call.
 BROAD_EXCEPTS = {
     "retune_cli/running.py": "a command ends with a report or a message, whatever happened; the traceback is logged",
@@ -58,6 +62,29 @@ def test_imports_go_downward_only(package: str) -> None:
     }
 
     assert wrong - ENTRY_POINTS == set()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_room_imports_what_its_extras_declare(package: str) -> None:
+    """Whoever installs Retune without extras can run it on Azure; each extra brings all that its room needs."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = [*project["dependencies"]]
+    lines += [line for extra in EXTRAS_OF.get(package, ()) for line in project["optional-dependencies"][extra]]
+    declared = {canonical(re.split(r"[^\w.-]", line)[0]) for line in lines}
+    distributions = packages_distributions()
+    imported = {name for path in (ROOT / package).rglob("*.py") for name in imported_packages(path)}
+    missing = {
+        name
+        for name in imported & distributions.keys() - {*PACKAGES}
+        if not declared & {canonical(distribution) for distribution in distributions[name]}
+    }
+
+    assert missing == set()
+
+
+def canonical(distribution: str) -> str:
+    """The name as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
 
 
 @pytest.mark.parametrize("package", PACKAGES)
