@@ -23,8 +23,8 @@ from tasks.job_end import wait_for_job
 from tasks.metrics import read_metrics
 from tasks.model import read_model
 from tasks.register import register_model
-from tasks.score import ask
-from tasks.unchanged import find_same_model, mark_good
+from tasks.score import score_endpoint
+from tasks.unchanged import find_same_model, mark_verified
 
 
 def retrain(request: Request, run_key: str | None, force: bool) -> State:
@@ -97,8 +97,8 @@ def fine_tune(run: RunState, force: bool) -> Status:
         add_metrics(report, *gather(reading))
         (endpoint,) = gather(deploying)
         report.endpoint = endpoint
-        report.score = ask(request, endpoint, data)
-        mark_good(request, submission)
+        report.score = score_endpoint(request, endpoint, data)
+        mark_verified(request, submission)
         if request.serving.keep:
             report.endpoint = keep_endpoint(request, endpoint)
         return "completed"

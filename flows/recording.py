@@ -128,7 +128,7 @@ def read_task_runs(flow_run_id: str) -> list[TaskRun]:
 
     Their states reach the API as events, a moment after the tasks ended; this waits for that moment, but not long.
     """
-    if not is_there(str(PREFECT_API_URL.value())):
+    if not is_answering(str(PREFECT_API_URL.value())):
         # Prefect's client would ask again and again for a minute.
         log.error("Prefect's API does not answer; the report has no steps")
         return []
@@ -150,7 +150,7 @@ def read_task_runs(flow_run_id: str) -> list[TaskRun]:
     return runs
 
 
-def is_there(api: str) -> bool:
+def is_answering(api: str) -> bool:
     """Whether a Prefect API answers at all, and soon."""
     try:
         httpx.get(f"{api}/health", timeout=HEALTH_SECONDS)

@@ -23,7 +23,7 @@ from tasks.step import step
 log = logging.getLogger("retune.run")
 
 # A step of the report like any other.
-delete_endpoint = step(cleanup.delete_endpoint)
+delete_endpoint_step = step(cleanup.delete_endpoint)
 
 
 def start_guard(run: RunState) -> None:
@@ -110,7 +110,7 @@ def _delete_endpoints(run: RunState) -> None:
             requested.add(own.name)
         end_background_steps(run.background)
         for name in names:
-            deleted = delete_endpoint(workspace, name, minutes, requested=name in requested)
+            deleted = delete_endpoint_step(workspace, name, minutes, requested=name in requested)
             if own and name == own.name:
                 run.report.endpoint = own.model_copy(update={"deleted": deleted})
 

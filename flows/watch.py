@@ -41,7 +41,7 @@ class Watch:
         self._flow_run_id, self._request = flow_run_id, request
         self._began = time.monotonic()
         self._job: tuple[str, int] | None = None
-        self._renewed_at = self._looked_at = self._began
+        self._renewed_at = self._checked_at = self._began
         self._lease_replaced = False
         self._clock_paused = False
         self._ended = threading.Event()
@@ -51,7 +51,7 @@ class Watch:
         """Look every few seconds while the body runs."""
         # Prefect keeps the address of a server that was started for this run in the context.
         context = contextvars.copy_context()
-        thread = threading.Thread(target=context.run, args=(self._look,), name="retune watch", daemon=True)
+        thread = threading.Thread(target=context.run, args=(self._watch,), name="retune watch", daemon=True)
         thread.start()
         try:
             yield
@@ -61,7 +61,7 @@ class Watch:
 
     def hold(self, key: str, attempt: int) -> None:
         """Keep the lease on the job of this attempt, which has just been given to this holder."""
-        self._renewed_at = self._looked_at = time.monotonic()
+        self._renewed_at = self._checked_at = time.monotonic()
         self._job = (key, attempt)
 
     @contextlib.contextmanager
@@ -95,18 +95,18 @@ class Watch:
             self.loss = CloudError("TakenOver", text, "Follow that run.")
         return self.loss
 
-    def _look(self) -> None:
+    def _watch(self) -> None:
         with get_client(sync_client=True) as client:
             while not self._ended.wait(LOOK_EVERY_SECONDS):
                 SIGNALS.interrupt()
-                self._look_at_lease()
-                self._look_at_prefect(client)
+                self._check_lease()
+                self._check_prefect(client)
                 minutes = self._request.limits.total_minutes
                 if not self._clock_paused and time.monotonic() - self._began > minutes * 60:
                     text = f"The run is not done after {minutes:g} minutes."
                     STOP.request(WaitExpired("RunTooLong", text, "Raise limits.total_minutes."))
 
-    def _look_at_prefect(self, client: SyncPrefectClient) -> None:
+    def _check_prefect(self, client: SyncPrefectClient) -> None:
         try:
             state = client.read_flow_run(UUID(self._flow_run_id)).state
         except (httpx.HTTPError, PrefectException, RuntimeError) as error:
@@ -116,13 +116,13 @@ class Watch:
             text = "The run was cancelled in Prefect."
             STOP.request(Stopped("Cancelled", text, "Retry it to go on where it was."))
 
-    def _look_at_lease(self) -> None:
+    def _check_lease(self) -> None:
         from azure.core.exceptions import AzureError
 
         limits, now = self._request.limits, time.monotonic()
-        if self._job is None or now - self._looked_at < min(HOLDER_SECONDS, limits.lease_minutes * 60 / 6):
+        if self._job is None or now - self._checked_at < min(HOLDER_SECONDS, limits.lease_minutes * 60 / 6):
             return
-        self._looked_at = now
+        self._checked_at = now
         if loss := self.find_loss():
             STOP.request(loss)
             return

@@ -294,8 +294,8 @@ def load(preset: str, assignments: list[str]) -> Request:
         node = yaml.compose(text)
     except yaml.MarkedYAMLError as error:
         # Its full text quotes the file, and may cut a secret so that it is not known as one.
-        place = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else str(path)
-        raise BadRequest([f"{place}: not readable as YAML: {error.problem or error.context}."]) from error
+        position = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else str(path)
+        raise BadRequest([f"{position}: not readable as YAML: {error.problem or error.context}."]) from error
     except BROKEN_YAML as error:
         raise BadRequest([f"{path}: not readable as YAML: {type(error).__name__}."]) from error
     lines = dict(_lines(node)) if node else {}
@@ -303,8 +303,8 @@ def load(preset: str, assignments: list[str]) -> Request:
         raise BadRequest([f"{path}: expected sections such as `model:` and `data:`, found {quoted(document)}."])
     problems = _apply(document, assignments)
     assigned = {assignment.partition("=")[0] for assignment in assignments}
-    places = {key: f"{path}:{line}" for key, line in lines.items()} | dict.fromkeys(assigned, "--set")
-    return parse(document, places, problems)
+    positions = {key: f"{path}:{line}" for key, line in lines.items()} | dict.fromkeys(assigned, "--set")
+    return parse(document, positions, problems)
 
 
 # What PyYAML raises for texts that are none, or whose tags do not fit their values.
@@ -354,14 +354,14 @@ def find_preset(preset: str) -> Path:
 
 
 def parse(
-    document: Mapping[str, object], places: Mapping[str, str] | None = None, problems: Sequence[str] = ()
+    document: Mapping[str, object], positions: Mapping[str, str] | None = None, problems: Sequence[str] = ()
 ) -> Request:
-    """The request that a document describes; `places` says where each dotted key was written."""
+    """The request that a document describes; `positions` says where each dotted key was written."""
     request, problems = None, list(problems)
     try:
         request = Request.model_validate(document)
     except ValidationError as error:
-        problems += [_explain(item, places or {}) for item in error.errors(include_url=False)]
+        problems += [_explain(item, positions or {}) for item in error.errors(include_url=False)]
     if problems or request is None:
         raise BadRequest(list(dict.fromkeys(problems)))
     return request
@@ -403,20 +403,20 @@ def _lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
             yield from _lines(value, f"{dotted}.")
 
 
-def _explain(error: ErrorDetails, places: Mapping[str, str]) -> str:
+def _explain(error: ErrorDetails, positions: Mapping[str, str]) -> str:
     """One validation problem as place, key, what was found and what to write."""
     location, message = [str(part) for part in error["loc"]], error["msg"].removeprefix("Value error, ")
     if location[:1] == ["training"] and len(location) > 1:
         # A union reports each of its members; one sentence says it all.
         location, message = location[:2], "Expected a text, a number, true or false"
     key = quoted_if_odd(".".join(location))
-    place = places.get(key) or places.get(location[0] if location else "", "")
-    prefix = f"{place}: " if place else ""
+    position = positions.get(key) or positions.get(location[0] if location else "", "")
+    prefix = f"{position}: " if position else ""
     if error["type"] == "extra_forbidden":
         return f"{prefix}unknown key '{key}'.{_suggestion(location)}"
 
-    found = f" = {quoted(error['input'])}" if isinstance(error["input"], str | int | float | list | None) else ""
-    return f"{prefix}{key}{found}: {message}.{_meaning(location)}"
+    value = f" = {quoted(error['input'])}" if isinstance(error["input"], str | int | float | list | None) else ""
+    return f"{prefix}{key}{value}: {message}.{_meaning(location)}"
 
 
 def _fields(location: list[str]) -> dict[str, FieldInfo]:

@@ -85,39 +85,39 @@ run_argument = click.argument("run", callback=_checked_key)
 @run_argument
 def status(request: "Request", run: str, as_json: bool) -> None:
     """Show what the workspace holds of RUN: its jobs, its model, its endpoints."""
-    from retune_cli.holdings import read_holdings, render_holdings
+    from retune_cli.resources import read_resources, render_resources
     from retune_cli.running import servers_for
 
     with servers_for(request.workspace, prefect=False):
-        holdings = read_holdings(request.workspace, run)
-    click.echo(holdings.to_json()) if as_json else render_holdings(holdings)
-    sys.exit(0 if holdings.jobs or holdings.endpoints else 1)
+        resources = read_resources(request.workspace, run)
+    click.echo(resources.to_json()) if as_json else render_resources(resources)
+    sys.exit(0 if resources.jobs or resources.endpoints else 1)
 
 
 @command
 @run_argument
 def attach(request: "Request", run: str, as_json: bool) -> None:
     """Go on with RUN where its last start stopped, with the request that its job was submitted for."""
-    from retune_cli.holdings import read_submitted_request
-    from retune_cli.running import finish, run_flow, servers_for
+    from retune_cli.resources import read_submitted_request
+    from retune_cli.running import print_and_exit, run_flow, servers_for
 
     with servers_for(request.workspace, prefect=True):
         submitted = read_submitted_request(request.workspace, run)
         report = run_flow(submitted.model_copy(update={"workspace": request.workspace}), run)
-    finish(report, as_json)
+    print_and_exit(report, as_json)
 
 
 @command
 @run_argument
 def cancel(request: "Request", run: str, as_json: bool) -> None:
     """Cancel RUN's job and delete its endpoints, a kept one too. A live run then ends as JobCanceled."""
-    from retune_cli.holdings import end_holdings, read_holdings, render_holdings
+    from retune_cli.resources import end_resources, read_resources, render_resources
     from retune_cli.running import servers_for
 
     with servers_for(request.workspace, prefect=False):
-        end_holdings(request.workspace, run, request.limits.delete_minutes)
-        holdings = read_holdings(request.workspace, run)
-    click.echo(holdings.to_json()) if as_json else render_holdings(holdings)
+        end_resources(request.workspace, run, request.limits.delete_minutes)
+        resources = read_resources(request.workspace, run)
+    click.echo(resources.to_json()) if as_json else render_resources(resources)
 
 
 @retune.command()
@@ -200,10 +200,10 @@ def clear(keys: tuple[str, ...]) -> "list[Entry]":
 @click.argument("block")
 def notify(block: str) -> None:
     """Have Prefect tell BLOCK, e.g. slack-webhook/retune, of runs that failed and of leaks that were found."""
-    from retune_cli.notify import make_automations
+    from retune_cli.notify import create_automations
 
     with report_errors():
-        for name in make_automations(block):
+        for name in create_automations(block):
             click.echo(name)
 
 

@@ -107,7 +107,7 @@ def stop() -> bool:
     except psutil.NoSuchProcess:
         return True
     ended = poll(
-        lambda: None if running() or _goes_on(keeper) else True,
+        lambda: None if running() or _is_alive(keeper) else True,
         seconds=STOP_SECONDS,
         every=LOOK_SECONDS,
         stoppable=False,
@@ -118,7 +118,7 @@ def stop() -> bool:
     return True
 
 
-def _goes_on(process: "psutil.Process") -> bool:
+def _is_alive(process: "psutil.Process") -> bool:
     """Whether a process has not ended; one that nobody has waited for yet has."""
     import psutil
 
@@ -157,7 +157,7 @@ def known_prefect() -> Iterator[None]:
         yield
 
 
-def keep(port: int) -> None:
+def run_stack(port: int) -> None:
     """Hold the servers until this process is told to end or one of them dies."""
     signal.signal(signal.SIGTERM, _end)
     # Whoever looks whether somebody holds the lock has it for a moment.
@@ -203,9 +203,9 @@ def _deployed() -> list[str]:
 
     project = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
     return [
-        f"{one['entrypoint'].partition(':')[2]}/{one['name']}"
-        for one in project["deployments"]
-        if one["name"] in TAGGED
+        f"{deployment['entrypoint'].partition(':')[2]}/{deployment['name']}"
+        for deployment in project["deployments"]
+        if deployment["name"] in TAGGED
     ]
 
 
@@ -257,4 +257,4 @@ def _lock() -> FileLock:
 
 
 if __name__ == "__main__":
-    keep(int(sys.argv[1]))
+    run_stack(int(sys.argv[1]))

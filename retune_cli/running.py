@@ -70,7 +70,7 @@ def main(
             report = refused(RetuneError("Interrupted", "Interrupted before the flow began.", "Run it again."))
         if page:
             write_page(report, page)
-    finish(report, as_json)
+    print_and_exit(report, as_json)
 
 
 @contextlib.contextmanager
@@ -102,7 +102,7 @@ def write_page(report: "Report", page: Path) -> None:
         logging.getLogger("retune.cli").error("the page could not be written: %s", error)
 
 
-def finish(report: "Report", as_json: bool) -> None:
+def print_and_exit(report: "Report", as_json: bool) -> None:
     """Print the report and end the process with the status that belongs to it."""
     from retune.printing import render
     from retune.report import EXIT_CODES

@@ -173,7 +173,7 @@ def delete_endpoint(
         deleted,
         seconds=minutes * 60,
         every=LOOK_EVERY_SECONDS,
-        what=f"Deletion of endpoint '{name}'",
+        subject=f"Deletion of endpoint '{name}'",
         fix=f"It costs money. Delete it: az ml online-endpoint delete --name {name} --yes",
         stoppable=False,
     )

@@ -38,7 +38,7 @@ class OwnJob(NamedTuple):
     holder: str
     properties: dict[str, str]
     # Its model has answered.
-    good: bool
+    verified: bool
     decision: Decision | None
 
 
@@ -110,9 +110,9 @@ def list_jobs(workspace: Workspace) -> Iterator[OwnJob]:
 
 def list_endpoints(workspace: Workspace, key: str | None = None) -> Iterator[OwnEndpoint]:
     """All endpoints of Retune in the workspace, or those of one run."""
-    place = cloud.find_address(workspace).id
+    workspace_id = cloud.find_address(workspace).id
     for endpoint in cloud.workspace_client(workspace).online_endpoints.list():
-        own = _own_endpoint(endpoint, place)
+        own = _own_endpoint(endpoint, workspace_id)
         if own and key in (None, own.key):
             yield own
 
@@ -122,7 +122,7 @@ def renew_lease(workspace: Workspace, job: str, minutes: float, holder: str) -> 
     cloud.workspace_client(workspace).jobs.update(job, tags=names.lease_tags(minutes, holder))
 
 
-def mark_good(workspace: Workspace, job: str, moment: datetime) -> None:
+def mark_verified(workspace: Workspace, job: str, moment: datetime) -> None:
     """Write into the job's tags that its model has answered."""
     cloud.workspace_client(workspace).jobs.update(job, tags={names.ANSWERED_TAG: moment.isoformat()})
 
@@ -150,19 +150,19 @@ def _own_job(job: "Job") -> OwnJob | None:
         alive_until=lease and lease.alive_until(created),
         holder=lease.holder if lease else "",
         properties=job.properties or {},
-        good=names.read_moment(job.tags, names.ANSWERED_TAG) is not None,
+        verified=names.read_moment(job.tags, names.ANSWERED_TAG) is not None,
         decision=names.read_decision(job.tags),
     )
 
 
-def _own_endpoint(endpoint: "OnlineEndpoint", place: str) -> OwnEndpoint | None:
+def _own_endpoint(endpoint: "OnlineEndpoint", workspace_id: str) -> OwnEndpoint | None:
     run = names.read_tags(endpoint.tags)
     tags = endpoint.tags or {}
     holder = tags.get(names.HOLDER_TAG, "")
-    if run is None or endpoint.name != names.endpoint_name(place, *run, holder):
+    if run is None or endpoint.name != names.endpoint_name(workspace_id, *run, holder):
         return None
     return OwnEndpoint(
-        names.endpoint_name(place, *run, holder),
+        names.endpoint_name(workspace_id, *run, holder),
         *run,
         holder=holder,
         state=str(endpoint.provisioning_state),

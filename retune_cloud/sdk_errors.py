@@ -9,7 +9,7 @@ from retune.errors import CloudError, RetuneError
 
 T = TypeVar("T")
 
-GO_ON = "Start it again with the same key: it goes on where it stopped."
+RESUME_HINT = "Start it again with the same key: it goes on where it stopped."
 # Statuses that a repeat may not meet again.
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 MLFLOW = "mlflow.exceptions"
@@ -22,8 +22,8 @@ BY_STATUS = {
         "Give the identity the role AzureML Data Scientist on the workspace, and access to its storage.",
     ),
     404: ("NotThere", "Check that nobody has deleted it, and the names in the request."),
-    409: ("Conflict", f"Another change goes on, or the name is taken. {GO_ON}"),
-    429: ("Throttled", f"Azure ML asks for fewer calls. Wait a few minutes. {GO_ON}"),
+    409: ("Conflict", f"Another change goes on, or the name is taken. {RESUME_HINT}"),
+    429: ("Throttled", f"Azure ML asks for fewer calls. Wait a few minutes. {RESUME_HINT}"),
 }
 
 
@@ -60,14 +60,14 @@ def explain(raised: Exception) -> RetuneError | None:
             code, fix = BY_STATUS[status]
             return CloudError(code, f"Azure ML answered HTTP {status}: {text}", fix)
         case _ if type(error).__module__ == MLFLOW:
-            return CloudError("TrackingUnreadable", f"The job's metrics could not be read: {text}", GO_ON)
+            return CloudError("TrackingUnreadable", f"The job's metrics could not be read: {text}", RESUME_HINT)
         case _ if is_transient(error):
             message = (
                 f"Azure ML did not give a usable answer, several times{f' (HTTP {status})' if status else ''}: {text}"
             )
-            return CloudError("CloudUnreachable", message, f"Check the network and Azure's status page. {GO_ON}")
+            return CloudError("CloudUnreachable", message, f"Check the network and Azure's status page. {RESUME_HINT}")
         case AzureError() | requests.RequestException():
-            return CloudError("Refused", f"Azure ML refused a call: {text}", f"Correct what it says. {GO_ON}")
+            return CloudError("Refused", f"Azure ML refused a call: {text}", f"Correct what it says. {RESUME_HINT}")
     return None
 
 
@@ -75,11 +75,11 @@ def _origin(error: BaseException) -> BaseException:
     """The failed call behind the error: one that breaks while the SDK prepares a job is to it a mistake in the job."""
     from azure.core.exceptions import AzureError
 
-    found = error
+    origin = error
     # By its module's name: the SDK's import may be what failed.
-    while type(found).__module__ == SDK and found.__context__ is not None:
-        found = found.__context__
-    return found if isinstance(found, AzureError) else error
+    while type(origin).__module__ == SDK and origin.__context__ is not None:
+        origin = origin.__context__
+    return origin if isinstance(origin, AzureError) else error
 
 
 def first_line(error: BaseException) -> str:

@@ -79,7 +79,7 @@ def ask_person(request: Request, submission: Submission, report: Report) -> Deci
                 lambda: _read_verdict(client, keyset),
                 seconds=hours * 3600,
                 every=LOOK_EVERY_SECONDS,
-                what="An answer",
+                subject="An answer",
                 fix="Retry the run to be asked again.",
             )
         except WaitExpired:

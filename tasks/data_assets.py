@@ -102,11 +102,11 @@ def _create(client: "MLClient", name: str, version: str, data: PreparedData, spl
 def _check_file(split: Split) -> None:
     """Raise DataChanged when the file is no longer the one whose digest would name the version."""
     with Path(split.path).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != split.sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != split.sha256:
         raise CloudError(
             "DataChanged",
-            f"The prepared file '{split.path}' has changed since it was checked (sha256 {found[:12]}, "
+            f"The prepared file '{split.path}' has changed since it was checked (sha256 {digest[:12]}, "
             f"not {split.sha256[:12]}).",
             "Start it again: the file is then prepared anew.",
         )
@@ -114,11 +114,11 @@ def _check_file(split: Split) -> None:
 
 def _check_content(asset: "Data", split: Split) -> None:
     """Raise DataAssetTaken unless the version says that it is this file; one that is archived serves as well."""
-    found = (asset.type, (asset.tags or {}).get(DIGEST_TAG))
-    if found != ("uri_file", split.sha256):
+    content = (asset.type, (asset.tags or {}).get(DIGEST_TAG))
+    if content != ("uri_file", split.sha256):
         raise CloudError(
             "DataAssetTaken",
-            f"Data asset '{asset.name}' version '{asset.version}' is not the prepared file: it is a {found[0]} with "
-            f"the tag {DIGEST_TAG} = {found[1]!r}, not {split.sha256!r}.",
+            f"Data asset '{asset.name}' version '{asset.version}' is not the prepared file: it is a {content[0]} with "
+            f"the tag {DIGEST_TAG} = {content[1]!r}, not {split.sha256!r}.",
             "It cannot be deleted: rename the source, which names its data assets, or mend the tag if it was changed.",
         )

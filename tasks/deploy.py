@@ -12,7 +12,7 @@ from retune import names
 from retune.errors import CloudError
 from retune.report import Endpoint, RegisteredModel
 from retune.request import Request
-from retune.waiting import finish, poll
+from retune.waiting import poll, wait_for_operation
 from retune_cloud import workspace as cloud
 from retune_cloud.sdk_errors import first_line, refusal
 from tasks.compute import ComputeFacts
@@ -46,7 +46,7 @@ def create_endpoint(request: Request, endpoint: Endpoint, submission: Submission
 
     tags = names.tags(submission.key, submission.attempt) | names.expiry_tag(endpoint.expires)
     tags[names.HOLDER_TAG] = submission.holder
-    wanted = ManagedOnlineEndpoint(
+    new_endpoint = ManagedOnlineEndpoint(
         name=endpoint.name, auth_mode="key", tags=tags, description=f"Smoke test of job {submission.job.name}."
     )
     try:
@@ -55,7 +55,7 @@ def create_endpoint(request: Request, endpoint: Endpoint, submission: Submission
             f"Endpoint '{endpoint.name}' was refused",
             "Correct what the service says; for quota, delete unused endpoints or ask for more.",
         ):
-            _put_endpoint(request, wanted, "Creation")
+            _put_endpoint(request, new_endpoint, "Creation")
     except CloudError as error:
         # Where nobody waits for this step yet, its failure shows late.
         log.warning("endpoint %s is refused: %s", endpoint.name, first_line(error.__cause__ or error))
@@ -70,9 +70,9 @@ def plan_endpoint(request: Request, submission: Submission, compute: ComputeFact
     """
     serving, price, limits = request.serving, compute.serving_price_per_hour_usd, request.limits
     ahead = timedelta(minutes=0 if request.approval.required else limits.queue_minutes + limits.run_minutes)
-    place = cloud.find_address(request.workspace).id
+    workspace_id = cloud.find_address(request.workspace).id
     return Endpoint(
-        name=names.endpoint_name(place, submission.key, submission.attempt, submission.holder),
+        name=names.endpoint_name(workspace_id, submission.key, submission.attempt, submission.holder),
         deployment=serving.deployment,
         instance_type=serving.instance_type,
         expires=datetime.now(UTC) + ahead + timedelta(hours=serving.expiry_hours),
@@ -118,10 +118,10 @@ def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> Endp
         "Read the log above; for quota, choose another serving.instance_type or ask for more.",
         details=lambda: _last_log_lines(client, endpoint),
     ):
-        finish(
+        wait_for_operation(
             _begin_when_idle(lambda: client.online_deployments.begin_create_or_update(deployment)),
             minutes=request.limits.deploy_minutes,
-            what=f"Deployment '{endpoint.deployment}' on endpoint '{endpoint.name}'",
+            subject=f"Deployment '{endpoint.deployment}' on endpoint '{endpoint.name}'",
             limit="limits.deploy_minutes",
         )
         log.info("deployment %s is ready", endpoint.deployment)
@@ -133,12 +133,12 @@ def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> Endp
     return endpoint.model_copy(update={"expires": expires})
 
 
-def _put_endpoint(request: Request, endpoint: "OnlineEndpoint", what: str) -> None:
+def _put_endpoint(request: Request, endpoint: "OnlineEndpoint", change: str) -> None:
     client = cloud.workspace_client(request.workspace)
-    finish(
+    wait_for_operation(
         _begin_when_idle(lambda: client.online_endpoints.begin_create_or_update(endpoint)),
         minutes=request.limits.deploy_minutes,
-        what=f"{what} of endpoint '{endpoint.name}'",
+        subject=f"{change} of endpoint '{endpoint.name}'",
         limit="limits.deploy_minutes",
     )
 

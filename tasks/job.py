@@ -70,7 +70,7 @@ def submit_job(
             log.info("%s is %s", present.name, job_status(present))
         ledger.renew_lease(request.workspace, names.job_name(key, attempt), request.limits.lease_minutes, holder)
     log.info("%s %s", "took over" if attached else "submitted", present.name)
-    epochs = next((float(one.value) for one in model.parameters if one.name == "num_train_epochs"), None)
+    epochs = next((float(item.value) for item in model.parameters if item.name == "num_train_epochs"), None)
     return Submission(job=_report(present, attached), key=key, attempt=attempt, holder=holder, epochs=epochs)
 
 
@@ -128,11 +128,11 @@ def _check_same(job: "Job", request: Request, key: str, data: PreparedData) -> N
     if before is None:
         different = ["its request cannot be read"]
     else:
-        there, here = (dict(_flat(asked)) for asked in (before, request))
+        submitted, requested = (dict(_training_settings(each)) for each in (before, request))
         different = [
-            f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
-            for name in sorted(there.keys() | here.keys())
-            if there.get(name) != here.get(name)
+            f"{name}: {submitted.get(name)!r} there, {requested.get(name)!r} here"
+            for name in sorted(submitted.keys() | requested.keys())
+            if submitted.get(name) != requested.get(name)
         ]
     content = ((job.tags or {}).get(names.DATA_TAG), data.splits["train"].sha256)
     if not different and content[0] != content[1]:
@@ -146,7 +146,7 @@ def _check_same(job: "Job", request: Request, key: str, data: PreparedData) -> N
         )
 
 
-def _flat(request: Request) -> Iterator[tuple[str, object]]:
+def _training_settings(request: Request) -> Iterator[tuple[str, object]]:
     """What decides the result, as dotted key and value: where to run, how long to wait and who approves do not."""
     for section, values in request.model_dump(mode="json", exclude={"approval", "limits", "workspace"}).items():
         for name, value in values.items():
@@ -166,8 +166,8 @@ def _create(
     """The job and whether another submission was first."""
     from azure.core.exceptions import HttpResponseError
 
-    where = request.workspace
-    component = cloud.registry_client(where, where.component_registry).components.get(
+    workspace = request.workspace
+    component = cloud.registry_client(workspace, workspace.component_registry).components.get(
         request.model.component, version=model.component_version
     )
     pipeline = build_pipeline(request, model, compute, data, component)

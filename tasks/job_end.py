@@ -54,7 +54,7 @@ def wait_for_job(request: Request, submission: Submission) -> JobReport:
         # The follower's own limits end the wait before.
         seconds=(limits.queue_minutes + limits.run_minutes) * 60 + OUTAGE_SECONDS,
         every=limits.poll_seconds,
-        what=f"The end of job '{submission.job.name}'",
+        subject=f"The end of job '{submission.job.name}'",
         fix="Raise limits.run_minutes, or see why in Azure ML studio.",
     )
     if status != "Completed":
@@ -189,8 +189,8 @@ def _logged(client: "MLClient", name: str) -> dict[str, float]:
         return {}
     # MLflow hands out the step of a last value only here; the history has it too, and grows with the training.
     steps = {point.key: point.step for point in data._metric_objs}
-    found = {metric: data.metrics[metric] for metric in ("epoch", "loss", "eval_loss") if metric in data.metrics}
-    return {"step": max(steps[metric] for metric in found), **found} if found else found
+    latest = {metric: data.metrics[metric] for metric in ("epoch", "loss", "eval_loss") if metric in data.metrics}
+    return {"step": max(steps[metric] for metric in latest), **latest} if latest else latest
 
 
 def _failure(client: "MLClient", job: JobReport, status: str, logs: StepLogs) -> JobFailed:

@@ -47,12 +47,12 @@ def read_model(request: Request) -> ModelFacts:
     Raises:
         BadRequest: model or component do not exist, the component lacks what the flow needs, or parameters are wrong.
     """
-    workspace, asked = request.workspace, request.model
+    workspace, settings = request.workspace, request.model
     registry = cloud.registry_client(workspace, workspace.registry)
     components = cloud.registry_client(workspace, workspace.component_registry).components
-    model = _get(registry.models.get, "Model", asked.name, asked.version, workspace.registry)
+    model = _get(registry.models.get, "Model", settings.name, settings.version, workspace.registry)
     component = _get(
-        components.get, "Component", asked.component, asked.component_version, workspace.component_registry
+        components.get, "Component", settings.component, settings.component_version, workspace.component_registry
     )
     inputs = {name: _component_input(spec) for name, spec in component.inputs.items()}
     defaults = read_defaults((model.tags or {}).get("model_specific_defaults"))
@@ -111,9 +111,9 @@ def _get(read: Callable[..., T], kind: str, name: str, version: str, registry: s
     from azure.ai.ml.exceptions import ValidationException
     from azure.core.exceptions import ResourceNotFoundError
 
-    wanted = {"label": "latest"} if version == "latest" else {"version": version}
+    selector = {"label": "latest"} if version == "latest" else {"version": version}
     try:
-        return read(name, **wanted)
+        return read(name, **selector)
     except (ResourceNotFoundError, ValidationException) as error:
         keys = "model.name and model.version" if kind == "Model" else "model.component and model.component_version"
         raise BadRequest([f"{kind} '{name}' ({version}) is not in registry '{registry}'. Check {keys}."]) from error

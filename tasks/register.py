@@ -12,7 +12,7 @@ from retune_cloud.sdk_errors import refusal
 from tasks.job import TRAINED_MODEL, Submission
 from tasks.model import ModelFacts
 from tasks.step import repeatable_step
-from tasks.unchanged import made_from
+from tasks.unchanged import training_digest
 
 log = logging.getLogger("retune.register")
 
@@ -37,7 +37,7 @@ def register_model(
     created = required(job.created, "the creation time of the job")
     version = names.model_version(created, submission.key, submission.attempt)
     lineage = names.tags(submission.key, submission.attempt) | {
-        names.MADE_FROM_TAG: made_from(request, model, data),
+        names.TRAINING_DIGEST_TAG: training_digest(request, model, data),
         "job": job.name,
         "base_model": f"{model.model.name}:{model.model.version}",
         "component": model.model.component,

@@ -39,7 +39,7 @@ FIXES = {
 
 
 @repeatable_step
-def ask(request: Request, endpoint: Endpoint, data: PreparedData) -> list[Answer]:
+def score_endpoint(request: Request, endpoint: Endpoint, data: PreparedData) -> list[Answer]:
     """The answers to `score.rows` rows of the test split, chosen by `score.seed`.
 
     Raises:

@@ -56,7 +56,7 @@ class StepLogs:
                 continue
             try:
                 ended = step.status in ENDED
-                self._take(step, self._read(step), to_the_end=ended)
+                self._add(step, self._read(step), to_the_end=ended)
                 self._done |= {step.name} if ended else set()
             except AzureError as error:
                 # They are for the reader only.
@@ -83,16 +83,16 @@ class StepLogs:
                     return b""
                 raise
 
-    def _take(self, step: StepRun, content: bytes, *, to_the_end: bool) -> None:
+    def _add(self, step: StepRun, content: bytes, *, to_the_end: bool) -> None:
         self._bytes[step.name] += len(content)
         *lines, rest = (self._rest.get(step.name, b"") + content).split(b"\n")
         if to_the_end and rest:
             lines, rest = [*lines, rest], b""
         self._rest[step.name] = rest
         for line in lines:
-            self._tell(step.display_name, line.decode(errors="replace").rstrip("\r"))
+            self._log_line(step.display_name, line.decode(errors="replace").rstrip("\r"))
 
-    def _tell(self, step: str, line: str) -> None:
+    def _log_line(self, step: str, line: str) -> None:
         self._last[step] = [*self._last.get(step, []), line][-KEPT_LINES:]
         if self._logged[step]:
             self._logged[step] -= 1
@@ -108,9 +108,9 @@ def count_logged(flow_run_id: UUID, since: datetime) -> Counter[str]:
     counted: Counter[str] = Counter()
     # The filter has a type of its own for times, which pydantic makes of ours.
     later = LogFilterTimestamp.model_validate({"after_": since})
-    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]), timestamp=later)
+    selection = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]), timestamp=later)
     with get_client(sync_client=True) as client:
-        while found := client.read_logs(wanted, limit=LOGS_AT_ONCE, offset=counted.total()):
-            counted.update(one.message.partition(": ")[0] if one.name == log.name else "" for one in found)
+        while records := client.read_logs(selection, limit=LOGS_AT_ONCE, offset=counted.total()):
+            counted.update(record.message.partition(": ")[0] if record.name == log.name else "" for record in records)
     del counted[""]
     return counted

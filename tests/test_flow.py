@@ -150,9 +150,14 @@ def test_the_registered_model_loads_with_mlflow_and_answers(completed: Run, emul
             "Image",
         ),
         ([{"on": "quota", "effect": "refuse"}], "deploy", "DeploymentFailed", "Not enough quota available"),
-        ([{"on": "score", "effect": "status", "status": 424, "calls": None}], "ask", "ScoringRefused", "HTTP 424"),
-        ([{"on": "score", "effect": "empty", "calls": None}], "ask", "EmptyAnswer", "empty text"),
-        ([{"on": "score", "effect": "malformed", "calls": None}], "ask", "MalformedAnswer", "answered"),
+        (
+            [{"on": "score", "effect": "status", "status": 424, "calls": None}],
+            "score_endpoint",
+            "ScoringRefused",
+            "HTTP 424",
+        ),
+        ([{"on": "score", "effect": "empty", "calls": None}], "score_endpoint", "EmptyAnswer", "empty text"),
+        ([{"on": "score", "effect": "malformed", "calls": None}], "score_endpoint", "MalformedAnswer", "answered"),
         (
             [
                 {"on": "request", "method": "GET", "path": VERSIONS, "status": 404, "calls": None},
