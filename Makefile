@@ -2,7 +2,7 @@
 # make deploy-local   the same scheduled and from Prefect's page, on this machine: PORT=4200; make stop-local ends it
 # make test       the tests, in three processes
 # make test-full  these, and every fault and 200 kills, which they sample: about three hours
-# make lint       ruff
+# make lint       ruff, the types, and whether pyproject.toml declares what is imported
 # make screenshots   the browser test, with its pictures for docs/operate.md
 # make chaos      kill runs at random times and count what is left: RUNS=200 trials of SEED=0, over an hour
 # make fuzz       20,000 drawn requests to the emulator, a few minutes
@@ -43,6 +43,8 @@ stop-local: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/deptry . tests benchmarks
 
 screenshots: .venv/installed
 	$(BIN)/python -m pytest tests/test_browser.py --screenshots docs/screenshots

@@ -11,6 +11,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -166,14 +167,12 @@ class Application:
             call = replace(call, body=b"".join([chunk async for chunk in chunks]))
             check_types(call, route)
             return call
-        with NamedTemporaryFile(dir=self._drafts, delete=False) as file:
+        with ExitStack() as unless_complete, NamedTemporaryFile(dir=self._drafts, delete=False) as file:
             draft = Path(file.name)
-            try:
-                async for chunk in chunks:
-                    await run_sync(file.write, chunk)
-            except BaseException:
-                draft.unlink()
-                raise
+            unless_complete.callback(draft.unlink)
+            async for chunk in chunks:
+                await run_sync(file.write, chunk)
+            unless_complete.pop_all()
         return replace(call, upload=draft)
 
     def _find(self, method: str, path: str, version: str | None) -> tuple[Entry | None, dict[str, str]]:

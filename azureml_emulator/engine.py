@@ -4,17 +4,15 @@ What happened is in the run documents (runs.py), so a job resumes after a restar
 completed stay, a step that was cut off starts again. One step is run by steps.py.
 """
 
-import logging
 import threading
+from contextlib import suppress
 
 from azureml_emulator.json_types import object_at
 from azureml_emulator.plan import Plan, Step
 from azureml_emulator.runs import TERMINAL
 from azureml_emulator.steps import POLL_SECONDS, Cancelled, Console, Control, JobServices, StepFailed, StepRun
 from azureml_emulator.wire import ServiceError
-from azureml_emulator.world import Interrupted
-
-log = logging.getLogger(__name__)
+from azureml_emulator.world import Interrupted, run_or_report
 
 # More would only slow each other down on one machine.
 STEPS_AT_ONCE = 4
@@ -42,16 +40,12 @@ class Engine:
         self._control.cancelled.set()
 
     def _run(self) -> None:
-        try:
-            self._follow()
-        except Interrupted:
-            return
-        except Exception as error:
-            log.exception("job %s failed", self._plan.job)
-            self._runs.fail(
-                self._plan.job, f"The emulator failed: {type(error).__name__}: {error}", "InternalServerError"
+        job = self._plan.job
+        with suppress(Interrupted):
+            run_or_report(
+                self._follow, f"job {job}", lambda message: self._runs.fail(job, message, "InternalServerError")
             )
-        self.done.set()
+            self.done.set()
 
     def _follow(self) -> None:
         job, command_job = self._plan.job, "" in self._plan.steps
@@ -117,17 +111,24 @@ class Engine:
 
     def _run_step(self, step: Step) -> None:
         run_id = self._plan.run_id(step.path)
+
+        def attempt() -> None:
+            try:
+                StepRun(self._services, self._plan, step, self._control, self._console).run()
+            except Interrupted:
+                raise
+            except Cancelled:
+                self._runs.set_status(run_id, "Canceled")
+            except (StepFailed, ServiceError) as error:
+                self._fail_step(step, run_id, str(error))
+
         try:
-            StepRun(self._services, self._plan, step, self._control, self._console).run()
-        except Interrupted:
-            pass
-        except Cancelled:
-            self._runs.set_status(run_id, "Canceled")
-        except (StepFailed, ServiceError) as error:
-            self._fail_step(step, run_id, str(error))
-        except Exception as error:
-            log.exception("step %s of job %s failed", step.path, self._plan.job)
-            self._fail_step(step, run_id, f"The emulator failed: {type(error).__name__}: {error}")
+            with suppress(Interrupted):
+                run_or_report(
+                    attempt,
+                    f"step {step.path} of job {self._plan.job}",
+                    lambda message: self._fail_step(step, run_id, message),
+                )
         finally:
             with self._changed:
                 self._active.discard(step.path)

@@ -4,20 +4,18 @@ Three polling styles are spoken, as the service does: `mfeOperationsStatus` (end
 `mfeOperationResults` (job cancellation, deletions) and `computeOperationsStatus` (compute).
 """
 
-import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Literal
 from urllib.parse import urlencode
 from uuid import uuid4
 
 from azureml_emulator.json_types import Json, object_at
 from azureml_emulator.wire import PROVIDER, Answer, Call, ServiceError, now
-from azureml_emulator.world import Interrupted, World
-
-log = logging.getLogger(__name__)
+from azureml_emulator.world import Interrupted, World, run_or_report
 
 Style = Literal["mfe", "compute"]
 # Ended operations that can still be polled. A client that was held up for long finds its own among so many.
@@ -111,17 +109,22 @@ class Operations:
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     def _run(self, operation_id: str, work: Callable[[], None]) -> None:
-        try:
-            work()
-        except Interrupted:
-            return  # stays InProgress on disk: the next start takes it up
-        except ServiceError as error:
-            self.finish(operation_id, error)
-        except Exception as error:
-            log.exception("operation %s failed", operation_id)
-            self.finish(operation_id, ServiceError(500, "InternalServerError", f"{type(error).__name__}: {error}"))
-        else:
-            self.finish(operation_id)
+        def attempt() -> None:
+            try:
+                work()
+            except Interrupted:
+                raise
+            except ServiceError as error:
+                self.finish(operation_id, error)
+            else:
+                self.finish(operation_id)
+
+        def fail(message: str) -> None:
+            self.finish(operation_id, ServiceError(500, "InternalServerError", message))
+
+        # An interrupted operation stays InProgress on disk: the next start takes it up.
+        with suppress(Interrupted):
+            run_or_report(attempt, f"operation {operation_id}", fail)
 
     def _location_url(self, collection: str, operation_id: str) -> str:
         settings = self._world.settings

@@ -1,6 +1,8 @@
 """The state that all services share: settings, documents, latencies, and the signal that the emulator stops."""
 
+import logging
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from uuid import NAMESPACE_URL, uuid5
@@ -8,6 +10,8 @@ from uuid import NAMESPACE_URL, uuid5
 from azureml_emulator.json_types import number_at
 from azureml_emulator.store import Store
 from azureml_emulator.wire import PROVIDER, ServiceError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -54,6 +58,20 @@ class Interrupted(ServiceError):
 
     def __init__(self) -> None:
         super().__init__(503, "Interrupted", "The emulator is stopping.")
+
+
+def run_or_report(work: Callable[[], None], subject: str, report: Callable[[str], None]) -> None:
+    """Do the work of a thread that must not die: an error that it does not expect is logged and reported.
+
+    Raises: Interrupted when the emulator is stopping.
+    """
+    try:
+        work()
+    except Interrupted:
+        raise
+    except Exception as error:
+        log.exception("%s failed", subject)
+        report(f"The emulator failed: {type(error).__name__}: {error}")
 
 
 @dataclass

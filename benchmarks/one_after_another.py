@@ -22,7 +22,7 @@ from tasks.job_end import wait_for_job
 from tasks.metrics import read_metrics
 from tasks.model import read_model
 from tasks.register import register_model
-from tasks.score import ask
+from tasks.score import score_endpoint
 
 
 def main(key: str, assignments: list[str]) -> None:
@@ -42,7 +42,7 @@ def main(key: str, assignments: list[str]) -> None:
     try:
         create_endpoint.fn(request, endpoint, submission)
         deploy.fn(request, endpoint, registered)
-        answers = ask.fn(request, endpoint, data)
+        answers = score_endpoint.fn(request, endpoint, data)
     finally:
         delete_endpoint(request.workspace, endpoint.name, request.limits.delete_minutes)
     print(f"{len(answers)} answers", file=sys.stderr)

@@ -260,9 +260,9 @@ def _download_all(workspace: Workspace, asset: PinnedAsset, folder: Path) -> Non
         try:
             for done in coming:
                 done.result()
-        except BaseException:
+        finally:
+            # One that has failed ends the others that have not begun.
             pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _download(storage: "ContainerClient", asset: PinnedAsset, blob: Blob, file: Path) -> None:

@@ -5,6 +5,7 @@ import importlib
 import logging
 import select
 from collections.abc import Callable
+from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -73,21 +74,25 @@ def clean_up(guarded: Guarded, worker: int | None, *, cancel_now: bool) -> None:
     def cancel_job() -> None:
         cleanup.cancel_job(workspace, claim, ledger.last_job(workspace, guarded.key))
 
-    _persist(guarded.key, request_deletions)
+    _retry_until_answered(guarded.key, request_deletions)
     if cancel_now or _ends_within(worker, WORKER_SECONDS):
-        _persist(guarded.key, cancel_job)
+        _retry_until_answered(guarded.key, cancel_job)
     # A request of the run that was on its way may still create an endpoint.
-    poll(lambda: _persist(guarded.key, delete_endpoints), seconds=SETTLE_SECONDS, every=LOOK_EVERY_SECONDS)
+    poll(lambda: _retry_until_answered(guarded.key, delete_endpoints), seconds=SETTLE_SECONDS, every=LOOK_EVERY_SECONDS)
     if cancel_now:
         # A submission that was on its way when the run was told to stop has arrived by now.
-        _persist(guarded.key, cancel_job)
+        _retry_until_answered(guarded.key, cancel_job)
     _mark_crashed(guarded)
     lease = guarded.lease_minutes * 60 + CLOCK_SECONDS
-    poll(lambda: _persist(guarded.key, lambda: _is_job_over(guarded)), seconds=lease, every=LOOK_EVERY_SECONDS)
+    poll(
+        lambda: _retry_until_answered(guarded.key, lambda: _is_job_over(guarded)),
+        seconds=lease,
+        every=LOOK_EVERY_SECONDS,
+    )
     log.info("run %s: nothing is left to do", guarded.key)
 
 
-def _persist(key: str, act: Callable[[], bool | None]) -> bool | None:
+def _retry_until_answered(key: str, act: Callable[[], bool | None]) -> bool | None:
     """What `act` returns, tried again while the service does not answer; True when patience ends."""
     from azure.core.exceptions import AzureError
 
@@ -120,7 +125,7 @@ def _mark_crashed(guarded: Guarded) -> None:
 
     try:
         with get_client(sync_client=True) as client:
-            run = client.read_flow_run(guarded.flow_run_id)
+            run = client.read_flow_run(UUID(guarded.flow_run_id))
             if run.run_count != guarded.run_count or run.state is None or run.state.is_final():
                 return
             final = Cancelled if run.state.is_cancelling() else Crashed

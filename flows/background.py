@@ -2,14 +2,23 @@
 
 import contextlib
 from collections.abc import Iterable
+from typing import TypeVar
 
+from prefect import Task
+from prefect.client.schemas import State
 from prefect.futures import PrefectFuture
-from prefect.states import State
 
 from retune.errors import BadRequest
 from retune.waiting import STOP
 
+R = TypeVar("R")
+
 FUTURE_SECONDS = 60
+
+
+def submit_after(step: Task[..., R], *arguments: object) -> PrefectFuture[R]:
+    """The step, started in a thread. Prefect waits for arguments that are the futures of other steps."""
+    return step.submit(*arguments)
 
 
 def gather(*steps: PrefectFuture | State) -> list:

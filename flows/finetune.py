@@ -13,8 +13,8 @@ if __name__ == "__main__":
     run(main)
 
 from prefect import flow
+from prefect.client.schemas import State
 from prefect.runtime import deployment
-from prefect.states import State
 
 from flows.form import DEFAULT, complete
 from flows.hooks import clean_up_after

@@ -8,31 +8,36 @@ from uuid import UUID
 
 from prefect.client.orchestration import get_client
 
-from retune.request import ParameterValue, Request, Section, Workspace, parse
+from retune.request import Request, Section, Workspace, parse
 
 # What a run is asked to do that says nothing: nothing that costs money.
 DEFAULT = Request(workspace=Workspace(emulator=True))
 
-Group = Section | dict[str, ParameterValue]
 
-
-def complete(deployment_id: UUID | str | None, **groups: Group) -> Request:
+def complete(deployment_id: UUID | str | None, **groups: object) -> Request:
     """The request of a run that was started with these groups, as a deployment's or not.
 
     Raises:
         BadRequest: deployment and groups together are no usable request.
     """
     deployed = _parameters_of(deployment_id) if deployment_id else {}
-    return parse({name: (deployed.get(name) or {}) | _given(group) for name, group in groups.items()})
+    return parse({name: _merge(deployed.get(name), _given(group)) for name, group in groups.items()})
 
 
 def complete_stored(parameters: dict[str, object], deployment_id: UUID | None) -> Request:
     """The request of a run whose parameters come from Prefect's database; it may hold none of the defaults."""
-    return complete(deployment_id, **{name: parameters.get(name) or {} for name in Request.model_fields})
+    return complete(deployment_id, **{name: parameters.get(name) for name in Request.model_fields})
 
 
-def _given(group: Group) -> dict[str, object]:
+def _given(group: object) -> object:
     return group.model_dump(exclude_unset=True) if isinstance(group, Section) else group
+
+
+def _merge(deployed: object, given: object) -> object:
+    """The deployment's group with the run's values over it; what is no group is left to the request's own checks."""
+    if isinstance(deployed, dict) and isinstance(given, dict):
+        return deployed | given
+    return given or deployed or {}
 
 
 def _parameters_of(deployment_id: UUID | str) -> dict[str, object]:

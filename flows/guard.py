@@ -41,6 +41,7 @@ class Guard:
 
     def release(self, word: Literal["done", "cancel", ""]) -> None:
         """Let the guard end (`done`), or act: cancel the job too (`cancel`), or find out what is left by itself."""
+        assert self._process.stdin
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(f"{word}\n")
             self._process.stdin.close()
@@ -74,6 +75,7 @@ def start(guarded: "Guarded") -> Guard:
             text=True,
             start_new_session=True,
         )
+    assert process.stdin
     process.stdin.write(guarded.model_dump_json() + "\n")
     process.stdin.flush()
     return Guard(process)

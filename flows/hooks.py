@@ -7,8 +7,7 @@ calls it itself when it ends in good order, and then there is nothing left to do
 import logging
 
 from prefect import Flow
-from prefect.client.schemas import FlowRun
-from prefect.states import State
+from prefect.client.schemas import FlowRun, State
 
 from flows.form import complete_stored
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from prefect.client.schemas import TaskRun
-from prefect.states import Cancelled, Completed, Failed, State
+from prefect.client.schemas import State, TaskRun
+from prefect.states import Cancelled, Completed, Failed
 
 from retune.errors import BadRequest, RetuneError, Stopped
-from retune.report import Cost, Problem, Report, Status, Step
+from retune.report import Cost, Decision, Problem, RegisteredModel, Report, Status, Step
 from retune.summary import decision_text
 from retune.texts import redact
 from retune_cloud.sdk_errors import explain
@@ -46,8 +46,12 @@ def list_steps(runs: Sequence[TaskRun]) -> list[Step]:
 
 def describe_problem(error: BaseException, runs: Sequence[TaskRun]) -> Problem:
     """The error for the report, with the step that failed first: later ones were told to stop because of it."""
-    failed = [run for run in runs if run.state and (run.state.is_failed() or run.state.is_crashed()) and run.end_time]
-    step = _name(min(failed, key=lambda run: run.end_time)) if failed else "flow"
+    failed = [
+        (run.end_time, _name(run))
+        for run in runs
+        if run.end_time and run.state and (run.state.is_failed() or run.state.is_crashed())
+    ]
+    step = min(failed)[1] if failed else "flow"
     if isinstance(error, RetuneError):
         # A teardown that fails must not hide why it was needed.
         first = f" Before that: {error.__context__}" if isinstance(error.__context__, RetuneError) else ""
@@ -70,21 +74,21 @@ def calculate_cost(report: Report, serving_seconds: float) -> Cost | None:
 
 def final_state(report: Report) -> State:
     """The Prefect state that says what happened."""
-    error, endpoint, model = report.error, report.endpoint, report.registered_model
-    match report.status:
-        case "completed":
+    match report:
+        case Report(status="completed", endpoint=endpoint):
             kept = endpoint and endpoint.kept_until
             fate = f"left up until {kept:%Y-%m-%d %H:%M} UTC." if kept else "deleted."
             return Completed(message=f"The model is registered and answered; the endpoint is {fate}")
-        case "skipped":
+        case Report(status="skipped", registered_model=RegisteredModel() as model):
             text = f"Nothing has changed since {model.name}:{model.version} was made."
             return Completed(name="Skipped", message=text)
-        case "declined":
-            return Cancelled(name="Declined", message=decision_text(report.decision))
-        case "cancelled":
+        case Report(status="declined", decision=Decision() as decision):
+            return Cancelled(name="Declined", message=decision_text(decision))
+        case Report(status="cancelled", error=Problem() as error):
             return Cancelled(message=error.message)
-        case _:
+        case Report(error=Problem() as error):
             return Failed(message=f"{error.step}: {error.code}: {error.message} {error.fix}")
+    raise ValueError(f"a report with the status '{report.status}' lacks what belongs to it")
 
 
 def _name(run: TaskRun) -> str:

@@ -3,11 +3,11 @@
 import sys
 import time
 
-from prefect.states import State
+from prefect.client.schemas import State
 
-from flows.background import gather, is_completed
+from flows.background import gather, is_completed, submit_after
 from flows.outcome import final_state
-from flows.recording import RunState, add_metrics, begin, recorded
+from flows.recording import Recorded, RunState, add_metrics, begin
 from flows.signals import SIGNALS
 from flows.teardown import follow, release_guard, settle_job, start_guard, tear_down
 from retune.report import Status
@@ -23,8 +23,8 @@ from tasks.job_end import wait_for_job
 from tasks.metrics import read_metrics
 from tasks.model import read_model
 from tasks.register import register_model
-from tasks.score import ask
-from tasks.unchanged import find_same_model, mark_good
+from tasks.score import score_endpoint
+from tasks.unchanged import find_same_model, mark_verified
 
 
 def retrain(request: Request, run_key: str | None, force: bool) -> State:
@@ -32,7 +32,7 @@ def retrain(request: Request, run_key: str | None, force: bool) -> State:
     run = begin(request, run_key)
     with SIGNALS.watched():
         try:
-            with recorded(run), run.watch.watching(request):
+            with Recorded(run), run.watch.watching():
                 run.ends_as = fine_tune(run, force)
         finally:
             release_guard(run)
@@ -47,7 +47,7 @@ def fine_tune(run: RunState, force: bool) -> Status:
     # Nothing is created before all are known to be good. The longest runs in this thread, which a signal interrupts.
     reading = read_model.submit(request)
     inspecting = inspect_compute.submit(request)
-    checking = check_sizes.submit(request, reading, inspecting)
+    checking = submit_after(check_sizes, request, reading, inspecting)
     preparing = prepare_data(request, return_state=True)
     model, compute, data, _ = gather(reading, inspecting, preparing, checking)
     report.model, report.compute, report.data = model.model, compute.used, data
@@ -84,10 +84,10 @@ def fine_tune(run: RunState, force: bool) -> Status:
             note_decision(request, submission, report.decision, report.registered_model)
             if report.decision.answer != "approved":
                 return "declined"
-            endpoint = report.endpoint = plan_endpoint(request, submission, compute)
 
         if report.registered_model is None:
             report.registered_model = register_model(request, submission, model, data, report.decision)
+        endpoint = report.endpoint = report.endpoint or plan_endpoint(request, submission, compute)
         if creating is None or not is_completed(creating):
             # Creation failed while the job ran; the cause may be gone.
             create_endpoint(request, endpoint, submission)
@@ -97,8 +97,8 @@ def fine_tune(run: RunState, force: bool) -> Status:
         add_metrics(report, *gather(reading))
         (endpoint,) = gather(deploying)
         report.endpoint = endpoint
-        report.score = ask(request, endpoint, data)
-        mark_good(request, submission)
+        report.score = score_endpoint(request, endpoint, data)
+        mark_verified(request, submission)
         if request.serving.keep:
             report.endpoint = keep_endpoint(request, endpoint)
         return "completed"

@@ -1,10 +1,9 @@
 """A run's state, and its report, which is written however the run ends."""
 
-import contextlib
 import logging
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -43,7 +42,7 @@ class RunState:
     request: Request
     key: str
     flow_run_id: str
-    run_count: int | None
+    run_count: int
     # A named run, or one that is started again, resumes what exists.
     is_first_start: bool
     watch: Watch
@@ -70,32 +69,34 @@ def begin(request: Request, key: str | None) -> RunState:
         key=key or flow_run_id,
         flow_run_id=flow_run_id,
         run_count=count,
-        is_first_start=key is None and count in (None, 0, 1),
-        watch=Watch(flow_run_id),
+        is_first_start=key is None and count in (0, 1),
+        watch=Watch(flow_run_id, request),
     )
 
 
-@contextlib.contextmanager
-def recorded(run: RunState) -> Iterator[None]:
+class Recorded:
     """The report is written however the body ends. Errors that the report explains do not propagate."""
-    try:
-        yield
-    except BaseException as error:
-        write_report(run, error)
+
+    def __init__(self, run: RunState) -> None:
+        self._run = run
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> bool:
+        try:
+            write_report(self._run, error)
+        finally:
+            # What still waits in a thread has nothing left to wait for.
+            STOP.end_steps()
         # Prefect's own time limit makes the state by itself.
-        if not isinstance(error, Exception | KeyboardInterrupt):
-            raise
-    else:
-        write_report(run, None)
-    finally:
-        # What still waits in a thread has nothing left to wait for.
-        STOP.end_steps()
+        return isinstance(error, Exception | KeyboardInterrupt)
 
 
 def add_metrics(report: Report, metrics: JobMetrics) -> None:
     """Put what the job has logged into the report."""
     report.metrics, report.curves = metrics.values, metrics.curves
-    report.model = report.model.model_copy(update={"weights": metrics.weights})
+    if report.model:
+        report.model = report.model.model_copy(update={"weights": metrics.weights})
 
 
 def write_report(run: RunState, error: BaseException | None) -> None:
@@ -127,7 +128,7 @@ def read_task_runs(flow_run_id: str) -> list[TaskRun]:
 
     Their states reach the API as events, a moment after the tasks ended; this waits for that moment, but not long.
     """
-    if not is_there(str(PREFECT_API_URL.value())):
+    if not is_answering(str(PREFECT_API_URL.value())):
         # Prefect's client would ask again and again for a minute.
         log.error("Prefect's API does not answer; the report has no steps")
         return []
@@ -135,7 +136,7 @@ def read_task_runs(flow_run_id: str) -> list[TaskRun]:
 
     def have_ended() -> bool | None:
         runs[:] = client.read_task_runs(
-            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id])),
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run_id)])),
             sort=TaskRunSort.EXPECTED_START_TIME_ASC,
         )
         return None if any(run.state and run.state.is_running() for run in runs) else True
@@ -149,7 +150,7 @@ def read_task_runs(flow_run_id: str) -> list[TaskRun]:
     return runs
 
 
-def is_there(api: str) -> bool:
+def is_answering(api: str) -> bool:
     """Whether a Prefect API answers at all, and soon."""
     try:
         httpx.get(f"{api}/health", timeout=HEALTH_SECONDS)

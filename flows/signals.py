@@ -30,6 +30,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._handling = False
+        self._main_thread = 0
         self._may_raise = False
         self._doing = ""
 
@@ -41,6 +42,7 @@ class Signals:
             return
         before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         self._handling = self._may_raise = True
+        self._main_thread = threading.get_ident()
         try:
             yield
         finally:
@@ -71,7 +73,7 @@ class Signals:
     def interrupt(self) -> None:
         """Raise in the main thread, from another one, if the run was told to stop and still has not begun to."""
         if self._may_raise and STOP.reason and time.monotonic() - STOP.requested_at > PATIENCE_SECONDS:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+            signal.pthread_kill(self._main_thread, signal.SIGTERM)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # Nothing here may take a lock, as logging does: this thread may hold it.

@@ -14,14 +14,15 @@ if __name__ == "__main__":
 import logging
 
 from prefect import flow
+from prefect.client.schemas import State
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed, State
+from prefect.states import Completed, Failed
 
 from retune.folders import keep_report
 from retune.report import Swept
 from retune.request import Workspace
 from retune.waiting import STOP
-from tasks.sweep import cancel_job, delete_leftover, find_leftovers
+from tasks.sweep import cancel_leftover, delete_leftover, find_leftovers
 
 log = logging.getLogger("retune.sweep")
 
@@ -39,7 +40,7 @@ def sweep(workspace: Workspace = ENVIRONMENT, dry_run: bool = False, delete_minu
     swept = find_leftovers(workspace).model_copy(update={"dry_run": dry_run})
     if not dry_run:
         deleting = [delete_leftover.submit(workspace, endpoint, delete_minutes) for endpoint in swept.endpoints]
-        jobs = [cancel_job(workspace, job) for job in swept.jobs]
+        jobs = [cancel_leftover(workspace, job) for job in swept.jobs]
         swept = swept.model_copy(update={"jobs": jobs, "endpoints": [future.result() for future in deleting]})
     SWEPT[str(flow_run.get_id())] = swept
     if problem := keep_report(str(flow_run.get_id()), swept.to_json()):

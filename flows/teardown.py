@@ -24,7 +24,7 @@ from tasks.step import step
 log = logging.getLogger("retune.run")
 
 # A step of the report like any other.
-delete_endpoint = step(cleanup.delete_endpoint)
+delete_endpoint_step = step(cleanup.delete_endpoint)
 
 
 def start_guard(run: RunState) -> None:
@@ -98,20 +98,22 @@ def release_guard(run: RunState) -> None:
 
 def _delete_endpoints(run: RunState) -> None:
     endpoint = run.report.endpoint
-    own = [endpoint.name] if endpoint and not endpoint.kept_until else []
-    names = [*own, *run.earlier_endpoints]
+    own = endpoint if endpoint and not endpoint.kept_until else None
+    names = [*([own.name] if own else []), *run.earlier_endpoints]
     if not names:
         return
-    expiry = f" and expires {endpoint.expires:%H:%M} UTC" if own else ""
+    expiry = f" and expires {own.expires:%H:%M} UTC" if own else ""
     with SIGNALS.deferred(f"deleting endpoint {', '.join(names)}, which costs money{expiry},"):
         workspace, minutes = run.request.workspace, run.request.limits.delete_minutes
         # Requests for those before it have been sent.
-        requested = dict.fromkeys(names, True) | {name: cleanup.request_deletion(workspace, name) for name in own}
+        requested = set(run.earlier_endpoints)
+        if own and cleanup.request_deletion(workspace, own.name):
+            requested.add(own.name)
         end_background_steps(run.background)
         for name in names:
-            deleted = delete_endpoint(workspace, name, minutes, requested=requested[name])
-            if name in own:
-                run.report.endpoint = endpoint.model_copy(update={"deleted": deleted})
+            deleted = delete_endpoint_step(workspace, name, minutes, requested=name in requested)
+            if own and name == own.name:
+                run.report.endpoint = own.model_copy(update={"deleted": deleted})
 
 
 def _cancel_job(run: RunState, error: BaseException | None) -> None:

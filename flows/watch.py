@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
+from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -34,25 +35,23 @@ RENEWALS_PER_LEASE = 3
 class Watch:
     """The job that this execution holds, whether another one has taken it over, and the time that counts."""
 
-    def __init__(self, flow_run_id: str) -> None:
+    def __init__(self, flow_run_id: str, request: Request) -> None:
         self.holder = names.holder_name(flow_run_id)
         self.loss: CloudError | None = None
-        self._flow_run_id = flow_run_id
+        self._flow_run_id, self._request = flow_run_id, request
         self._began = time.monotonic()
-        self._request: Request | None = None
         self._job: tuple[str, int] | None = None
-        self._renewed_at = self._looked_at = self._began
+        self._renewed_at = self._checked_at = self._began
         self._lease_replaced = False
         self._clock_paused = False
         self._ended = threading.Event()
 
     @contextlib.contextmanager
-    def watching(self, request: Request) -> Iterator[None]:
+    def watching(self) -> Iterator[None]:
         """Look every few seconds while the body runs."""
-        self._request = request
         # Prefect keeps the address of a server that was started for this run in the context.
         context = contextvars.copy_context()
-        thread = threading.Thread(target=context.run, args=(self._look,), name="retune watch", daemon=True)
+        thread = threading.Thread(target=context.run, args=(self._watch,), name="retune watch", daemon=True)
         thread.start()
         try:
             yield
@@ -62,7 +61,7 @@ class Watch:
 
     def hold(self, key: str, attempt: int) -> None:
         """Keep the lease on the job of this attempt, which has just been given to this holder."""
-        self._renewed_at = self._looked_at = time.monotonic()
+        self._renewed_at = self._checked_at = time.monotonic()
         self._job = (key, attempt)
 
     @contextlib.contextmanager
@@ -96,20 +95,20 @@ class Watch:
             self.loss = CloudError("TakenOver", text, "Follow that run.")
         return self.loss
 
-    def _look(self) -> None:
+    def _watch(self) -> None:
         with get_client(sync_client=True) as client:
             while not self._ended.wait(LOOK_EVERY_SECONDS):
                 SIGNALS.interrupt()
-                self._look_at_lease()
-                self._look_at_prefect(client)
+                self._check_lease()
+                self._check_prefect(client)
                 minutes = self._request.limits.total_minutes
                 if not self._clock_paused and time.monotonic() - self._began > minutes * 60:
                     text = f"The run is not done after {minutes:g} minutes."
                     STOP.request(WaitExpired("RunTooLong", text, "Raise limits.total_minutes."))
 
-    def _look_at_prefect(self, client: SyncPrefectClient) -> None:
+    def _check_prefect(self, client: SyncPrefectClient) -> None:
         try:
-            state = client.read_flow_run(self._flow_run_id).state
+            state = client.read_flow_run(UUID(self._flow_run_id)).state
         except (httpx.HTTPError, PrefectException, RuntimeError) as error:
             log.debug("Prefect's API did not answer: %s", error)
             return
@@ -117,13 +116,13 @@ class Watch:
             text = "The run was cancelled in Prefect."
             STOP.request(Stopped("Cancelled", text, "Retry it to go on where it was."))
 
-    def _look_at_lease(self) -> None:
+    def _check_lease(self) -> None:
         from azure.core.exceptions import AzureError
 
         limits, now = self._request.limits, time.monotonic()
-        if self._job is None or now - self._looked_at < min(HOLDER_SECONDS, limits.lease_minutes * 60 / 6):
+        if self._job is None or now - self._checked_at < min(HOLDER_SECONDS, limits.lease_minutes * 60 / 6):
             return
-        self._looked_at = now
+        self._checked_at = now
         if loss := self.find_loss():
             STOP.request(loss)
             return

@@ -1,8 +1,9 @@
-"""docs/report.md and docs/presets.md, generated from the models that they describe.
+"""docs/report.md and docs/presets.md, generated from the models that they describe, and the presets in prefect.yaml.
 
-python -m retune.documents        writes both
+python -m retune.documents        writes them
 """
 
+import textwrap
 import types
 import typing
 from pathlib import Path
@@ -11,9 +12,12 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from retune.report import EXIT_CODES, Report
-from retune.request import Request
+from retune.request import PRESETS, Request
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
+PROJECT = DOCS.parent / "prefect.yaml"
+# What stands in prefect.yaml before and after the presets.
+BEFORE, AFTER = "by `python -m retune.documents`, down to `deployments:`.\n", "\ndeployments:\n"
 
 
 def report_page() -> str:
@@ -49,6 +53,19 @@ def presets_page() -> str:
             *_tables(Request, "Sections"),
         ]
     )
+
+
+def project_file() -> str:
+    """prefect.yaml with each preset that a deployment names as an anchor; the rest as it is."""
+    text = PROJECT.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEFORE)
+    _, _, deployments = rest.partition(AFTER)
+    anchors = [
+        f"  {path.stem}: &{path.stem}\n{textwrap.indent(path.read_text(encoding='utf-8'), '    ')}"
+        for path in sorted(PRESETS.glob("*.yaml"))
+        if f"*{path.stem}\n" in deployments
+    ]
+    return f"{before}{BEFORE}{''.join(anchors)}{AFTER}{deployments}"
 
 
 def _tables(model: type[BaseModel], title: str) -> list[str]:
@@ -96,9 +113,9 @@ def _name(annotation: object) -> str:
         return _name(arguments[0])
     if origin in (list, dict):
         return f"{ {list: 'list', dict: 'object'}[origin] } of {_name(arguments[-1])}"
-    return {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "NoneType": "null"}.get(
-        annotation.__name__, annotation.__name__
-    )
+    name = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    words = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "NoneType": "null"}
+    return words.get(name, name)
 
 
 def _default(field: FieldInfo) -> str:
@@ -110,3 +127,4 @@ def _default(field: FieldInfo) -> str:
 if __name__ == "__main__":
     (DOCS / "report.md").write_text(report_page(), encoding="utf-8")
     (DOCS / "presets.md").write_text(presets_page(), encoding="utf-8")
+    PROJECT.write_text(project_file(), encoding="utf-8")

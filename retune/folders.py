@@ -1,4 +1,4 @@
-"""The one place on disk where Retune keeps what it makes: prepared data, reports, the local emulator's state."""
+"""The one folder on disk where Retune keeps what it makes: prepared data, reports, the local emulator's state."""
 
 import os
 import re
@@ -17,10 +17,10 @@ def home() -> Path:
     Raises:
         BadRequest: it is another user's, or a link stands in it.
     """
-    given = Path(os.environ.get("RETUNE_HOME", ".retune"))
-    if given.is_symlink():
-        raise BadRequest([f"'{given}' is a link to '{given.readlink()}'."], "Name the folder itself in RETUNE_HOME.")
-    path = given.resolve()
+    named = Path(os.environ.get("RETUNE_HOME", ".retune"))
+    if named.is_symlink():
+        raise BadRequest([f"'{named}' is a link to '{named.readlink()}'."], "Name the folder itself in RETUNE_HOME.")
+    path = named.resolve()
     # It holds chats, keys and reports; so may what this process writes elsewhere.
     os.umask(0o077)
     path.mkdir(parents=True, exist_ok=True)
@@ -50,21 +50,21 @@ def check_file_names(of: str, *names: str) -> None:
 def keep_report(flow_run_id: str, text: str) -> str | None:
     """Write the report of a flow run to its file, whole or not at all. Why it could not be, if so."""
     content = text.encode()
-    place = Path(os.environ.get("RETUNE_HOME", ".retune")).resolve() / "runs"
+    folder = Path(os.environ.get("RETUNE_HOME", ".retune")).resolve() / "runs"
     try:
         home()
-        place.mkdir(exist_ok=True)
-        draft = place / f"{flow_run_id}.{os.getpid()}.part"
+        folder.mkdir(exist_ok=True)
+        draft = folder / f"{flow_run_id}.{os.getpid()}.part"
         try:
             with draft.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            draft.replace(place / f"{flow_run_id}.json")
+            draft.replace(folder / f"{flow_run_id}.json")
         finally:
             draft.unlink(missing_ok=True)
     except BadRequest as error:
         return f"The report is not kept: {error}"
     except OSError as error:
-        return f"The report is not kept: {error.strerror} in '{place}', where its {len(content)} bytes belong."
+        return f"The report is not kept: {error.strerror} in '{folder}', where its {len(content)} bytes belong."
     return None

@@ -25,7 +25,7 @@ KEPT_TAG = "retune.kept"
 LEASE_TAG = "retune.lease."
 HOLDER_TAG = "retune.holder"
 DATA_TAG = "retune.data"
-MADE_FROM_TAG = "retune.made_from"
+TRAINING_DIGEST_TAG = "retune.made_from"
 ANSWERED_TAG = "retune.answered"
 DECISION_TAG = "retune.decision"
 REQUEST_PROPERTY = "retune.request."
@@ -93,8 +93,8 @@ def request_properties(request: Request) -> dict[str, str]:
 
 def read_request(properties: Mapping[str, str] | None) -> Request | None:
     """The request in a job's properties, its workspace left open; None when there is none that can be read."""
-    found = properties or {}
-    pieces = [found.get(f"{REQUEST_PROPERTY}{number}", "") for number in range(len(found))]
+    properties = properties or {}
+    pieces = [properties.get(f"{REQUEST_PROPERTY}{number}", "") for number in range(len(properties))]
     try:
         return Request.model_validate_json("".join(pieces))
     except ValidationError:
@@ -108,9 +108,9 @@ def tags(key: str, attempt: int) -> dict[str, str]:
 
 def read_tags(tags: Mapping[str, str] | None) -> tuple[str, int] | None:
     """Key and attempt in a resource's tags; None unless they are what `tags` makes."""
-    found = tags or {}
-    key, attempt = found.get(KEY_TAG, ""), found.get(ATTEMPT_TAG, "")
-    if found.get("owner") != OWNER or not RUN_KEY.fullmatch(key) or not (attempt.isascii() and attempt.isdigit()):
+    tags = tags or {}
+    key, attempt = tags.get(KEY_TAG, ""), tags.get(ATTEMPT_TAG, "")
+    if tags.get("owner") != OWNER or not RUN_KEY.fullmatch(key) or not (attempt.isascii() and attempt.isdigit()):
         return None
     return key, int(attempt)
 
@@ -178,9 +178,9 @@ def decision_tags(decision: Decision) -> dict[str, str]:
 
 def read_decision(tags: Mapping[str, str] | None) -> Decision | None:
     """The answer in a job's or model's tags; None when there is none that can be read."""
-    found = {tag.removeprefix(f"{DECISION_TAG}."): value for tag, value in (tags or {}).items()}
+    values = {tag.removeprefix(f"{DECISION_TAG}."): value for tag, value in (tags or {}).items()}
     try:
-        return Decision.model_validate(found | {"answer": found.get(DECISION_TAG), "attached": True})
+        return Decision.model_validate(values | {"answer": values.get(DECISION_TAG), "attached": True})
     except ValidationError:
         return None
 

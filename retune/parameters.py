@@ -1,19 +1,22 @@
 """Training parameters: where each value comes from, checked against the live component's own inputs.
 
 Precedence: component default < guide's default < model's default < the user's. A model's default that the
-component does not know is left out with a warning; a user's is refused with a suggestion.
+component does not know is left out with a note; a user's is refused with a suggestion.
 Nothing here talks to a network.
 """
 
 import ast
 import difflib
 import json
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from retune.report import Parameter
 from retune.request import ParameterValue
 
+Source = Literal["component", "guide", "model", "user"]
+COMPONENT: Source = "component"
 # Source: the training and optimisation parameters of Microsoft's chat-completion fine-tuning notebook.
 GUIDE_DEFAULTS: dict[str, ParameterValue] = {
     "num_train_epochs": 3,
@@ -72,33 +75,48 @@ def read_tag(text: str | None) -> object:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
+def read_defaults(text: str | None) -> dict[str, ParameterValue]:
+    """The parameters in a model's tag with its own defaults; none when the tag is empty or holds something else."""
+    defaults = read_tag(text)
+    if not isinstance(defaults, dict):
+        return {}
+    values = {str(name): value for name, value in defaults.items() if value is not None}
+    return {name: value if isinstance(value, bool | int | float) else str(value) for name, value in values.items()}
+
+
 def merge(
     inputs: dict[str, ComponentInput], model_defaults: dict[str, ParameterValue], user: dict[str, ParameterValue]
 ) -> tuple[list[Parameter], list[str], list[str]]:
-    """The parameters to pass, warnings, and the problems that make the request unusable."""
+    """The parameters to pass, notes, and the problems that make the request unusable."""
     problems = [_unknown(name, inputs) for name in user if name not in inputs]
     problems += [
         f"training.{name} is set by the flow; use the section `{RESERVED[name]}`." for name in user if name in RESERVED
     ]
-    warnings = [
-        f"The model's default '{name}' is not an input of the component and is left out."
+    notes = [
+        f"Ignored the model's default '{name}': the component has no such input."
         for name in model_defaults
         if name not in inputs
     ]
-    layers = [("guide", GUIDE_DEFAULTS), ("model", model_defaults), ("user", user)]
-    chosen = {name: (value, source) for source, layer in layers for name, value in layer.items() if name in inputs}
+    layers: list[tuple[Source, dict[str, ParameterValue]]] = [
+        ("guide", GUIDE_DEFAULTS),
+        ("model", model_defaults),
+        ("user", user),
+    ]
+    chosen: dict[str, tuple[ParameterValue, Source]] = {}
+    for source, layer in layers:
+        chosen |= {name: (value, source) for name, value in layer.items() if name in inputs}
     merged = []
     for name, spec in inputs.items():
         if name in RESERVED:
             continue
-        value, source = chosen.get(name, (spec.default, "component"))
+        value, source = chosen.get(name, (spec.default, COMPONENT))
         if value is None:
             continue
         try:
             merged.append(Parameter(name=name, value=convert(value, spec), source=source))
         except ValueError as error:
             problems.append(f"training.{name} = {value!r} ({source}): {error}")
-    return merged, warnings, problems
+    return merged, notes, problems
 
 
 def convert(value: ParameterValue, spec: ComponentInput) -> ParameterValue:
@@ -123,6 +141,8 @@ def convert(value: ParameterValue, spec: ComponentInput) -> ParameterValue:
             converted = str(value).lower() if isinstance(value, bool) else str(value)
     if spec.enum and str(converted) not in spec.enum:
         raise ValueError(f"expected one of {', '.join(spec.enum)}.")
+    if isinstance(converted, str):
+        return converted
     if spec.minimum is not None and converted < spec.minimum:
         raise ValueError(f"expected at least {spec.minimum:g}.")
     if spec.maximum is not None and converted > spec.maximum:

@@ -7,12 +7,14 @@ Nothing here talks to a network.
 import contextlib
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from retune.errors import BadRequest
 from retune.texts import check_text, find_invisible, quoted, quoted_if_odd
@@ -62,40 +64,41 @@ class Workspace(Section):
     """Where: the Azure ML workspace and the registries."""
 
     subscription_id: str | None = Field(
-        None, description="Subscription id. Unset: AZURE_SUBSCRIPTION_ID, then config.json."
+        default=None, description="Subscription id. Unset: AZURE_SUBSCRIPTION_ID, then config.json."
     )
     resource_group: str | None = Field(
-        None, description="Resource group. Unset: AZURE_RESOURCE_GROUP, then config.json."
+        default=None, description="Resource group. Unset: AZURE_RESOURCE_GROUP, then config.json."
     )
     name: str | None = Field(
-        None,
+        default=None,
         pattern=r"^[a-zA-Z0-9][a-zA-Z0-9_-]{2,32}$",
         description="Workspace name. Unset: AZURE_WORKSPACE_NAME, then config.json.",
     )
-    registry: AssetName = Field("azureml", description="Registry that holds the foundation model.")
-    component_registry: AssetName = Field("azureml", description="Registry that holds the pipeline component.")
+    registry: AssetName = Field(default="azureml", description="Registry that holds the foundation model.")
+    component_registry: AssetName = Field(default="azureml", description="Registry that holds the pipeline component.")
     emulator: bool = Field(
-        False,
+        default=False,
         description="Refuse to run unless ARM_CLOUD_METADATA_URL names an emulator on this machine; "
         "the command line starts one when the variable is not set.",
     )
     interactive: bool = Field(
-        False, description="Offer the browser sign-in when no other credential works and a terminal is attached."
+        default=False,
+        description="Offer the browser sign-in when no other credential works and a terminal is attached.",
     )
 
 
 class Model(Section):
     """What to fine-tune, with which pipeline component, and the name of the result."""
 
-    name: AssetName = Field("Phi-4", description="Foundation model in the registry.")
-    version: str = Field("latest", min_length=1, description="Model version, or `latest`.")
-    component: AssetName = Field("chat_completion_pipeline", description="Pipeline component that fine-tunes.")
-    component_version: str = Field("latest", min_length=1, description="Component version, or `latest`.")
+    name: AssetName = Field(default="Phi-4", description="Foundation model in the registry.")
+    version: str = Field(default="latest", min_length=1, description="Model version, or `latest`.")
+    component: AssetName = Field(default="chat_completion_pipeline", description="Pipeline component that fine-tunes.")
+    component_version: str = Field(default="latest", min_length=1, description="Component version, or `latest`.")
     path_input: Literal["mlflow_model_path", "pytorch_model_path"] = Field(
-        "mlflow_model_path", description="The component's input that takes the foundation model."
+        default="mlflow_model_path", description="The component's input that takes the foundation model."
     )
     registered_name: AssetName | None = Field(
-        None, description="Name of the registered model. Unset: the model's name and the data's."
+        default=None, description="Name of the registered model. Unset: the model's name and the data's."
     )
 
 
@@ -103,123 +106,139 @@ class Data(Section):
     """Chat data: where it comes from, how much of it is used, and what is done about rows that are unfit."""
 
     source: str = Field(
-        "HuggingFaceH4/ultrachat_200k",
+        default="HuggingFaceH4/ultrachat_200k",
         min_length=1,
         description="Hugging Face data set id, folder in the hub's layout, folder or fsspec URL (abfss://, az://, "
         "https:// ...) whose splits are file names, or data asset azureml:NAME:VERSION.",
     )
-    subset: str | None = Field(None, description="Configuration of the data set, where it has several.")
+    subset: str | None = Field(default=None, description="Configuration of the data set, where it has several.")
     revision: str | None = Field(
-        None, description="Commit of a hub data set; a branch or tag stands for the commit that it is at, as reported."
+        default=None,
+        description="Commit of a hub data set; a branch or tag stands for the commit that it is at, as reported.",
     )
-    fraction: float = Field(0.05, gt=0, le=1, description="Share of each split that is used, in (0, 1].")
+    fraction: float = Field(default=0.05, gt=0, le=1, description="Share of each split that is used, in (0, 1].")
     selection: Literal["head", "hash"] = Field(
-        "head",
+        default="head",
         description="Which rows: the leading ones, as in the guide, or by a seeded digest of each conversation, "
         "whatever its place. A larger fraction contains the smaller one.",
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the choice by digest.")
-    train_split: str = Field("train_sft", min_length=1, description="Split, file or pattern of files to train on.")
-    validation_split: str = Field("test_sft", min_length=1, description="Split or files whose loss is measured.")
-    test_split: str = Field("test_gen", min_length=1, description="Split or files whose prompts the endpoint is asked.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of the choice by digest.")
+    train_split: str = Field(
+        default="train_sft", min_length=1, description="Split, file or pattern of files to train on."
+    )
+    validation_split: str = Field(
+        default="test_sft", min_length=1, description="Split or files whose loss is measured."
+    )
+    test_split: str = Field(
+        default="test_gen", min_length=1, description="Split or files whose prompts the endpoint is asked."
+    )
     on_bad_row: Literal["fail", "drop"] = Field(
-        "fail",
+        default="fail",
         description="What to do about rows that the component would fail on or leave out, that are there twice, or "
         "that are among those that judge the model.",
     )
     tokenizer: str | None = Field(
-        None,
+        default=None,
         min_length=1,
         description="Folder or hub id of the model's tokenizer. Unset: a token is taken for four characters.",
     )
     privacy: Literal["off", "refuse", "redact"] = Field(
-        "off", description="Scan for personal data and secrets: rows with any are bad rows, or have it replaced."
+        default="off",
+        description="Scan for personal data and secrets: rows with any are bad rows, or have it replaced.",
     )
 
 
 class Compute(Section):
     """The cluster that trains, or serverless instances."""
 
-    name: ComputeName = Field("gpu-cluster-big", description="Cluster; made when it does not exist.")
-    size: str = Field("Standard_NC24ads_A100_v4", min_length=1, description="VM size of the nodes.")
-    serverless: bool = Field(False, description="Use serverless instances of `size` instead of a cluster.")
-    tier: Literal["dedicated", "low_priority"] = Field("dedicated", description="Priority of a new cluster.")
+    name: ComputeName = Field(default="gpu-cluster-big", description="Cluster; made when it does not exist.")
+    size: str = Field(default="Standard_NC24ads_A100_v4", min_length=1, description="VM size of the nodes.")
+    serverless: bool = Field(default=False, description="Use serverless instances of `size` instead of a cluster.")
+    tier: Literal["dedicated", "low_priority"] = Field(default="dedicated", description="Priority of a new cluster.")
     low_priority_fallback: bool = Field(
-        False, description="Try a low-priority cluster when a dedicated one is refused. It can be pre-empted."
+        default=False, description="Try a low-priority cluster when a dedicated one is refused. It can be pre-empted."
     )
-    min_nodes: int = Field(0, ge=0, le=100, description="Nodes that a new cluster keeps when idle.")
-    max_nodes: int = Field(1, ge=1, le=100, description="Nodes that a new cluster may grow to.")
-    idle_seconds: int = Field(120, ge=60, le=86_400, description="Idle time before a node is released, seconds.")
+    min_nodes: int = Field(default=0, ge=0, le=100, description="Nodes that a new cluster keeps when idle.")
+    max_nodes: int = Field(default=1, ge=1, le=100, description="Nodes that a new cluster may grow to.")
+    idle_seconds: int = Field(
+        default=120, ge=60, le=86_400, description="Idle time before a node is released, seconds."
+    )
 
 
 class Serving(Section):
     """The managed online endpoint that proves the model answers. It is deleted, unless `keep` says otherwise."""
 
-    instance_type: str = Field("Standard_NC24ads_A100_v4", min_length=1, description="VM size of the deployment.")
-    instance_count: int = Field(1, ge=1, le=50, description="Instances of the deployment.")
-    deployment: DeploymentName = Field("demo", description="Name of the deployment.")
-    request_timeout_seconds: int = Field(90, ge=1, le=180, description="Time limit of one scoring request, seconds.")
+    instance_type: str = Field(
+        default="Standard_NC24ads_A100_v4", min_length=1, description="VM size of the deployment."
+    )
+    instance_count: int = Field(default=1, ge=1, le=50, description="Instances of the deployment.")
+    deployment: DeploymentName = Field(default="demo", description="Name of the deployment.")
+    request_timeout_seconds: int = Field(
+        default=90, ge=1, le=180, description="Time limit of one scoring request, seconds."
+    )
     probe_initial_delay_seconds: int = Field(
-        600, ge=1, le=3600, description="Time before the first liveness probe, seconds."
+        default=600, ge=1, le=3600, description="Time before the first liveness probe, seconds."
     )
     expiry_hours: float = Field(
-        4,
+        default=4,
         gt=0,
         le=72,
         description="Time after its deployment when the endpoint counts as left behind, hours; a tag on it. Before, "
         "the longest times for the job to start and to run come on top.",
     )
     keep: bool = Field(
-        False,
+        default=False,
         description="Leave the endpoint up after a completed run, until `keep_hours` have passed. It costs money.",
     )
     keep_hours: float = Field(
-        24, gt=0, le=720, description="Time after which the sweep deletes a kept endpoint, hours."
+        default=24, gt=0, le=720, description="Time after which the sweep deletes a kept endpoint, hours."
     )
 
 
 class Score(Section):
     """The questions for the endpoint, from the test split."""
 
-    rows: int = Field(3, ge=1, le=100, description="Rows of the test split to ask.")
-    seed: int = Field(0, ge=0, description="Seed of the choice of rows.")
+    rows: int = Field(default=3, ge=1, le=100, description="Rows of the test split to ask.")
+    seed: int = Field(default=0, ge=0, description="Seed of the choice of rows.")
     payload: Literal["nested", "flat"] = Field(
-        "nested", description="Body of the request: a list of conversations, or one conversation."
+        default="nested", description="Body of the request: a list of conversations, or one conversation."
     )
-    temperature: float = Field(0.6, ge=0, le=2, description="Sampling temperature.")
-    top_p: float = Field(0.9, gt=0, le=1, description="Nucleus sampling threshold.")
-    do_sample: bool = Field(True, description="Sample; otherwise the most likely token is taken.")
-    max_new_tokens: int = Field(200, ge=1, le=4096, description="Length limit of an answer, tokens.")
+    temperature: float = Field(default=0.6, ge=0, le=2, description="Sampling temperature.")
+    top_p: float = Field(default=0.9, gt=0, le=1, description="Nucleus sampling threshold.")
+    do_sample: bool = Field(default=True, description="Sample; otherwise the most likely token is taken.")
+    max_new_tokens: int = Field(default=200, ge=1, le=4096, description="Length limit of an answer, tokens.")
 
 
 class Approval(Section):
     """Whether a person decides on the trained model before it is used; meanwhile nothing is up that costs money."""
 
     required: bool = Field(
-        False, description="Wait for a person's yes; no answer in time is a no. See `retune approve`."
+        default=False, description="Wait for a person's yes; no answer in time is a no. See `retune approve`."
     )
     before: Literal["registration", "traffic"] = Field(
-        "registration", description="What waits: the registered model, or the endpoint of a registered model."
+        default="registration", description="What waits: the registered model, or the endpoint of a registered model."
     )
-    hours: float = Field(24, gt=0, le=720, description="Longest wait for the answer, hours.")
+    hours: float = Field(default=24, gt=0, le=720, description="Longest wait for the answer, hours.")
 
 
 class Limits(Section):
     """How long each wait may take, and how often it looks."""
 
-    poll_seconds: float = Field(30, ge=0.2, le=600, description="Interval between looks at a job, seconds.")
-    queue_minutes: float = Field(240, gt=0, description="Longest wait for the job to start, minutes.")
-    run_minutes: float = Field(1440, gt=0, description="Longest time for the job to run, minutes.")
-    compute_minutes: float = Field(30, gt=0, description="Longest wait for the cluster, minutes.")
-    deploy_minutes: float = Field(60, gt=0, description="Longest wait for endpoint and deployment, each, minutes.")
-    delete_minutes: float = Field(20, gt=0, description="Longest wait for the endpoint's deletion, minutes.")
+    poll_seconds: float = Field(default=30, ge=0.2, le=600, description="Interval between looks at a job, seconds.")
+    queue_minutes: float = Field(default=240, gt=0, description="Longest wait for the job to start, minutes.")
+    run_minutes: float = Field(default=1440, gt=0, description="Longest time for the job to run, minutes.")
+    compute_minutes: float = Field(default=30, gt=0, description="Longest wait for the cluster, minutes.")
+    deploy_minutes: float = Field(
+        default=60, gt=0, description="Longest wait for endpoint and deployment, each, minutes."
+    )
+    delete_minutes: float = Field(default=20, gt=0, description="Longest wait for the endpoint's deletion, minutes.")
     total_minutes: float = Field(
-        2880,
+        default=2880,
         gt=0,
         description="Longest time for the whole run, minutes; deletion and the wait for a person are left out.",
     )
     lease_minutes: float = Field(
-        15,
+        default=15,
         ge=0.05,
         description="A run that has died holds its job for so long, for a start with the same key to take over; "
         "then the job is cancelled. Minutes.",
@@ -229,17 +248,17 @@ class Limits(Section):
 class Request(Section):
     """One complete run."""
 
-    workspace: Workspace = Field(Workspace(), description="Where to run.")
-    model: Model = Field(Model(), description="What to fine-tune.")
-    data: Data = Field(Data(), description="What to train on.")
-    compute: Compute = Field(Compute(), description="What to train with.")
+    workspace: Workspace = Field(default=Workspace(), description="Where to run.")
+    model: Model = Field(default=Model(), description="What to fine-tune.")
+    data: Data = Field(default=Data(), description="What to train on.")
+    compute: Compute = Field(default=Compute(), description="What to train with.")
     training: dict[str, ParameterValue] = Field(
-        {}, description="Inputs of the pipeline component, under the component's own names."
+        default={}, description="Inputs of the pipeline component, under the component's own names."
     )
-    serving: Serving = Field(Serving(), description="How the model is served for the check.")
-    score: Score = Field(Score(), description="What the endpoint is asked.")
-    approval: Approval = Field(Approval(), description="Whether a person decides on the model.")
-    limits: Limits = Field(Limits(), description="How long to wait.")
+    serving: Serving = Field(default=Serving(), description="How the model is served for the check.")
+    score: Score = Field(default=Score(), description="What the endpoint is asked.")
+    approval: Approval = Field(default=Approval(), description="Whether a person decides on the model.")
+    limits: Limits = Field(default=Limits(), description="How long to wait.")
 
     @field_validator("compute")
     @classmethod
@@ -275,8 +294,8 @@ def load(preset: str, assignments: list[str]) -> Request:
         node = yaml.compose(text)
     except yaml.MarkedYAMLError as error:
         # Its full text quotes the file, and may cut a secret so that it is not known as one.
-        place = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else str(path)
-        raise BadRequest([f"{place}: not readable as YAML: {error.problem or error.context}."]) from error
+        position = f"{path}:{error.problem_mark.line + 1}" if error.problem_mark else str(path)
+        raise BadRequest([f"{position}: not readable as YAML: {error.problem or error.context}."]) from error
     except BROKEN_YAML as error:
         raise BadRequest([f"{path}: not readable as YAML: {type(error).__name__}."]) from error
     lines = dict(_lines(node)) if node else {}
@@ -284,8 +303,8 @@ def load(preset: str, assignments: list[str]) -> Request:
         raise BadRequest([f"{path}: expected sections such as `model:` and `data:`, found {quoted(document)}."])
     problems = _apply(document, assignments)
     assigned = {assignment.partition("=")[0] for assignment in assignments}
-    places = {key: f"{path}:{line}" for key, line in lines.items()} | dict.fromkeys(assigned, "--set")
-    return parse(document, places, problems)
+    positions = {key: f"{path}:{line}" for key, line in lines.items()} | dict.fromkeys(assigned, "--set")
+    return parse(document, positions, problems)
 
 
 # What PyYAML raises for texts that are none, or whose tags do not fit their values.
@@ -295,7 +314,7 @@ BROKEN_YAML = (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeErro
 class _PlainLoader(yaml.SafeLoader):
     """YAML as a preset needs it: a key stands once, and nothing refers to another part, which could multiply itself."""
 
-    def compose_node(self, parent: yaml.Node | None, index: object) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             alias = self.peek_event()
             raise yaml.MarkedYAMLError(
@@ -303,7 +322,7 @@ class _PlainLoader(yaml.SafeLoader):
             )
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
@@ -334,14 +353,16 @@ def find_preset(preset: str) -> Path:
     raise BadRequest([f"Preset {quoted(preset)} is neither a preset nor a file. Presets: {known}."])
 
 
-def parse(document: dict[str, object], places: dict[str, str] | None = None, problems: list[str] = ()) -> Request:
-    """The request that a document describes; `places` says where each dotted key was written."""
-    problems = list(problems)
+def parse(
+    document: Mapping[str, object], positions: Mapping[str, str] | None = None, problems: Sequence[str] = ()
+) -> Request:
+    """The request that a document describes; `positions` says where each dotted key was written."""
+    request, problems = None, list(problems)
     try:
         request = Request.model_validate(document)
     except ValidationError as error:
-        problems += [_explain(item, places or {}) for item in error.errors(include_url=False)]
-    if problems:
+        problems += [_explain(item, positions or {}) for item in error.errors(include_url=False)]
+    if problems or request is None:
         raise BadRequest(list(dict.fromkeys(problems)))
     return request
 
@@ -382,27 +403,27 @@ def _lines(node: yaml.Node, prefix: str = "") -> Iterator[tuple[str, int]]:
             yield from _lines(value, f"{dotted}.")
 
 
-def _explain(error: dict[str, object], places: dict[str, str]) -> str:
+def _explain(error: ErrorDetails, positions: Mapping[str, str]) -> str:
     """One validation problem as place, key, what was found and what to write."""
-    location = [str(part) for part in error["loc"]]
+    location, message = [str(part) for part in error["loc"]], error["msg"].removeprefix("Value error, ")
     if location[:1] == ["training"] and len(location) > 1:
         # A union reports each of its members; one sentence says it all.
-        location, error = location[:2], error | {"msg": "Expected a text, a number, true or false"}
+        location, message = location[:2], "Expected a text, a number, true or false"
     key = quoted_if_odd(".".join(location))
-    place = places.get(key) or places.get(location[0] if location else "", "")
-    prefix = f"{place}: " if place else ""
+    position = positions.get(key) or positions.get(location[0] if location else "", "")
+    prefix = f"{position}: " if position else ""
     if error["type"] == "extra_forbidden":
         return f"{prefix}unknown key '{key}'.{_suggestion(location)}"
-    message = str(error["msg"]).removeprefix("Value error, ")
-    found = f" = {quoted(error['input'])}" if isinstance(error["input"], str | int | float | list | None) else ""
-    return f"{prefix}{key}{found}: {message}.{_meaning(location)}"
+
+    value = f" = {quoted(error['input'])}" if isinstance(error["input"], str | int | float | list | None) else ""
+    return f"{prefix}{key}{value}: {message}.{_meaning(location)}"
 
 
-def _fields(location: list[str]) -> dict[str, object]:
+def _fields(location: list[str]) -> dict[str, FieldInfo]:
     """The fields of the section that a dotted key belongs to."""
     if len(location) > 1 and location[0] in Request.model_fields:
         section = Request.model_fields[location[0]].annotation
-        return section.model_fields if not get_args(section) else {}
+        return section.model_fields if isinstance(section, type) and issubclass(section, Section) else {}
     return Request.model_fields
 
 

@@ -134,8 +134,10 @@ def signed_in(file: Path | None) -> Iterator[None]:
         yield
         return
     sign_in = read_profile(file)
-    own = {PREFECT_API_URL: sign_in.api, PREFECT_API_AUTH_STRING: sign_in.string}
-    with changed_environment(variables(file)), temporary_settings(own):
+    with (
+        changed_environment(variables(file)),
+        temporary_settings({PREFECT_API_URL: sign_in.api, PREFECT_API_AUTH_STRING: sign_in.string}),
+    ):
         yield
 
 

@@ -74,21 +74,21 @@ def poll(look: Callable[[], T | None], *, seconds: float, every: float, stoppabl
 
 
 def wait_until(
-    look: Callable[[], T | None], *, seconds: float, every: float, what: str, fix: str, stoppable: bool = True
+    look: Callable[[], T | None], *, seconds: float, every: float, subject: str, fix: str, stoppable: bool = True
 ) -> T:
     """The first answer of `look` that is not None.
 
     Raises:
-        WaitExpired: `what` did not happen within `seconds`; `fix` says which limit to raise or where to look.
+        WaitExpired: `subject` did not happen within `seconds`; `fix` says which limit to raise or where to look.
         Stopped: the run was told to stop.
     """
     answer = poll(look, seconds=seconds, every=every, stoppable=stoppable)
     if answer is None:
-        raise WaitExpired("WaitExpired", f"{what} did not happen within {seconds:g} s.", fix)
+        raise WaitExpired("WaitExpired", f"{subject} did not happen within {seconds:g} s.", fix)
     return answer
 
 
-def finish(operation: "LROPoller[T]", *, minutes: float, what: str, limit: str) -> T:
+def wait_for_operation(poller: "LROPoller[T]", *, minutes: float, subject: str, limit: str) -> T:
     """The result of a long-running operation of the service; its own errors pass through.
 
     Raises:
@@ -96,10 +96,10 @@ def finish(operation: "LROPoller[T]", *, minutes: float, what: str, limit: str) 
         Stopped: the run was told to stop.
     """
     wait_until(
-        lambda: operation.done() or None,
+        lambda: poller.done() or None,
         seconds=minutes * 60,
         every=SLICE_SECONDS,
-        what=what,
+        subject=subject,
         fix=f"Raise {limit} (now {minutes:g}), or look at the resource in Azure ML studio.",
     )
-    return operation.result()
+    return poller.result()

@@ -21,7 +21,7 @@ def answer(run: str, *, approve: bool, by: str, note: str) -> None:
         CloudError: `PrefectAway` or `PrefectRefused`, Prefect's API does not answer, or refuses the sign-in.
     """
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas import SetStateStatus
+    from prefect.client.schemas.responses import StateAcceptDetails
 
     with local.known_prefect(), get_client(sync_client=True) as client:
         waiting = _waiting_runs(client)
@@ -32,7 +32,7 @@ def answer(run: str, *, approve: bool, by: str, note: str) -> None:
             raise BadRequest([f"No run '{run}' waits for approval in Prefect."], fix)
         form = {"answer": "approve" if approve else "reject", "by": by, "note": note}
         result = client.resume_flow_run(waiting_id, run_input=form)
-    if result.status != SetStateStatus.ACCEPT:
+    if not isinstance(result.details, StateAcceptDetails):
         raise BadRequest([f"Prefect did not take the answer: {result.details.reason}"])
 
 

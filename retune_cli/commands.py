@@ -6,12 +6,16 @@ stdout is the result, stderr the progress. Exit codes: 0 done, 1 not done, 2 bad
 import contextlib
 import getpass
 import json
-import logging
 import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from chatdata.cache import Entry
+    from retune.request import Request
 
 OPTIONS = (
     click.option("--preset", default="local", metavar="NAME|FILE", show_default=True, help="Its workspace is used."),
@@ -21,7 +25,6 @@ OPTIONS = (
     click.option("--json", "as_json", is_flag=True, help="Print one JSON document."),
     click.option("--quiet", is_flag=True, help="Show only warnings and errors on stderr."),
 )
-Command = Callable[..., None]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -33,24 +36,23 @@ def retune() -> None:
 
 
 @contextlib.contextmanager
-def refusals() -> Iterator[None]:
-    """RetuneErrors of the body become a message and an exit code."""
+def report_errors() -> Iterator[None]:
+    """Errors of the body become a message and an exit code."""
     from retune.errors import BadRequest, RetuneError
     from retune.texts import visible
+    from retune_cli.running import unexpected_errors_named
 
     try:
-        yield
+        with unexpected_errors_named():
+            yield
     except RetuneError as error:
         click.echo(visible(f"{error.code}: {error.message}\nNext: {error.fix}"), err=True)
         sys.exit(2 if isinstance(error, BadRequest) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception:
-        logging.getLogger("retune.cli").exception("unexpected error")
-        sys.exit(1)
 
 
-def command(body: Command) -> Command:
+def command(body: Callable[..., None]) -> click.Command:
     """A command of the group with the common options."""
 
     @wraps(body)
@@ -58,7 +60,7 @@ def command(body: Command) -> Command:
         from retune.request import load
         from retune_cli.running import progress_on_stderr
 
-        with progress_on_stderr(quiet), refusals():
+        with progress_on_stderr(quiet), report_errors():
             body(load(preset, list(assignments)), as_json=as_json, **arguments)
 
     for option in reversed(OPTIONS):
@@ -66,7 +68,7 @@ def command(body: Command) -> Command:
     return retune.command()(with_errors)
 
 
-def _checked_key(context: click.Context, parameter: click.Parameter, value: str) -> str:
+def _checked_key(context: click.Context, parameter: click.Parameter, value: str) -> str | None:
     from retune.errors import BadRequest
     from retune.request import parse_run_key
 
@@ -81,41 +83,41 @@ run_argument = click.argument("run", callback=_checked_key)
 
 @command
 @run_argument
-def status(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
+def status(request: "Request", run: str, as_json: bool) -> None:
     """Show what the workspace holds of RUN: its jobs, its model, its endpoints."""
-    from retune_cli.holdings import read_holdings, render_holdings
+    from retune_cli.resources import read_resources, render_resources
     from retune_cli.running import servers_for
 
     with servers_for(request.workspace, prefect=False):
-        holdings = read_holdings(request.workspace, run)
-    click.echo(holdings.to_json()) if as_json else render_holdings(holdings)
-    sys.exit(0 if holdings.jobs or holdings.endpoints else 1)
+        resources = read_resources(request.workspace, run)
+    click.echo(resources.to_json()) if as_json else render_resources(resources)
+    sys.exit(0 if resources.jobs or resources.endpoints else 1)
 
 
 @command
 @run_argument
-def attach(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
+def attach(request: "Request", run: str, as_json: bool) -> None:
     """Go on with RUN where its last start stopped, with the request that its job was submitted for."""
-    from retune_cli.holdings import read_submitted_request
-    from retune_cli.running import finish, run_flow, servers_for
+    from retune_cli.resources import read_submitted_request
+    from retune_cli.running import print_and_exit, run_flow, servers_for
 
     with servers_for(request.workspace, prefect=True):
         submitted = read_submitted_request(request.workspace, run)
         report = run_flow(submitted.model_copy(update={"workspace": request.workspace}), run)
-    finish(report, as_json)
+    print_and_exit(report, as_json)
 
 
 @command
 @run_argument
-def cancel(request: "Request", run: str, as_json: bool) -> None:  # noqa: F821
+def cancel(request: "Request", run: str, as_json: bool) -> None:
     """Cancel RUN's job and delete its endpoints, a kept one too. A live run then ends as JobCanceled."""
-    from retune_cli.holdings import end_holdings, read_holdings, render_holdings
+    from retune_cli.resources import end_resources, read_resources, render_resources
     from retune_cli.running import servers_for
 
     with servers_for(request.workspace, prefect=False):
-        end_holdings(request.workspace, run, request.limits.delete_minutes)
-        holdings = read_holdings(request.workspace, run)
-    click.echo(holdings.to_json()) if as_json else render_holdings(holdings)
+        end_resources(request.workspace, run, request.limits.delete_minutes)
+        resources = read_resources(request.workspace, run)
+    click.echo(resources.to_json()) if as_json else render_resources(resources)
 
 
 @retune.command()
@@ -127,14 +129,14 @@ def approve(run: str, reject: bool, note: str, by: str) -> None:
     """Answer RUN, which waits for approval of its model (`approval.required`): yes, unless --reject."""
     from retune_cli.approving import answer
 
-    with refusals():
+    with report_errors():
         answer(run, approve=not reject, by=by, note=note)
     click.echo("rejected" if reject else "approved")
 
 
 @command
 @click.option("--dry-run", is_flag=True, help="Only show what would be ended.")
-def sweep(request: "Request", as_json: bool, dry_run: bool) -> None:  # noqa: F821
+def sweep(request: "Request", as_json: bool, dry_run: bool) -> None:
     """Delete endpoints and cancel jobs that outlived their runs; nothing that is not provably Retune's own."""
     from retune.printing import render_swept
     from retune_cli.running import run_sweep, servers_for
@@ -150,7 +152,7 @@ def cache() -> None:
     """Look after prepared data on this machine, below `.retune/data`."""
 
 
-def cache_command(body: Command) -> Command:
+def cache_command(body: "Callable[..., list[Entry]]") -> click.Command:
     """A command of the group; it ends with 1 when an entry has a problem."""
 
     @wraps(body)
@@ -170,7 +172,7 @@ def cache_command(body: Command) -> Command:
 
 
 @cache_command
-def list_() -> "list[Entry]":  # noqa: F821
+def list_() -> "list[Entry]":
     """Show what is kept, the newest first."""
     from chatdata.cache import entries
 
@@ -178,7 +180,7 @@ def list_() -> "list[Entry]":  # noqa: F821
 
 
 @cache_command
-def verify() -> "list[Entry]":  # noqa: F821
+def verify() -> "list[Entry]":
     """Read every file and compare it with its digest. What differs is prepared again by the next run that needs it."""
     from chatdata.cache import entries
 
@@ -187,7 +189,7 @@ def verify() -> "list[Entry]":  # noqa: F821
 
 @cache_command
 @click.argument("keys", nargs=-1)
-def clear(keys: tuple[str, ...]) -> "list[Entry]":  # noqa: F821
+def clear(keys: tuple[str, ...]) -> "list[Entry]":
     """Delete what is kept: that of KEYS, or all of it."""
     from chatdata.cache import clear
 
@@ -198,10 +200,10 @@ def clear(keys: tuple[str, ...]) -> "list[Entry]":  # noqa: F821
 @click.argument("block")
 def notify(block: str) -> None:
     """Have Prefect tell BLOCK, e.g. slack-webhook/retune, of runs that failed and of leaks that were found."""
-    from retune_cli.notify import make_automations
+    from retune_cli.notify import create_automations
 
-    with refusals():
-        for name in make_automations(block):
+    with report_errors():
+        for name in create_automations(block):
             click.echo(name)
 
 
@@ -217,7 +219,7 @@ def start(port: int) -> None:
     from retune.sign_in import shell_prefix
     from retune_cli import local
 
-    with refusals():
+    with report_errors():
         stack = local.start(port)
     click.echo(f"Prefect's page  {stack.page}")
     click.echo(f"Sign in         with the PREFECT_API_AUTH_STRING from {stack.profile}")
@@ -232,7 +234,7 @@ def stop() -> None:
     """Stop them. Runs that go on end as Cancelled or Crashed, and what they held is deleted."""
     from retune_cli import local
 
-    with refusals():
+    with report_errors():
         if local.running():
             click.echo("stopping; what a run holds is deleted first", err=True)
         click.echo("stopped" if local.stop() else "nothing was running")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,6 +23,9 @@ from retune.errors import BadRequest, CloudError
 from retune.folders import home
 from retune.waiting import poll
 from retune_cli import servers
+
+if TYPE_CHECKING:
+    import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 POOL = "retune"
@@ -76,15 +80,14 @@ def start(port: int) -> Stack:
             stderr=lines,
             start_new_session=True,
         )
-    try:
+    with contextlib.ExitStack() as unless_running:
+        unless_running.callback(keeper.terminate)
         # Until all is ready, or the process has ended.
         poll(lambda: running() or keeper.poll(), seconds=START_SECONDS, every=LOOK_SECONDS, stoppable=False)
         if not (stack := running()):
             last = " | ".join(log.read_text(encoding="utf-8").strip().splitlines()[-3:])
             raise CloudError("NotStarted", f"The local servers did not start: {last or 'no output'}", f"See {log}.")
-    except BaseException:
-        keeper.terminate()
-        raise
+        unless_running.pop_all()
     return stack
 
 
@@ -104,7 +107,7 @@ def stop() -> bool:
     except psutil.NoSuchProcess:
         return True
     ended = poll(
-        lambda: None if running() or _goes_on(keeper) else True,
+        lambda: None if running() or _is_alive(keeper) else True,
         seconds=STOP_SECONDS,
         every=LOOK_SECONDS,
         stoppable=False,
@@ -115,7 +118,7 @@ def stop() -> bool:
     return True
 
 
-def _goes_on(process: "psutil.Process") -> bool:  # noqa: F821
+def _is_alive(process: "psutil.Process") -> bool:
     """Whether a process has not ended; one that nobody has waited for yet has."""
     import psutil
 
@@ -154,7 +157,7 @@ def known_prefect() -> Iterator[None]:
         yield
 
 
-def keep(port: int) -> None:
+def run_stack(port: int) -> None:
     """Hold the servers until this process is told to end or one of them dies."""
     signal.signal(signal.SIGTERM, _end)
     # Whoever looks whether somebody holds the lock has it for a moment.
@@ -200,9 +203,9 @@ def _deployed() -> list[str]:
 
     project = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
     return [
-        f"{one['entrypoint'].partition(':')[2]}/{one['name']}"
-        for one in project["deployments"]
-        if one["name"] in TAGGED
+        f"{deployment['entrypoint'].partition(':')[2]}/{deployment['name']}"
+        for deployment in project["deployments"]
+        if deployment["name"] in TAGGED
     ]
 
 
@@ -221,7 +224,7 @@ def _worker() -> "Iterator[subprocess.Popen[str]]":
                 _end_runs(psutil.Process(worker.pid))
 
 
-def _end_runs(worker: "psutil.Process") -> None:  # noqa: F821
+def _end_runs(worker: "psutil.Process") -> None:
     """End the worker and its runs; the guards of these see them die and clean up, for which they have time."""
     import psutil
 
@@ -237,7 +240,7 @@ def _end_runs(worker: "psutil.Process") -> None:  # noqa: F821
         process.kill()
 
 
-def _command_line(process: "psutil.Process") -> list[str]:  # noqa: F821
+def _command_line(process: "psutil.Process") -> list[str]:
     import psutil
 
     with contextlib.suppress(psutil.Error):
@@ -254,4 +257,4 @@ def _lock() -> FileLock:
 
 
 if __name__ == "__main__":
-    keep(int(sys.argv[1]))
+    run_stack(int(sys.argv[1]))

@@ -9,11 +9,11 @@ from retune.errors import BadRequest
 from retune_cli import local
 
 FILE = Path(__file__).resolve().parent.parent / "deployments" / "automations.yaml"
-PLACE = "<block>"
+PLACEHOLDER = "<block>"
 BLOCK = re.compile(r"[a-z0-9-]{1,100}/[a-zA-Z0-9_-]{1,100}")
 
 
-def make_automations(block: str) -> list[str]:
+def create_automations(block: str) -> list[str]:
     """Make the automations, or bring them up to date, so that they tell the block `type/name`; their names.
 
     Raises:
@@ -32,12 +32,12 @@ def make_automations(block: str) -> list[str]:
         except ObjectNotFound as error:
             fix = f"Make it on Prefect's page under Blocks, of type {kind} and with the name {name or 'retune'}."
             raise BadRequest([f"There is no block '{block}' in Prefect."], fix) from error
-        text = FILE.read_text(encoding="utf-8").replace(PLACE, str(document.id))
-        wanted = [AutomationCore.model_validate(one) for one in yaml.safe_load(text)["automations"]]
-        for automation in wanted:
-            there = client.read_automations_by_name(automation.name)
-            if there:
-                client.update_automation(there[0].id, automation)
+        text = FILE.read_text(encoding="utf-8").replace(PLACEHOLDER, str(document.id))
+        automations = [AutomationCore.model_validate(entry) for entry in yaml.safe_load(text)["automations"]]
+        for automation in automations:
+            existing = client.read_automations_by_name(automation.name)
+            if existing:
+                client.update_automation(existing[0].id, automation)
             else:
                 client.create_automation(automation)
-    return [automation.name for automation in wanted]
+    return [automation.name for automation in automations]

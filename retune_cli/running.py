@@ -12,11 +12,17 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from retune.texts import redact, visible
+
+if TYPE_CHECKING:
+    from prefect.client.schemas import State
+
+    from retune.report import Report, Swept
+    from retune.request import Request, Workspace
 
 EPILOG = """\b
 Exit codes: 0 completed, 1 the run failed, 2 bad request (nothing was created), 3 declined, 130 interrupted.
@@ -54,22 +60,34 @@ def main(
 
     with progress_on_stderr(quiet):
         try:
-            request, key = load(preset, list(assignments)), parse_run_key(run_key)
-            with servers_for(request.workspace, prefect=True):
-                report = run_flow(request, key, force=force)
+            with unexpected_errors_named():
+                request, key = load(preset, list(assignments)), parse_run_key(run_key)
+                with servers_for(request.workspace, prefect=True):
+                    report = run_flow(request, key, force=force)
         except RetuneError as error:
             report = refused(error)
         except KeyboardInterrupt:
             report = refused(RetuneError("Interrupted", "Interrupted before the flow began.", "Run it again."))
-        except Exception as error:
-            logging.getLogger("retune.cli").exception("unexpected error")
-            report = refused(RetuneError(type(error).__name__, str(error), "See the traceback above."))
         if page:
             write_page(report, page)
-    finish(report, as_json)
+    print_and_exit(report, as_json)
 
 
-def write_page(report: "Report", page: Path) -> None:  # noqa: F821
+@contextlib.contextmanager
+def unexpected_errors_named() -> Iterator[None]:
+    """An error of the body that is none of Retune's becomes one, after its traceback has been logged."""
+    from retune.errors import RetuneError
+
+    try:
+        yield
+    except RetuneError:
+        raise
+    except Exception as error:
+        logging.getLogger("retune.cli").exception("unexpected error")
+        raise RetuneError(type(error).__name__, str(error), "See the traceback above.") from error
+
+
+def write_page(report: "Report", page: Path) -> None:
     """Write the report as one HTML file; what was printed stands when that cannot be done."""
     from retune.summary import to_html
 
@@ -84,7 +102,7 @@ def write_page(report: "Report", page: Path) -> None:  # noqa: F821
         logging.getLogger("retune.cli").error("the page could not be written: %s", error)
 
 
-def finish(report: "Report", as_json: bool) -> None:  # noqa: F821
+def print_and_exit(report: "Report", as_json: bool) -> None:
     """Print the report and end the process with the status that belongs to it."""
     from retune.printing import render
     from retune.report import EXIT_CODES
@@ -113,10 +131,11 @@ def run(command: Callable[[], None]) -> NoReturn:
             raise
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(ended.code)
+        os._exit(ended.code if isinstance(ended.code, int) else int(ended.code is not None))
+    sys.exit()
 
 
-def run_flow(request: "Request", key: str | None, *, force: bool = False) -> "Report":  # noqa: F821
+def run_flow(request: "Request", key: str | None, *, force: bool = False) -> "Report":
     """The report of a run of the flow in this process, which has the servers that it needs."""
     import httpx
     from prefect.exceptions import PrefectException
@@ -142,21 +161,27 @@ def run_flow(request: "Request", key: str | None, *, force: bool = False) -> "Re
         return own[-1].model_copy(update={"warnings": [*own[-1].warnings, redact(problem)]})
     if report := REPORTS.get(str(state.state_details.flow_run_id)):
         return report
-    raise state.result(raise_on_failure=False)
+    raise _error_of(state)
 
 
-def run_sweep(request: "Request", dry_run: bool) -> "Swept":  # noqa: F821
+def run_sweep(request: "Request", dry_run: bool) -> "Swept":
     """The report of a sweep of the request's workspace, in this process, which has the servers that it needs."""
     from flows.sweep import SWEPT, sweep
 
     state = sweep(request.workspace, dry_run, request.limits.delete_minutes, return_state=True)
     if swept := SWEPT.get(str(state.state_details.flow_run_id)):
         return swept
-    raise state.result(raise_on_failure=False)
+    raise _error_of(state)
+
+
+def _error_of(state: "State") -> BaseException:
+    """Why a flow run ended before it had a report."""
+    error = state.result(raise_on_failure=False)
+    return error if isinstance(error, BaseException) else RuntimeError(f"the flow run ended as {state.name}")
 
 
 @contextlib.contextmanager
-def servers_for(workspace: "Workspace", *, prefect: bool) -> Iterator[None]:  # noqa: F821
+def servers_for(workspace: "Workspace", *, prefect: bool) -> Iterator[None]:
     """The local servers that the body needs: an emulator where the workspace asks for one, and Prefect's API."""
     from retune_cli.servers import emulator, prefect_api
 

@@ -50,6 +50,7 @@ def emulator() -> Iterator[None]:
     folder = home() / "emulator"
     arguments = ["-m", "azureml_emulator", "--home", str(folder), "--stop-with-stdin"]
     with server("emulator", arguments, os.environ.copy(), stdout=subprocess.PIPE) as process:
+        assert process.stdout
         answered, _, _ = select.select([process.stdout], [], [], START_SECONDS)
         line = process.stdout.readline() if answered else ""
         if not line:
@@ -140,7 +141,14 @@ def everything_is_sent() -> bool:
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker
 
-    return not any(worker.drain_all(timeout=DRAIN_SECONDS).not_done for worker in (APILogWorker, EventsWorker))
+    for worker in (APILogWorker, EventsWorker):
+        drained = worker.drain_all(timeout=DRAIN_SECONDS)
+        # Prefect's type allows for a coroutine, which it gives to callers in an event loop.
+        assert isinstance(drained, tuple)
+        _, unsent = drained
+        if unsent:
+            return False
+    return True
 
 
 @contextlib.contextmanager
@@ -162,6 +170,7 @@ def server(
             start_new_session=True,
             preexec_fn=None if reads_stdin else end_with_parent(),
         )
+    assert process.stdin
     try:
         yield process
     finally:
@@ -186,7 +195,7 @@ def end_with_parent() -> Callable[[], None]:
     return ask
 
 
-def _end(process: "subprocess.Popen[str]", seconds: float) -> None:
+def _end(process: "subprocess.Popen[str] | subprocess.Popen[bytes]", seconds: float) -> None:
     process.terminate()
     try:
         process.wait(seconds)

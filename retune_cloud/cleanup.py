@@ -101,7 +101,7 @@ def end(workspace: Workspace, claim: Claim, minutes: float, *, job: bool) -> Non
         WaitExpired: an endpoint is still there after `minutes`.
     """
     endpoints = request_deletions(workspace, claim)
-    if job:
+    if job and claim.key is not None:
         cancel_job(workspace, claim, ledger.last_job(workspace, claim.key))
     for name in endpoints:
         delete_endpoint(workspace, name, minutes, requested=True)
@@ -173,7 +173,7 @@ def delete_endpoint(
         deleted,
         seconds=minutes * 60,
         every=LOOK_EVERY_SECONDS,
-        what=f"Deletion of endpoint '{name}'",
+        subject=f"Deletion of endpoint '{name}'",
         fix=f"It costs money. Delete it: az ml online-endpoint delete --name {name} --yes",
         stoppable=False,
     )
@@ -198,8 +198,9 @@ def _read_job(workspace: Workspace, resource: OwnJob | OwnEndpoint) -> OwnJob | 
 
 def _silence(job: OwnJob, now: datetime) -> str | None:
     """Why no live run holds the job; None when its lease has not expired, or there is none."""
-    expired = job.alive_until is not None and job.alive_until < now
-    return f"its run gave no sign of life since {_text(job.alive_until)}" if expired else None
+    if job.alive_until is None or job.alive_until >= now:
+        return None
+    return f"its run gave no sign of life since {_text(job.alive_until)}"
 
 
 def _exists(workspace: Workspace, name: str) -> bool:

@@ -14,6 +14,7 @@ from retune import names
 from retune.report import Decision, RegisteredModel
 from retune.request import Workspace
 from retune_cloud import workspace as cloud
+from retune_cloud.answers import required
 from retune_cloud.sdk_errors import if_exists
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class OwnJob(NamedTuple):
     holder: str
     properties: dict[str, str]
     # Its model has answered.
-    good: bool
+    verified: bool
     decision: Decision | None
 
 
@@ -57,6 +58,12 @@ class OwnEndpoint(NamedTuple):
 def job_status(job: "Job") -> str:
     """The status as the service spells it: the SDK gives an enum for some kinds of jobs and a text for others."""
     return job.status.value if isinstance(job.status, Enum) else str(job.status)
+
+
+def creation_time(resource: "Job | Model") -> datetime:
+    """When the service created the job or the model version."""
+    context = resource.creation_context
+    return required(context and context.created_at, f"the creation time of '{resource.name}'")
 
 
 def find_job(workspace: Workspace, key: str, attempt: int) -> OwnJob | None:
@@ -103,9 +110,9 @@ def list_jobs(workspace: Workspace) -> Iterator[OwnJob]:
 
 def list_endpoints(workspace: Workspace, key: str | None = None) -> Iterator[OwnEndpoint]:
     """All endpoints of Retune in the workspace, or those of one run."""
-    place = cloud.find_address(workspace).id
+    workspace_id = cloud.find_address(workspace).id
     for endpoint in cloud.workspace_client(workspace).online_endpoints.list():
-        own = _own_endpoint(endpoint, place)
+        own = _own_endpoint(endpoint, workspace_id)
         if own and key in (None, own.key):
             yield own
 
@@ -115,7 +122,7 @@ def renew_lease(workspace: Workspace, job: str, minutes: float, holder: str) -> 
     cloud.workspace_client(workspace).jobs.update(job, tags=names.lease_tags(minutes, holder))
 
 
-def mark_good(workspace: Workspace, job: str, moment: datetime) -> None:
+def mark_verified(workspace: Workspace, job: str, moment: datetime) -> None:
     """Write into the job's tags that its model has answered."""
     cloud.workspace_client(workspace).jobs.update(job, tags={names.ANSWERED_TAG: moment.isoformat()})
 
@@ -126,7 +133,7 @@ def note_decision(workspace: Workspace, job: str, decision: Decision, model: Reg
     client.jobs.update(job, tags=tags)
     if model:
         registered = client.models.get(model.name, version=model.version)
-        registered.tags |= tags
+        registered.tags = (registered.tags or {}) | tags
         client.models.create_or_update(registered)
 
 
@@ -134,31 +141,32 @@ def _own_job(job: "Job") -> OwnJob | None:
     run = names.read_tags(job.tags)
     if run is None or job.name != names.job_name(*run):
         return None
-    lease, created = names.read_lease(job.tags), job.creation_context.created_at
+    lease, created = names.read_lease(job.tags), creation_time(job)
     return OwnJob(
-        job.name,
+        names.job_name(*run),
         *run,
         status=job_status(job),
         created=created,
         alive_until=lease and lease.alive_until(created),
         holder=lease.holder if lease else "",
         properties=job.properties or {},
-        good=names.read_moment(job.tags, names.ANSWERED_TAG) is not None,
+        verified=names.read_moment(job.tags, names.ANSWERED_TAG) is not None,
         decision=names.read_decision(job.tags),
     )
 
 
-def _own_endpoint(endpoint: "OnlineEndpoint", place: str) -> OwnEndpoint | None:
+def _own_endpoint(endpoint: "OnlineEndpoint", workspace_id: str) -> OwnEndpoint | None:
     run = names.read_tags(endpoint.tags)
-    holder = (endpoint.tags or {}).get(names.HOLDER_TAG, "")
-    if run is None or endpoint.name != names.endpoint_name(place, *run, holder):
+    tags = endpoint.tags or {}
+    holder = tags.get(names.HOLDER_TAG, "")
+    if run is None or endpoint.name != names.endpoint_name(workspace_id, *run, holder):
         return None
     return OwnEndpoint(
-        endpoint.name,
+        names.endpoint_name(workspace_id, *run, holder),
         *run,
         holder=holder,
         state=str(endpoint.provisioning_state),
         created=names.read_moment(endpoint.properties, "createdAt"),
         expires=names.read_moment(endpoint.tags, names.EXPIRES_TAG),
-        kept=endpoint.tags.get(names.KEPT_TAG) == "true",
+        kept=tags.get(names.KEPT_TAG) == "true",
     )

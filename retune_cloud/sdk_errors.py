@@ -9,7 +9,7 @@ from retune.errors import CloudError, RetuneError
 
 T = TypeVar("T")
 
-GO_ON = "Start it again with the same key: it goes on where it stopped."
+RESUME_HINT = "Start it again with the same key: it goes on where it stopped."
 # Statuses that a repeat may not meet again.
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 MLFLOW = "mlflow.exceptions"
@@ -22,8 +22,8 @@ BY_STATUS = {
         "Give the identity the role AzureML Data Scientist on the workspace, and access to its storage.",
     ),
     404: ("NotThere", "Check that nobody has deleted it, and the names in the request."),
-    409: ("Conflict", f"Another change goes on, or the name is taken. {GO_ON}"),
-    429: ("Throttled", f"Azure ML asks for fewer calls. Wait a few minutes. {GO_ON}"),
+    409: ("Conflict", f"Another change goes on, or the name is taken. {RESUME_HINT}"),
+    429: ("Throttled", f"Azure ML asks for fewer calls. Wait a few minutes. {RESUME_HINT}"),
 }
 
 
@@ -41,16 +41,16 @@ def is_transient(error: BaseException) -> bool:
             return error.status_code in TRANSIENT or "BlobAlreadyExists" in str(error)
         # Not imported: MLflow's import asks for the cloud's addresses, and may be what failed.
         case _ if type(error).__module__ == MLFLOW:
-            return error.get_http_status_code() in TRANSIENT
+            return getattr(error, "get_http_status_code", lambda: 0)() in TRANSIENT
     return isinstance(error, (ServiceRequestError, ServiceResponseError, ConnectionError, requests.ConnectionError))
 
 
-def explain(error: Exception) -> RetuneError | None:
+def explain(raised: Exception) -> RetuneError | None:
     """The error as one of Retune's; None for what the cloud has nothing to do with."""
     import requests
     from azure.core.exceptions import AzureError, HttpResponseError
 
-    error = _origin(error)
+    error = _origin(raised)
     text = first_line(error)
     status = error.status_code if isinstance(error, HttpResponseError) else None
     match error:
@@ -60,14 +60,14 @@ def explain(error: Exception) -> RetuneError | None:
             code, fix = BY_STATUS[status]
             return CloudError(code, f"Azure ML answered HTTP {status}: {text}", fix)
         case _ if type(error).__module__ == MLFLOW:
-            return CloudError("TrackingUnreadable", f"The job's metrics could not be read: {text}", GO_ON)
+            return CloudError("TrackingUnreadable", f"The job's metrics could not be read: {text}", RESUME_HINT)
         case _ if is_transient(error):
             message = (
                 f"Azure ML did not give a usable answer, several times{f' (HTTP {status})' if status else ''}: {text}"
             )
-            return CloudError("CloudUnreachable", message, f"Check the network and Azure's status page. {GO_ON}")
+            return CloudError("CloudUnreachable", message, f"Check the network and Azure's status page. {RESUME_HINT}")
         case AzureError() | requests.RequestException():
-            return CloudError("Refused", f"Azure ML refused a call: {text}", f"Correct what it says. {GO_ON}")
+            return CloudError("Refused", f"Azure ML refused a call: {text}", f"Correct what it says. {RESUME_HINT}")
     return None
 
 
@@ -75,14 +75,14 @@ def _origin(error: BaseException) -> BaseException:
     """The failed call behind the error: one that breaks while the SDK prepares a job is to it a mistake in the job."""
     from azure.core.exceptions import AzureError
 
-    found = error
+    origin = error
     # By its module's name: the SDK's import may be what failed.
-    while type(found).__module__ == SDK and found.__context__ is not None:
-        found = found.__context__
-    return found if isinstance(found, AzureError) else error
+    while type(origin).__module__ == SDK and origin.__context__ is not None:
+        origin = origin.__context__
+    return origin if isinstance(origin, AzureError) else error
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an SDK error, without colours: the rest repeats headers and trace ids."""
     lines = COLOUR.sub("", str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__

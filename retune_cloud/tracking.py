@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from retune.errors import CloudError
 from retune_cloud import workspace as cloud
+from retune_cloud.answers import required
 from retune_cloud.sdk_errors import first_line
 
 if TYPE_CHECKING:
@@ -42,5 +43,5 @@ def tracking_client(client: "MLClient") -> "MlflowClient":
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     import mlflow
 
-    workspace = client.workspaces.get(client.workspace_name)
+    workspace = required(client.workspaces.get(client.workspace_name), "the workspace")
     return mlflow.MlflowClient(tracking_uri=workspace.mlflow_tracking_uri)

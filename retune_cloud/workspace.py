@@ -59,24 +59,24 @@ def find_address(workspace: Workspace) -> Address:
         )
     config = next((path for path in CONFIG_FILES if path.is_file()), None)
     stored = _read_config(config) if config else {}
-    parts = {
+    candidates = {
         "subscription_id": ("AZURE_SUBSCRIPTION_ID", workspace.subscription_id, stored.get("subscription_id")),
         "resource_group": ("AZURE_RESOURCE_GROUP", workspace.resource_group, stored.get("resource_group")),
         "name": ("AZURE_WORKSPACE_NAME", workspace.name, stored.get("workspace_name")),
     }
-    found, sources, problems = {}, [], []
-    for key, (variable, given, in_file) in parts.items():
-        choices = (("request", given), ("environment", os.environ.get(variable)), (str(config), in_file))
+    parts, sources, problems = {}, [], []
+    for key, (variable, requested, configured) in candidates.items():
+        choices = (("request", requested), ("environment", os.environ.get(variable)), (str(config), configured))
         source, value = next(((source, value) for source, value in choices if value), (None, None))
         if value is None:
             problems.append(f"workspace.{key} is not set. Set it in the preset, in {variable}, or in config.json.")
         elif not (isinstance(value, str) and NAME.fullmatch(value)):
             rule = "1 to 90 letters, digits, '-', '_', '.', '(' and ')'"
             problems.append(f"workspace.{key} from the {source} is {str(value)[:90]!r}; use {rule}.")
-        found[key], sources = value, [*sources, source]
+        parts[key], sources = value, [*sources, source]
     if problems:
         raise BadRequest(problems)
-    return Address(**found, found_in=", ".join(dict.fromkeys(sources)))
+    return Address(**parts, found_in=", ".join(dict.fromkeys(sources)))
 
 
 def is_local() -> bool:
@@ -130,7 +130,7 @@ def _client(cloud: str | None, interactive: bool, registry: str | None, *address
 
     # The SDK gives its logger a handler of its own on stderr; what the steps do, the tasks say.
     logging.getLogger("azure.ai.ml").setLevel(logging.ERROR)
-    _look_silently()
+    _silence_polling()
     client = MLClient(
         credential(interactive),
         *address,
@@ -144,7 +144,7 @@ def _client(cloud: str | None, interactive: bool, registry: str | None, *address
     return client
 
 
-def _look_silently() -> None:
+def _silence_polling() -> None:
     """Keep the SDK from printing a dot on stdout at each look at an operation.
 
     It looks from threads that outlive our waits, so that a dot could get into a report.

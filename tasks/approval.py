@@ -6,7 +6,7 @@ from typing import Literal
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas import SetStateStatus
+from prefect.client.schemas.responses import StateAcceptDetails
 from prefect.exceptions import PrefectException
 from prefect.input import RunInput
 from prefect.input.run_input import Keyset, keyset_from_paused_state
@@ -24,7 +24,7 @@ from retune.waiting import wait_until
 from retune_cloud import ledger
 from tasks.job import Submission
 from tasks.showing import PAGE, show_summary
-from tasks.step import repeatable_step, step
+from tasks.step import current_flow_run, repeatable_step, step
 
 log = logging.getLogger("retune.approval")
 
@@ -39,7 +39,7 @@ class Verdict(RunInput):
 
     answer: Literal["approve", "reject"] = Field(description="Approve: the run goes on. Reject: it ends as Declined.")
     by: str = Field(min_length=1, max_length=NAME_LENGTH, description="Your name; it is kept with the model.")
-    note: str = Field("", max_length=NOTE_LENGTH, description="Why; it is kept with the model.")
+    note: str = Field(default="", max_length=NOTE_LENGTH, description="Why; it is kept with the model.")
 
     @field_validator("by", "note")
     @classmethod
@@ -79,7 +79,7 @@ def ask_person(request: Request, submission: Submission, report: Report) -> Deci
                 lambda: _read_verdict(client, keyset),
                 seconds=hours * 3600,
                 every=LOOK_EVERY_SECONDS,
-                what="An answer",
+                subject="An answer",
                 fix="Retry the run to be asked again.",
             )
         except WaitExpired:
@@ -98,27 +98,33 @@ def note_decision(request: Request, submission: Submission, decision: Decision, 
 
 def _pause(client: SyncPrefectClient, form: type[Verdict], seconds: float) -> Keyset:
     """Let the run be Paused, with the form on its page; the names under which Prefect keeps the answer."""
-    run_id, count = flow_run.get_id(), flow_run.get_run_count()
+    run_id, count = current_flow_run(), flow_run.get_run_count()
     # The process stays: what it knows would be lost in a suspended run, and its clean-up would have to be undone.
     paused = Paused(timeout_seconds=int(seconds), reschedule=False, pause_key=f"approval-{count}")
-    keyset = paused.state_details.run_input_keyset = keyset_from_paused_state(paused)
+    keyset = keyset_from_paused_state(paused)
+    paused.state_details.run_input_keyset = {**keyset}
     # Before the state: Resume is there as soon as that is.
     form.save(keyset, flow_run_id=run_id)
     result = client.set_flow_run_state(run_id, paused)
-    if result.status != SetStateStatus.ACCEPT:
+    if not isinstance(result.details, StateAcceptDetails):
         raise CloudError("NotPaused", f"Prefect does not let the run wait: {result.details.reason}", "Retry the run.")
     return keyset
 
 
 def _read_verdict(client: SyncPrefectClient, keyset: Keyset) -> Verdict | None:
     """The answer, once the run has been resumed with one; a server that is away for a while is waited for."""
-    run_id = flow_run.get_id()
+    run_id = current_flow_run()
     try:
         state = client.read_flow_run(run_id).state
-        return Verdict.load(keyset, flow_run_id=run_id) if state and state.is_running() else None
+        if state is None or not state.is_running():
+            return None
+        verdict = Verdict.load(keyset, flow_run_id=run_id)
     except (httpx.HTTPError, PrefectException) as error:
         log.debug("Prefect's API did not answer: %s", error)
         return None
     except ValidationError as error:
         fix = "Retry the run, and answer with Resume or `retune approve`."
         raise CloudError("NoAnswer", "The run was set to Running without an answer.", fix) from error
+    # Prefect's type allows for a coroutine, which it gives to callers in an event loop.
+    assert isinstance(verdict, Verdict)
+    return verdict

@@ -11,6 +11,7 @@ from retune.errors import CloudError
 from retune.report import Identity
 from retune.request import Workspace
 from retune_cloud import workspace as cloud
+from retune_cloud.answers import required
 from retune_cloud.sdk_errors import refusal
 from retune_cloud.tracking import load_mlflow
 from tasks.step import repeatable_step
@@ -47,7 +48,7 @@ def sign_in(workspace: Workspace) -> Identity:
         "not be read",
         "Check the three parts of the address and that the identity has the role AzureML Data Scientist.",
     ):
-        location = cloud.workspace_client(workspace).workspaces.get(address.name).location
+        opened = required(cloud.workspace_client(workspace).workspaces.get(address.name), "the workspace")
     claims = _claims(token.token)
     identity = Identity(
         principal=claims.get("oid") or claims.get("appid") or "unknown",
@@ -55,7 +56,7 @@ def sign_in(workspace: Workspace) -> Identity:
         subscription_id=address.subscription_id,
         resource_group=address.resource_group,
         workspace=address.name,
-        location=location,
+        location=required(opened.location, "the workspace's region"),
         found_in=address.found_in,
         cloud=manager,
     )

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 from retune.errors import BadRequest, CloudError
 from retune.report import ComputeUsed, Part
 from retune.request import Request
-from retune.waiting import finish
+from retune.waiting import wait_for_operation
 from retune_cloud import workspace as cloud
+from retune_cloud.answers import member, required
 from retune_cloud.sdk_errors import if_exists, refusal
 from tasks.model import ModelFacts
 from tasks.step import repeatable_step, step
 
 if TYPE_CHECKING:
-    from azure.ai.ml.entities import AmlCompute
+    from azure.ai.ml.entities import AmlCompute, Compute
 
 log = logging.getLogger("retune.compute")
 
@@ -42,28 +43,29 @@ def inspect_compute(request: Request) -> ComputeFacts:
         BadRequest: the size is not offered in the region or has no GPU, or an existing cluster has another size.
         CloudError: the cluster is in the state Failed.
     """
-    asked = request.compute
+    settings = request.compute
     client = cloud.workspace_client(request.workspace)
-    sizes = {size.name.lower(): size for size in client.compute.list_sizes()}
-    if asked.size.lower() not in sizes:
-        raise BadRequest([f"compute.size '{asked.size}' is not offered in the workspace's region."])
-    cluster = None if asked.serverless else if_exists(lambda: client.compute.get(asked.name))
-    if cluster is not None:
-        _check_cluster(cluster, asked.size)
-    size = sizes[asked.size.lower()]
+    sizes = {size.name.lower(): size for size in client.compute.list_sizes() if size.name}
+    if settings.size.lower() not in sizes:
+        raise BadRequest([f"compute.size '{settings.size}' is not offered in the workspace's region."])
+    existing = None if settings.serverless else if_exists(lambda: client.compute.get(settings.name))
+    cluster = None if existing is None else _check_cluster(existing, settings.size)
+    size = sizes[settings.size.lower()]
     if not size.gpus:
-        raise BadRequest([f"compute.size '{asked.size}' has no GPU. The component trains on GPUs; choose a GPU size."])
+        raise BadRequest(
+            [f"compute.size '{settings.size}' has no GPU. The component trains on GPUs; choose a GPU size."]
+        )
     used = ComputeUsed(
-        name=SERVERLESS if asked.serverless else asked.name,
-        size=size.name,
+        name=SERVERLESS if settings.serverless else settings.name,
+        size=required(size.name, "the size's name"),
         gpus_per_node=size.gpus,
-        tier=cluster.tier if cluster is not None else asked.tier,
+        tier=cluster.tier or settings.tier if cluster is not None else settings.tier,
         price_per_hour_usd=_price(size.__dict__),
     )
     serving = sizes.get(request.serving.instance_type.lower())
     return ComputeFacts(
         used=used,
-        exists=cluster is not None or asked.serverless,
+        exists=cluster is not None or settings.serverless,
         region_sizes=list(sizes),
         serving_price_per_hour_usd=_price(serving.__dict__) if serving else None,
     )
@@ -101,9 +103,9 @@ def ensure_cluster(request: Request, facts: ComputeFacts) -> ComputeUsed:
     if facts.exists:
         log.info("%s is there: %s GPU(s) a node, %s", facts.used.name, facts.used.gpus_per_node, facts.used.size)
         return facts.used
-    asked = request.compute
-    tiers = [asked.tier]
-    if asked.tier == "dedicated" and asked.low_priority_fallback:
+    settings = request.compute
+    tiers = [settings.tier]
+    if settings.tier == "dedicated" and settings.low_priority_fallback:
         tiers.append("low_priority")
     refusals = []
     for tier in tiers:
@@ -112,7 +114,7 @@ def ensure_cluster(request: Request, facts: ComputeFacts) -> ComputeUsed:
         except CloudError as refusal:
             refusals.append(refusal)
             continue
-        log.info("%s is made: up to %s node(s) of %s, %s", asked.name, asked.max_nodes, facts.used.size, tier)
+        log.info("%s is made: up to %s node(s) of %s, %s", settings.name, settings.max_nodes, facts.used.size, tier)
         return facts.used.model_copy(update={"created": True, "tier": tier})
     raise refusals[-1]
 
@@ -120,45 +122,52 @@ def ensure_cluster(request: Request, facts: ComputeFacts) -> ComputeUsed:
 def _create(request: Request, tier: str) -> None:
     from azure.ai.ml.entities import AmlCompute
 
-    asked = request.compute
+    settings = request.compute
     cluster = AmlCompute(
-        name=asked.name,
-        size=asked.size,
+        name=settings.name,
+        size=settings.size,
         # The SDK sends 'LowPriority' only for this spelling.
         tier=tier,
-        min_instances=asked.min_nodes,
-        max_instances=asked.max_nodes,
-        idle_time_before_scale_down=asked.idle_seconds,
+        min_instances=settings.min_nodes,
+        max_instances=settings.max_nodes,
+        idle_time_before_scale_down=settings.idle_seconds,
         tags={"owner": "retune"},
     )
     with refusal(
         "ComputeRefused",
-        f"Cluster '{asked.name}' ({asked.size}, {tier}) was refused",
+        f"Cluster '{settings.name}' ({settings.size}, {tier}) was refused",
         "Ask for quota in the portal, choose another compute.size, or set compute.low_priority_fallback=true.",
     ):
-        cluster = finish(
+        created = wait_for_operation(
             cloud.workspace_client(request.workspace).compute.begin_create_or_update(cluster),
             minutes=request.limits.compute_minutes,
-            what=f"Creation of cluster '{asked.name}'",
+            subject=f"Creation of cluster '{settings.name}'",
             limit="limits.compute_minutes",
         )
-    _check_cluster(cluster, asked.size)
+    _check_cluster(created, settings.size)
 
 
-def _check_cluster(cluster: "AmlCompute", size: str) -> None:
-    if str(cluster.provisioning_state).lower() == "failed":
+def _check_cluster(compute: "Compute", size: str) -> "AmlCompute":
+    """The compute, which is a usable cluster of nodes of that size."""
+    from azure.ai.ml.entities import AmlCompute
+
+    if not isinstance(compute, AmlCompute):
+        problem = f"Compute '{compute.name}' is no cluster: it has type {compute.type}. Choose another compute.name."
+        raise BadRequest([problem])
+    if str(compute.provisioning_state).lower() == "failed":
         raise CloudError(
             "ComputeFailed",
-            f"Cluster '{cluster.name}' is in the state Failed.",
+            f"Cluster '{compute.name}' is in the state Failed.",
             "Delete it, or choose another compute.name.",
         )
-    if str(cluster.size).lower() != size.lower():
+    if str(compute.size).lower() != size.lower():
         raise BadRequest(
             [
-                f"Cluster '{cluster.name}' exists with size {cluster.size}, but compute.size is {size}. "
-                f"Set compute.size={cluster.size} or choose another compute.name."
+                f"Cluster '{compute.name}' exists with size {compute.size}, but compute.size is {size}. "
+                f"Set compute.size={compute.size} or choose another compute.name."
             ]
         )
+    return compute
 
 
 def _not_allowed(key: str, size: str, model: ModelFacts, allowed: list[str]) -> str:
@@ -167,11 +176,11 @@ def _not_allowed(key: str, size: str, model: ModelFacts, allowed: list[str]) -> 
 
 def _price(size: dict[str, object]) -> float | None:
     """List price of a Linux node, US$ per hour. The SDK leaves it in the raw attributes of the size."""
-    prices = (size.get("estimatedVMPrices") or size.get("estimated_vm_prices") or {}).get("values", [])
-    standard = [
-        price.get("retailPrice", price.get("retail_price"))
-        for price in prices
-        if str(price.get("osType", price.get("os_type"))).lower() == "linux"
-        and str(price.get("vmTier", price.get("vm_tier"))).lower() == "standard"
-    ]
-    return standard[0] if standard else None
+    prices = member(size, "estimatedVMPrices", "values") or member(size, "estimated_vm_prices", "values")
+    for price in prices if isinstance(prices, list) else []:
+        system = member(price, "osType") or member(price, "os_type")
+        tier = member(price, "vmTier") or member(price, "vm_tier")
+        amount = member(price, "retailPrice") or member(price, "retail_price")
+        if (str(system).lower(), str(tier).lower()) == ("linux", "standard") and isinstance(amount, int | float):
+            return amount
+    return None

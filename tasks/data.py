@@ -2,7 +2,8 @@
 
 import logging
 
-from prefect.states import Completed, State
+from prefect.client.schemas import State
+from prefect.states import Completed
 
 from retune.report import PreparedData
 from retune.request import Request

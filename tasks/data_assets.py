@@ -18,6 +18,7 @@ from retune.report import PreparedData, Split
 from retune.request import Request
 from retune.waiting import pause, poll
 from retune_cloud import workspace as cloud
+from retune_cloud.answers import required
 from retune_cloud.sdk_errors import first_line, if_exists, is_transient
 from tasks.step import repeatable_step
 
@@ -53,7 +54,7 @@ def register_data(request: Request, data: PreparedData) -> PreparedData:
             asset = _create(client, name, version, data, split)
         _check_content(asset, split)
         log.info("%s:%s %s", name, version, "is there" if attached else "is uploaded")
-        assets[role] = asset.id
+        assets[role] = required(asset.id, f"the id of data asset '{name}'")
     return data.model_copy(update={"assets": assets})
 
 
@@ -101,11 +102,11 @@ def _create(client: "MLClient", name: str, version: str, data: PreparedData, spl
 def _check_file(split: Split) -> None:
     """Raise DataChanged when the file is no longer the one whose digest would name the version."""
     with Path(split.path).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != split.sha256:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != split.sha256:
         raise CloudError(
             "DataChanged",
-            f"The prepared file '{split.path}' has changed since it was checked (sha256 {found[:12]}, "
+            f"The prepared file '{split.path}' has changed since it was checked (sha256 {digest[:12]}, "
             f"not {split.sha256[:12]}).",
             "Start it again: the file is then prepared anew.",
         )
@@ -113,11 +114,11 @@ def _check_file(split: Split) -> None:
 
 def _check_content(asset: "Data", split: Split) -> None:
     """Raise DataAssetTaken unless the version says that it is this file; one that is archived serves as well."""
-    found = (asset.type, asset.tags.get(DIGEST_TAG))
-    if found != ("uri_file", split.sha256):
+    content = (asset.type, (asset.tags or {}).get(DIGEST_TAG))
+    if content != ("uri_file", split.sha256):
         raise CloudError(
             "DataAssetTaken",
-            f"Data asset '{asset.name}' version '{asset.version}' is not the prepared file: it is a {found[0]} with "
-            f"the tag {DIGEST_TAG} = {found[1]!r}, not {split.sha256!r}.",
+            f"Data asset '{asset.name}' version '{asset.version}' is not the prepared file: it is a {content[0]} with "
+            f"the tag {DIGEST_TAG} = {content[1]!r}, not {split.sha256!r}.",
             "It cannot be deleted: rename the source, which names its data assets, or mend the tag if it was changed.",
         )

@@ -12,7 +12,7 @@ from retune import names
 from retune.errors import CloudError
 from retune.report import Endpoint, RegisteredModel
 from retune.request import Request
-from retune.waiting import finish, poll
+from retune.waiting import poll, wait_for_operation
 from retune_cloud import workspace as cloud
 from retune_cloud.sdk_errors import first_line, refusal
 from tasks.compute import ComputeFacts
@@ -21,7 +21,7 @@ from tasks.step import repeatable_step
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
-    from azure.ai.ml.entities import ManagedOnlineEndpoint
+    from azure.ai.ml.entities import OnlineEndpoint
     from azure.core.polling import LROPoller
 
 log = logging.getLogger("retune.deploy")
@@ -46,7 +46,7 @@ def create_endpoint(request: Request, endpoint: Endpoint, submission: Submission
 
     tags = names.tags(submission.key, submission.attempt) | names.expiry_tag(endpoint.expires)
     tags[names.HOLDER_TAG] = submission.holder
-    wanted = ManagedOnlineEndpoint(
+    new_endpoint = ManagedOnlineEndpoint(
         name=endpoint.name, auth_mode="key", tags=tags, description=f"Smoke test of job {submission.job.name}."
     )
     try:
@@ -55,7 +55,7 @@ def create_endpoint(request: Request, endpoint: Endpoint, submission: Submission
             f"Endpoint '{endpoint.name}' was refused",
             "Correct what the service says; for quota, delete unused endpoints or ask for more.",
         ):
-            _put_endpoint(request, wanted, "Creation")
+            _put_endpoint(request, new_endpoint, "Creation")
     except CloudError as error:
         # Where nobody waits for this step yet, its failure shows late.
         log.warning("endpoint %s is refused: %s", endpoint.name, first_line(error.__cause__ or error))
@@ -70,9 +70,9 @@ def plan_endpoint(request: Request, submission: Submission, compute: ComputeFact
     """
     serving, price, limits = request.serving, compute.serving_price_per_hour_usd, request.limits
     ahead = timedelta(minutes=0 if request.approval.required else limits.queue_minutes + limits.run_minutes)
-    place = cloud.find_address(request.workspace).id
+    workspace_id = cloud.find_address(request.workspace).id
     return Endpoint(
-        name=names.endpoint_name(place, submission.key, submission.attempt, submission.holder),
+        name=names.endpoint_name(workspace_id, submission.key, submission.attempt, submission.holder),
         deployment=serving.deployment,
         instance_type=serving.instance_type,
         expires=datetime.now(UTC) + ahead + timedelta(hours=serving.expiry_hours),
@@ -85,7 +85,7 @@ def keep_endpoint(request: Request, endpoint: Endpoint) -> Endpoint:
     """The endpoint, marked as left up on purpose, with the later expiry that serving.keep_hours gives."""
     until = datetime.now(UTC) + timedelta(hours=request.serving.keep_hours)
     current = cloud.workspace_client(request.workspace).online_endpoints.get(endpoint.name)
-    current.tags |= names.expiry_tag(until) | {names.KEPT_TAG: "true"}
+    current.tags = (current.tags or {}) | names.expiry_tag(until) | {names.KEPT_TAG: "true"}
     _put_endpoint(request, current, "Marking")
     log.warning("endpoint %s stays up until %s UTC", endpoint.name, f"{until:%Y-%m-%d %H:%M}")
     return endpoint.model_copy(update={"kept_until": until, "expires": until, "scoring_uri": current.scoring_uri})
@@ -118,27 +118,27 @@ def deploy(request: Request, endpoint: Endpoint, model: RegisteredModel) -> Endp
         "Read the log above; for quota, choose another serving.instance_type or ask for more.",
         details=lambda: _last_log_lines(client, endpoint),
     ):
-        finish(
+        wait_for_operation(
             _begin_when_idle(lambda: client.online_deployments.begin_create_or_update(deployment)),
             minutes=request.limits.deploy_minutes,
-            what=f"Deployment '{endpoint.deployment}' on endpoint '{endpoint.name}'",
+            subject=f"Deployment '{endpoint.deployment}' on endpoint '{endpoint.name}'",
             limit="limits.deploy_minutes",
         )
         log.info("deployment %s is ready", endpoint.deployment)
         expires = datetime.now(UTC) + timedelta(hours=serving.expiry_hours)
         current = client.online_endpoints.get(endpoint.name)
         current.traffic = {endpoint.deployment: 100}
-        current.tags |= names.expiry_tag(expires)
+        current.tags = (current.tags or {}) | names.expiry_tag(expires)
         _put_endpoint(request, current, "Traffic update")
     return endpoint.model_copy(update={"expires": expires})
 
 
-def _put_endpoint(request: Request, endpoint: "ManagedOnlineEndpoint", what: str) -> None:
+def _put_endpoint(request: Request, endpoint: "OnlineEndpoint", change: str) -> None:
     client = cloud.workspace_client(request.workspace)
-    finish(
+    wait_for_operation(
         _begin_when_idle(lambda: client.online_endpoints.begin_create_or_update(endpoint)),
         minutes=request.limits.deploy_minutes,
-        what=f"{what} of endpoint '{endpoint.name}'",
+        subject=f"{change} of endpoint '{endpoint.name}'",
         limit="limits.deploy_minutes",
     )
 

@@ -12,10 +12,11 @@ from retune import names
 from retune.errors import CloudError
 from retune.report import ComputeUsed, Part, PreparedData
 from retune.report import Job as JobReport
-from retune.request import Request
+from retune.request import ParameterValue, Request
 from retune.waiting import poll
 from retune_cloud import ledger
 from retune_cloud import workspace as cloud
+from retune_cloud.answers import required
 from retune_cloud.ledger import job_status
 from retune_cloud.sdk_errors import first_line, if_exists, is_transient
 from tasks.compute import SERVERLESS
@@ -24,7 +25,7 @@ from tasks.step import repeatable_step
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
-    from azure.ai.ml.entities import Job, PipelineJob
+    from azure.ai.ml.entities import Component, Job, PipelineJob
 
 log = logging.getLogger("retune.job")
 
@@ -67,27 +68,31 @@ def submit_job(
         _check_same(present, request, key, data)
         if job_status(present) not in ledger.ENDED:
             log.info("%s is %s", present.name, job_status(present))
-        ledger.renew_lease(request.workspace, present.name, request.limits.lease_minutes, holder)
+        ledger.renew_lease(request.workspace, names.job_name(key, attempt), request.limits.lease_minutes, holder)
     log.info("%s %s", "took over" if attached else "submitted", present.name)
-    epochs = next((float(one.value) for one in model.parameters if one.name == "num_train_epochs"), None)
+    epochs = next((float(item.value) for item in model.parameters if item.name == "num_train_epochs"), None)
     return Submission(job=_report(present, attached), key=key, attempt=attempt, holder=holder, epochs=epochs)
 
 
 def build_pipeline(
-    request: Request, model: ModelFacts, compute: ComputeUsed, data: PreparedData, component: object
+    request: Request, model: ModelFacts, compute: ComputeUsed, data: PreparedData, component: "Component"
 ) -> "PipelineJob":
     """The guide's pipeline: one node of the registry component, its inputs, and the output `trained_model`."""
     from azure.ai.ml import Input, Output
     from azure.ai.ml.entities import PipelineJob
 
-    inputs = {parameter.name: parameter.value for parameter in model.parameters if parameter.source != "component"}
+    inputs: dict[str, ParameterValue | Input] = {
+        parameter.name: parameter.value for parameter in model.parameters if parameter.source != "component"
+    }
     inputs[request.model.path_input] = Input(type=component.inputs[request.model.path_input].type, path=model.model.id)
     kind, value = ("instance_type", compute.size) if compute.name == SERVERLESS else ("compute", compute.name)
     inputs |= {f"{kind}_{step}": value for step in STEPS if f"{kind}_{step}" in model.inputs}
     if "number_of_gpu_to_use_finetuning" in model.inputs:
         inputs["number_of_gpu_to_use_finetuning"] = compute.gpus_per_node
     # As inputs of the job itself, the data assets lead from their own pages to the job.
-    files = {f"{role}_file_path": Input(type="uri_file", path=asset) for role, asset in data.assets.items()}
+    files: dict[str, Input | str | bool | int | float] = {
+        f"{role}_file_path": Input(type="uri_file", path=asset) for role, asset in data.assets.items()
+    }
     node = component(**inputs, **{name: f"${{{{parent.inputs.{name}}}}}" for name in files})
     node.name = NODE
     node.outputs[OUTPUT] = f"${{{{parent.outputs.{TRAINED_MODEL}}}}}"
@@ -95,6 +100,7 @@ def build_pipeline(
     pipeline = PipelineJob(
         jobs={NODE: node}, inputs=files, outputs={TRAINED_MODEL: Output(type=component.outputs[OUTPUT].type)}
     )
+    assert pipeline.settings is not None
     pipeline.settings.force_rerun = True
     pipeline.settings.continue_on_step_failure = False
     return pipeline
@@ -119,13 +125,13 @@ def _check_same(job: "Job", request: Request, key: str, data: PreparedData) -> N
     if before is None:
         different = ["its request cannot be read"]
     else:
-        there, here = (dict(_flat(asked)) for asked in (before, request))
+        submitted, requested = (dict(_training_settings(each)) for each in (before, request))
         different = [
-            f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
-            for name in sorted(there.keys() | here.keys())
-            if there.get(name) != here.get(name)
+            f"{name}: {submitted.get(name)!r} there, {requested.get(name)!r} here"
+            for name in sorted(submitted.keys() | requested.keys())
+            if submitted.get(name) != requested.get(name)
         ]
-    content = (job.tags.get(names.DATA_TAG), data.splits["train"].sha256)
+    content = ((job.tags or {}).get(names.DATA_TAG), data.splits["train"].sha256)
     if not different and content[0] != content[1]:
         different = [f"the training rows have changed (sha256 {str(content[0])[:12]} there, {content[1][:12]} here)"]
     if different:
@@ -137,7 +143,7 @@ def _check_same(job: "Job", request: Request, key: str, data: PreparedData) -> N
         )
 
 
-def _flat(request: Request) -> Iterator[tuple[str, object]]:
+def _training_settings(request: Request) -> Iterator[tuple[str, object]]:
     """What decides the result, as dotted key and value: where to run, how long to wait and who approves do not."""
     for section, values in request.model_dump(mode="json", exclude={"approval", "limits", "workspace"}).items():
         for name, value in values.items():
@@ -157,12 +163,12 @@ def _create(
     """The job and whether another submission was first."""
     from azure.core.exceptions import HttpResponseError
 
-    where = request.workspace
-    component = cloud.registry_client(where, where.component_registry).components.get(
+    workspace = request.workspace
+    component = cloud.registry_client(workspace, workspace.component_registry).components.get(
         request.model.component, version=model.component_version
     )
     pipeline = build_pipeline(request, model, compute, data, component)
-    pipeline.name = names.job_name(key, attempt)
+    name = pipeline.name = names.job_name(key, attempt)
     nodes = next((int(p.value) for p in model.parameters if p.name == "num_nodes_finetune"), 1)
     pipeline.display_name = display_name(model.model.name, model.parameters, compute.gpus_per_node, nodes)
     pipeline.tags = (
@@ -181,11 +187,11 @@ def _create(
         if is_transient(error):
             raise
         taken = error.status_code in (400, 409)
-        if taken and (present := poll(lambda: _find(client, pipeline.name), seconds=VISIBLE_SECONDS, every=1)):
+        if taken and (present := poll(lambda: _find(client, name), seconds=VISIBLE_SECONDS, every=1)):
             return present, True
         raise CloudError(
             "JobRefused",
-            f"Job '{pipeline.name}' was refused: {first_line(error)}",
+            f"Job '{name}' was refused: {first_line(error)}",
             "Correct the request as the service says.",
         ) from error
 
@@ -195,12 +201,13 @@ def _find(client: "MLClient", name: str) -> "Job | None":
 
 
 def _report(job: "Job", attached: bool) -> JobReport:
+    name = required(job.name, "the job's name")
     return JobReport(
-        name=job.name,
-        display_name=job.display_name or job.name,
-        experiment=job.experiment_name,
+        name=name,
+        display_name=job.display_name or name,
+        experiment=required(job.experiment_name, f"the experiment of job '{name}'"),
         status=job_status(job),
         attached=attached,
-        created=job.creation_context.created_at,
+        created=ledger.creation_time(job),
         studio_url=job.studio_url,
     )

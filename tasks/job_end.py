@@ -11,20 +11,19 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefect.runtime import flow_run
-
 from retune.errors import JobFailed, WaitExpired
 from retune.report import Job as JobReport
 from retune.request import Request
 from retune.waiting import wait_until
 from retune_cloud import ledger
 from retune_cloud import workspace as cloud
+from retune_cloud.answers import required
 from retune_cloud.ledger import job_status
 from retune_cloud.sdk_errors import first_line
 from retune_cloud.tracking import tracking_client
 from tasks.job import Submission
 from tasks.showing import Progress
-from tasks.step import step
+from tasks.step import current_flow_run, step
 from tasks.steplogs import StepLogs, StepRun, count_logged
 
 if TYPE_CHECKING:
@@ -46,7 +45,8 @@ def wait_for_job(request: Request, submission: Submission) -> JobReport:
         WaitExpired: the queue or the run limit passed.
     """
     client = cloud.workspace_client(request.workspace)
-    logged = count_logged(flow_run.get_id(), submission.job.created) if submission.job.attached else None
+    created = required(submission.job.created, "the creation time of the job")
+    logged = count_logged(current_flow_run(), created) if submission.job.attached else None
     logs = StepLogs(client, logged)
     follower, limits = JobFollower(request, submission, logs), request.limits
     status = wait_until(
@@ -54,12 +54,12 @@ def wait_for_job(request: Request, submission: Submission) -> JobReport:
         # The follower's own limits end the wait before.
         seconds=(limits.queue_minutes + limits.run_minutes) * 60 + OUTAGE_SECONDS,
         every=limits.poll_seconds,
-        what=f"The end of job '{submission.job.name}'",
+        subject=f"The end of job '{submission.job.name}'",
         fix="Raise limits.run_minutes, or see why in Azure ML studio.",
     )
     if status != "Completed":
         raise _failure(client, submission.job, status, logs)
-    seconds = (datetime.now(UTC) - submission.job.created).total_seconds()
+    seconds = (datetime.now(UTC) - created).total_seconds()
     return submission.job.model_copy(update={"status": status, "seconds": round(seconds, 1)})
 
 
@@ -176,7 +176,7 @@ def _steps(client: "MLClient", name: str) -> list[StepRun]:
         # They are for the reader only.
         log.debug("the steps of %s could not be read: %s", name, first_line(error))
         return []
-    return [StepRun(step.name, step.display_name, job_status(step)) for step in steps]
+    return [StepRun(step.name or "", step.display_name or step.name or "", job_status(step)) for step in steps]
 
 
 def _logged(client: "MLClient", name: str) -> dict[str, float]:
@@ -189,8 +189,8 @@ def _logged(client: "MLClient", name: str) -> dict[str, float]:
         return {}
     # MLflow hands out the step of a last value only here; the history has it too, and grows with the training.
     steps = {point.key: point.step for point in data._metric_objs}
-    found = {metric: data.metrics[metric] for metric in ("epoch", "loss", "eval_loss") if metric in data.metrics}
-    return {"step": max(steps[metric] for metric in found), **found} if found else found
+    latest = {metric: data.metrics[metric] for metric in ("epoch", "loss", "eval_loss") if metric in data.metrics}
+    return {"step": max(steps[metric] for metric in latest), **latest} if latest else latest
 
 
 def _failure(client: "MLClient", job: JobReport, status: str, logs: StepLogs) -> JobFailed:

@@ -46,7 +46,7 @@ def read_metrics(request: Request, job: str) -> JobMetrics:
         lambda: _runs_with_metrics(tracking, job),
         seconds=VISIBLE_WITHIN_SECONDS,
         every=2,
-        what=f"The first metric of job '{job}' in the tracking store",
+        subject=f"The first metric of job '{job}' in the tracking store",
         fix="See the job's logs in Azure ML studio: the training step may have logged none.",
     )
     values = {name: value for run in runs for name, value in run.data.metrics.items() if math.isfinite(value)}
@@ -61,7 +61,7 @@ def read_metrics(request: Request, job: str) -> JobMetrics:
 
 def _curves(tracking: "MlflowClient", runs: "list[Run]") -> list[Curve]:
     """The losses that were logged more than once, by name; the job's own win."""
-    found = {}
+    curves = {}
     for run in runs:
         for name in run.data.metrics:
             if "loss" in name:
@@ -69,8 +69,8 @@ def _curves(tracking: "MlflowClient", runs: "list[Run]") -> list[Curve]:
                 points.sort(key=lambda point: (point.step, point.timestamp))
                 if len(points) > 1:
                     steps, values = [point.step for point in points], [point.value for point in points]
-                    found[name] = Curve(metric=name, steps=steps, values=values)
-    return [found[name] for name in sorted(found)]
+                    curves[name] = Curve(metric=name, steps=steps, values=values)
+    return [curves[name] for name in sorted(curves)]
 
 
 def isfinite(point: "Metric") -> bool:

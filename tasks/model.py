@@ -4,22 +4,26 @@ Source: the guide's model and parameter cells; the traps of tags that moved and 
 """
 
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from retune.errors import BadRequest
-from retune.parameters import ComponentInput, merge, read_tag
+from retune.parameters import ComponentInput, merge, read_defaults, read_tag
 from retune.report import FoundationModel, Parameter, Part
 from retune.request import Request
 from retune_cloud import workspace as cloud
+from retune_cloud.answers import member, required
 from tasks.showing import show_parameters
 from tasks.step import repeatable_step
 
 if TYPE_CHECKING:
-    from azure.ai.ml import MLClient
-    from azure.ai.ml.entities import Model, PipelineComponent
+    from azure.ai.ml import Input, MLClient
+    from azure.ai.ml.entities import Component, Model
 
 log = logging.getLogger("retune.model")
+
+T = TypeVar("T")
 
 OUTPUT = "mlflow_model_folder"
 
@@ -43,40 +47,40 @@ def read_model(request: Request) -> ModelFacts:
     Raises:
         BadRequest: model or component do not exist, the component lacks what the flow needs, or parameters are wrong.
     """
-    where = request.workspace
-    asked = request.model
-    model = _get(cloud.registry_client(where, where.registry), "models", asked.name, asked.version, where.registry)
+    workspace, settings = request.workspace, request.model
+    registry = cloud.registry_client(workspace, workspace.registry)
+    components = cloud.registry_client(workspace, workspace.component_registry).components
+    model = _get(registry.models.get, "Model", settings.name, settings.version, workspace.registry)
     component = _get(
-        cloud.registry_client(where, where.component_registry),
-        "components",
-        asked.component,
-        asked.component_version,
-        where.component_registry,
+        components.get, "Component", settings.component, settings.component_version, workspace.component_registry
     )
     inputs = {name: _component_input(spec) for name, spec in component.inputs.items()}
-    defaults = read_tag(model.tags.get("model_specific_defaults")) or {}
-    parameters, warnings, problems = merge(inputs, defaults, request.training)
+    defaults = read_defaults((model.tags or {}).get("model_specific_defaults"))
+    parameters, notes, problems = merge(inputs, defaults, request.training)
     problems += _contract_problems(request, component)
     if problems:
         raise BadRequest(problems)
-    about = _registry_properties(cloud.registry_client(where, where.registry), model)
-    archived = bool(about.get("isArchived")) or str(about.get("stage")).lower() == "archived"
+    about = _registry_properties(registry, model)
+    archived = bool(member(about, "isArchived")) or str(member(about, "stage")).lower() == "archived"
     retirement = _retirement_date(about)
-    warnings = _age_warnings(model, archived, retirement) + warnings
+    warnings = _age_warnings(model, archived, retirement)
     for warning in warnings:
         log.warning(warning)
+    # Nobody but the model's publisher can change them.
+    for note in notes:
+        log.info(note)
     log.info("%s:%s with %s:%s", model.name, model.version, component.name, component.version)
     show_parameters(parameters)
     return ModelFacts(
         model=FoundationModel(
-            name=model.name,
-            version=model.version,
-            id=model.id,
+            name=required(model.name, "the model's name"),
+            version=required(model.version, "the model's version"),
+            id=required(model.id, "the model's id"),
             component=f"{component.name}:{component.version}",
             archived=archived,
             retirement_date=retirement,
         ),
-        component_version=component.version,
+        component_version=required(component.version, "the component's version"),
         inputs=list(inputs),
         parameters=parameters,
         finetune_sizes=_sizes(about, "finetune_compute_allow_list", "finetuneComputes"),
@@ -102,32 +106,30 @@ def display_name(model: str, parameters: list[Parameter], gpus_per_node: int, no
     )
 
 
-def _get(client: "MLClient", kind: str, name: str, version: str, registry: str) -> "Model | PipelineComponent":
+def _get(read: Callable[..., T], kind: str, name: str, version: str, registry: str) -> T:
+    """The model or component of that version, which may be `latest`."""
     from azure.ai.ml.exceptions import ValidationException
     from azure.core.exceptions import ResourceNotFoundError
 
-    wanted = {"label": "latest"} if version == "latest" else {"version": version}
+    selector = {"label": "latest"} if version == "latest" else {"version": version}
     try:
-        return getattr(client, kind).get(name, **wanted)
+        return read(name, **selector)
     except (ResourceNotFoundError, ValidationException) as error:
-        section = "model.name and model.version" if kind == "models" else "model.component and model.component_version"
-        raise BadRequest(
-            [f"{kind[:-1].capitalize()} '{name}' ({version}) is not in registry '{registry}'. Check {section}."]
-        ) from error
+        keys = "model.name and model.version" if kind == "Model" else "model.component and model.component_version"
+        raise BadRequest([f"{kind} '{name}' ({version}) is not in registry '{registry}'. Check {keys}."]) from error
 
 
-def _component_input(spec: object) -> ComponentInput:
-    enum = getattr(spec, "enum", None)
+def _component_input(spec: "Input") -> ComponentInput:
     return ComponentInput(
         type=spec.type,
         default=spec.default,
-        enum=[str(value) for value in enum] if enum else None,
-        minimum=getattr(spec, "min", None),
-        maximum=getattr(spec, "max", None),
+        enum=[str(value) for value in spec.enum] if spec.enum else None,
+        minimum=spec.min,
+        maximum=spec.max,
     )
 
 
-def _contract_problems(request: Request, component: "PipelineComponent") -> list[str]:
+def _contract_problems(request: Request, component: "Component") -> list[str]:
     """What the flow needs of the component and does not find."""
     needed = [request.model.path_input, "train_file_path", "validation_file_path", "test_file_path"]
     version = f"{component.name}:{component.version}"
@@ -144,7 +146,7 @@ def _contract_problems(request: Request, component: "PipelineComponent") -> list
     return problems
 
 
-def _registry_properties(client: "MLClient", model: "Model") -> dict[str, object]:
+def _registry_properties(client: "MLClient", model: "Model") -> object:
     """The properties of a model version as the registry sends them, `systemMetadata` and `isArchived` included.
 
     In 2026 allow lists and dates moved there from the tags; `Model`, which `models.get` returns, has room for neither.
@@ -152,21 +154,22 @@ def _registry_properties(client: "MLClient", model: "Model") -> dict[str, object
     return dict(client.models._get(model.name, model.version)["properties"])
 
 
-def _system_metadata(about: dict[str, object]) -> dict[str, dict]:
-    return about.get("systemMetadata") or about.get("system_metadata") or {}
+def _system_metadata(about: object) -> object:
+    return member(about, "systemMetadata") or member(about, "system_metadata")
 
 
-def _sizes(about: dict[str, object], tag: str, key: str) -> list[str] | None:
+def _sizes(about: object, tag: str, key: str) -> list[str] | None:
     """The VM sizes that the model may use, lower case; None when neither the tag nor the metadata says."""
-    computes = _system_metadata(about).get("supportedComputes") or {}
-    sizes = read_tag((about.get("tags") or {}).get(tag)) or computes.get(key)
-    return [size.lower() for size in sizes] if sizes else None
+    text = member(about, "tags", tag)
+    sizes = read_tag(text if isinstance(text, str) else None)
+    sizes = sizes or member(_system_metadata(about), "supportedComputes", key)
+    return [str(size).lower() for size in sizes] if isinstance(sizes, list) and sizes else None
 
 
-def _retirement_date(about: dict[str, object]) -> str | None:
+def _retirement_date(about: object) -> str | None:
     """The day after which fine-tuning is not offered, `YYYY-MM-DD`; None when the registry gives none."""
-    deprecation = _system_metadata(about).get("deprecation") or {}
-    text = deprecation.get("finetuneRetirementDate") or (about.get("tags") or {}).get("FinetuneRetirementDate")
+    date = member(_system_metadata(about), "deprecation", "finetuneRetirementDate")
+    text = date or member(about, "tags", "FinetuneRetirementDate")
     return str(text)[:10] if text else None
 
 

@@ -7,11 +7,12 @@ from retune.report import Decision, PreparedData, RegisteredModel
 from retune.request import Request
 from retune_cloud import ledger
 from retune_cloud import workspace as cloud
+from retune_cloud.answers import required
 from retune_cloud.sdk_errors import refusal
 from tasks.job import TRAINED_MODEL, Submission
 from tasks.model import ModelFacts
 from tasks.step import repeatable_step
-from tasks.unchanged import made_from
+from tasks.unchanged import training_digest
 
 log = logging.getLogger("retune.register")
 
@@ -33,9 +34,10 @@ def register_model(
 
     job = submission.job
     name = names.registered_model_name(request)
-    version = names.model_version(job.created, submission.key, submission.attempt)
+    created = required(job.created, "the creation time of the job")
+    version = names.model_version(created, submission.key, submission.attempt)
     lineage = names.tags(submission.key, submission.attempt) | {
-        names.MADE_FROM_TAG: made_from(request, model, data),
+        names.TRAINING_DIGEST_TAG: training_digest(request, model, data),
         "job": job.name,
         "base_model": f"{model.model.name}:{model.model.version}",
         "component": model.model.component,
@@ -64,7 +66,6 @@ def register_model(
             registered = cloud.workspace_client(request.workspace).models.create_or_update(registered)
     else:
         registered = present
-    log.info("%s:%s", registered.name, registered.version)
-    return RegisteredModel(
-        name=registered.name, version=registered.version, id=registered.id, attached=present is not None
-    )
+    log.info("%s:%s", name, version)
+    asset_id = required(registered.id, f"the id of model '{name}'")
+    return RegisteredModel(name=name, version=version, id=asset_id, attached=present is not None)

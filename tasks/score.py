@@ -8,6 +8,7 @@ import json
 import logging
 import random
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from retune.report import Answer, Endpoint, PreparedData, Split
 from retune.request import Request, Score
 from retune.waiting import pause
 from retune_cloud import workspace as cloud
+from retune_cloud.answers import required
 from tasks.showing import show_questions
 from tasks.step import repeatable_step
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("retune.score")
 
+Json = None | bool | int | float | str | Sequence["Json"] | Mapping[str, "Json"]
 # The gateway answers these while a fresh deployment's instances join; a repeat of a question is harmless.
 BUSY = (429, 502, 503)
 FIXES = {
@@ -36,17 +39,23 @@ FIXES = {
 
 
 @repeatable_step
-def ask(request: Request, endpoint: Endpoint, data: PreparedData) -> list[Answer]:
+def score_endpoint(request: Request, endpoint: Endpoint, data: PreparedData) -> list[Answer]:
     """The answers to `score.rows` rows of the test split, chosen by `score.seed`.
 
     Raises:
         CloudError: `ScoringRefused`, `EmptyAnswer` or `MalformedAnswer`.
     """
+    from azure.ai.ml.entities import EndpointAuthKeys
+
     client = cloud.workspace_client(request.workspace)
-    uri = client.online_endpoints.get(endpoint.name).scoring_uri
-    key = client.online_endpoints.get_keys(endpoint.name).primary_key
+    uri = required(client.online_endpoints.get(endpoint.name).scoring_uri, "the endpoint's address")
+    keys = client.online_endpoints.get_keys(endpoint.name)
+    if not isinstance(keys, EndpointAuthKeys):
+        raise CloudError(
+            "ScoringRefused", "The endpoint takes tokens, not keys.", "Set its authentication mode to key."
+        )
     answers = []
-    with _patient_session(key) as session:
+    with _patient_session(required(keys.primary_key, "the endpoint's key")) as session:
         for conversation, expected in choose_rows(data.splits["test"], request.score):
             pause(0)
             began = time.monotonic()
@@ -72,9 +81,9 @@ def choose_rows(split: Split, score: Score) -> list[tuple[list[dict[str, str]], 
     return [_split_last_answer(json.loads(lines[number])["messages"]) for number in chosen]
 
 
-def build_payload(conversation: list[dict[str, str]], score: Score) -> dict[str, object]:
+def build_payload(conversation: list[dict[str, str]], score: Score) -> Mapping[str, Json]:
     """The request's body in either shape: `nested` for the MLflow server, `flat` for the base model's own."""
-    parameters = {
+    parameters: Mapping[str, Json] = {
         "temperature": score.temperature,
         "top_p": score.top_p,
         "do_sample": score.do_sample,
@@ -122,11 +131,12 @@ def _split_last_answer(messages: list[dict[str, str]]) -> tuple[list[dict[str, s
 
 def _patient_session(key: str) -> "requests.Session":
     import requests
+    from requests.adapters import HTTPAdapter
     from urllib3 import Retry
 
     session = requests.Session()
     again = Retry(total=5, backoff_factor=1, status_forcelist=BUSY, allowed_methods=None, raise_on_status=False)
-    session.mount("https://", requests.adapters.HTTPAdapter(max_retries=again))
+    session.mount("https://", HTTPAdapter(max_retries=again))
     session.headers["Authorization"] = f"Bearer {key}"
     return session
 

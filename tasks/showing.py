@@ -132,6 +132,9 @@ class Progress:
 
     def _draw(self, percent: float, text: str) -> None:
         if self._artifact is None:
-            self._artifact = create_progress_artifact(percent, key="training", description=text)
+            created = create_progress_artifact(percent, key="training", description=text)
+            # Prefect's type allows for a coroutine, which it gives to callers in an event loop.
+            assert isinstance(created, UUID)
+            self._artifact = created
         else:
             update_progress_artifact(self._artifact, percent, description=text)

@@ -5,12 +5,14 @@ service's own: it reads, or writes what a repeat leaves unchanged.
 """
 
 from collections.abc import Callable
-from functools import partial, wraps
+from functools import wraps
 from typing import ParamSpec, TypeVar
+from uuid import UUID
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State, TaskRun
+from prefect.runtime import flow_run
 from prefect.tasks import exponential_backoff
 
 from retune.waiting import pause
@@ -19,7 +21,10 @@ from retune_cloud.sdk_errors import is_transient
 P = ParamSpec("P")
 R = TypeVar("R")
 
-step = partial(task, cache_policy=NO_CACHE, persist_result=False)
+
+def step(body: Callable[P, R]) -> Task[P, R]:
+    """The task of a body that is called once."""
+    return task(cache_policy=NO_CACHE, persist_result=False)(body)
 
 
 def repeatable_step(body: Callable[P, R]) -> Task[P, R]:
@@ -30,13 +35,22 @@ def repeatable_step(body: Callable[P, R]) -> Task[P, R]:
         pause(0)
         return body(*args, **kwargs)
 
-    return step(
-        unless_stopped,
+    return task(
+        cache_policy=NO_CACHE,
+        persist_result=False,
         retries=3,
         retry_delay_seconds=exponential_backoff(backoff_factor=2),
         retry_jitter_factor=0.5,
         retry_condition_fn=_may_succeed,
-    )
+    )(unless_stopped)
+
+
+def current_flow_run() -> UUID:
+    """Id of the flow run in which the calling step runs."""
+    run_id = flow_run.get_id()
+    if run_id is None:
+        raise RuntimeError("a step was called outside a flow run")
+    return UUID(run_id)
 
 
 def _may_succeed(task: Task, run: TaskRun, state: State) -> bool:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
+from uuid import UUID
 
 from retune_cloud.ledger import ENDED
 from retune_cloud.sdk_errors import first_line
@@ -55,7 +56,7 @@ class StepLogs:
                 continue
             try:
                 ended = step.status in ENDED
-                self._take(step, self._read(step), to_the_end=ended)
+                self._add(step, self._read(step), to_the_end=ended)
                 self._done |= {step.name} if ended else set()
             except AzureError as error:
                 # They are for the reader only.
@@ -82,16 +83,16 @@ class StepLogs:
                     return b""
                 raise
 
-    def _take(self, step: StepRun, content: bytes, *, to_the_end: bool) -> None:
+    def _add(self, step: StepRun, content: bytes, *, to_the_end: bool) -> None:
         self._bytes[step.name] += len(content)
         *lines, rest = (self._rest.get(step.name, b"") + content).split(b"\n")
         if to_the_end and rest:
             lines, rest = [*lines, rest], b""
         self._rest[step.name] = rest
         for line in lines:
-            self._tell(step.display_name, line.decode(errors="replace").rstrip("\r"))
+            self._log_line(step.display_name, line.decode(errors="replace").rstrip("\r"))
 
-    def _tell(self, step: str, line: str) -> None:
+    def _log_line(self, step: str, line: str) -> None:
         self._last[step] = [*self._last.get(step, []), line][-KEPT_LINES:]
         if self._logged[step]:
             self._logged[step] -= 1
@@ -99,15 +100,17 @@ class StepLogs:
         log.debug("%s: %s", step, line[:LINE_CHARACTERS])
 
 
-def count_logged(flow_run_id: str, since: datetime) -> Counter[str]:
+def count_logged(flow_run_id: UUID, since: datetime) -> Counter[str]:
     """Lines of each step that the flow run's log in Prefect holds since the job was made."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId, LogFilterTimestamp
 
     counted: Counter[str] = Counter()
-    wanted = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]), timestamp=LogFilterTimestamp(after_=since))
+    # The filter has a type of its own for times, which pydantic makes of ours.
+    later = LogFilterTimestamp.model_validate({"after_": since})
+    selection = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]), timestamp=later)
     with get_client(sync_client=True) as client:
-        while found := client.read_logs(wanted, limit=LOGS_AT_ONCE, offset=counted.total()):
-            counted.update(one.message.partition(": ")[0] if one.name == log.name else "" for one in found)
+        while records := client.read_logs(selection, limit=LOGS_AT_ONCE, offset=counted.total()):
+            counted.update(record.message.partition(": ")[0] if record.name == log.name else "" for record in records)
     del counted[""]
     return counted

@@ -31,7 +31,7 @@ def find_leftovers(workspace: Workspace) -> Swept:
 
 
 @step
-def cancel_job(workspace: Workspace, job: Leftover) -> Leftover:
+def cancel_leftover(workspace: Workspace, job: Leftover) -> Leftover:
     """The job with what was done; a lease that was renewed since it was found spares it."""
     from azure.core.exceptions import AzureError
 

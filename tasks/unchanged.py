@@ -16,6 +16,7 @@ from retune.report import PreparedData, RegisteredModel
 from retune.request import Request
 from retune_cloud import ledger
 from retune_cloud import workspace as cloud
+from retune_cloud.answers import required
 from retune_cloud.sdk_errors import first_line, if_exists
 from tasks import job, model
 from tasks.job import Submission
@@ -28,17 +29,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("retune.unchanged")
 
 # The code that decides what is trained; that which prepares the data shows in the data's content.
-MADE_BY = (job, model, parameters)
+TRAINING_CODE = (job, model, parameters)
 
 
-def made_from(request: Request, model: ModelFacts, data: PreparedData) -> str:
+def training_digest(request: Request, model: ModelFacts, data: PreparedData) -> str:
     """Digest of everything that decides what the trained model will be."""
     ingredients = {
         "data": {role: split.sha256 for role, split in data.splits.items()},
         "model": model.model.id,
         "component": [request.workspace.component_registry, model.model.component],
         "parameters": {parameter.name: parameter.value for parameter in model.parameters},
-        "code": [inspect.getsource(module) for module in MADE_BY],
+        "code": [inspect.getsource(module) for module in TRAINING_CODE],
     }
     return hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -48,30 +49,32 @@ def find_same_model(request: Request, model: ModelFacts, data: PreparedData) -> 
     """The last good model, if it was made from the same; creates nothing."""
     client = cloud.workspace_client(request.workspace)
     listed = if_exists(lambda: list(client.models.list(name=names.registered_model_name(request))))
-    versions = [version for version in listed or [] if _own(version)]
-    versions.sort(key=lambda found: found.creation_context.created_at, reverse=True)
-    last = next((found for found in versions if _is_good(request, found)), None)
-    if last is None or last.tags.get(names.MADE_FROM_TAG) != made_from(request, model, data):
+    versions = sorted(listed or [], key=ledger.creation_time, reverse=True)
+    last = next((version for version in versions if _is_verified(request, version)), None)
+    if last is None or (last.tags or {}).get(names.TRAINING_DIGEST_TAG) != training_digest(request, model, data):
         return None
     log.info("nothing has changed since %s:%s", last.name, last.version)
-    return RegisteredModel(name=last.name, version=last.version, id=last.id, attached=True)
+    return RegisteredModel(
+        name=required(last.name, "the model's name"),
+        version=required(last.version, "the model's version"),
+        id=required(last.id, "the model's id"),
+        attached=True,
+    )
 
 
 @repeatable_step
-def mark_good(request: Request, submission: Submission) -> None:
+def mark_verified(request: Request, submission: Submission) -> None:
     """Write into the job's tags that its model has answered. Without that the next run trains, changed or not."""
     from azure.core.exceptions import AzureError
 
     try:
-        ledger.mark_good(request.workspace, submission.job.name, datetime.now(UTC))
+        ledger.mark_verified(request.workspace, submission.job.name, datetime.now(UTC))
     except AzureError as error:
         log.warning("%s could not be marked as good: %s", submission.job.name, first_line(error))
 
 
-def _own(found: "Model") -> bool:
-    return names.read_tags(found.tags) is not None
-
-
-def _is_good(request: Request, found: "Model") -> bool:
-    made_by = ledger.find_job(request.workspace, *names.read_tags(found.tags))
-    return made_by is not None and made_by.good
+def _is_verified(request: Request, version: "Model") -> bool:
+    """Whether a run of Retune made the model and its endpoint has answered."""
+    run = names.read_tags(version.tags)
+    job = ledger.find_job(request.workspace, *run) if run else None
+    return job is not None and job.verified

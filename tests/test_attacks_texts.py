@@ -14,7 +14,7 @@ from chatdata.describe import to_markdown as data_to_markdown
 from retune.printing import render, render_swept
 from retune.report import Report, Swept
 from retune.summary import to_html, to_markdown
-from retune_cli.holdings import Holdings, render_holdings
+from retune_cli.resources import RunResources, render_resources
 from retune_cli.running import _StepFormatter
 
 PAGE = [
@@ -96,7 +96,7 @@ def test_a_terminal_is_sent_no_command(text: str, capsys: pytest.CaptureFixture[
     """By no command that prints what others have said."""
     render(filled(Report, text))
     render_swept(filled(Swept, text))
-    render_holdings(filled(Holdings, text))
+    render_resources(filled(RunResources, text))
     shown = capsys.readouterr().out
 
     assert not {char for char in shown if ord(char) < 32 or ord(char) in (0x7F, 0x9B, 0x202E)} - {"\n"}

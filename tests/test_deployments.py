@@ -12,8 +12,8 @@ DEPLOYMENTS = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8")
 PRESET_OF = {
     "local": "local",
     "local-nightly": "local",
-    "phi3-ultrachat": "phi3-ultrachat",
-    "phi3-ultrachat-weekly": "phi3-ultrachat",
+    "phi4-ultrachat": "phi4-ultrachat",
+    "phi4-ultrachat-weekly": "phi4-ultrachat",
 }
 
 

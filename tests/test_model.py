@@ -1,8 +1,11 @@
 """What the registry says of a model is read in each of the forms that it has had."""
 
+import logging
+
 import pytest
 from conftest import Emulator
 
+from retune.errors import BadRequest
 from retune.request import Request, load
 from tasks.compute import inspect_compute
 from tasks.model import read_model
@@ -16,16 +19,16 @@ A100 = [
 ]
 
 
-def request_for(**model: str) -> Request:
-    """The local preset with another model."""
-    return load("local", [f"model.{name}={value}" for name, value in model.items()])
+def request_for(name: str, version: str = "latest") -> Request:
+    """The local preset with a model of its own."""
+    return load("local", [f"model.name={name}", f"model.version={version}"])
 
 
 @pytest.mark.usefixtures("emulator")
 @pytest.mark.parametrize(("version", "archived"), [("15", True), ("14", False)], ids=["system metadata", "tags"])
 def test_allow_lists_defaults_and_dates_are_read_where_they_are(version: str, archived: bool) -> None:
     """Tags as Python literals and camel-case system metadata with JSON tags say the same."""
-    facts = read_model.fn(request_for(version=version))
+    facts = read_model.fn(request_for("Phi-3-mini-4k-instruct", version))
 
     assert facts.finetune_sizes == A100
     assert "standard_nd40rs_v2" in facts.inference_sizes
@@ -34,14 +37,27 @@ def test_allow_lists_defaults_and_dates_are_read_where_they_are(version: str, ar
 
 
 @pytest.mark.usefixtures("emulator")
+def test_an_archived_and_retired_model_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    """The guide's model has been past its retirement date since 2025; defaults that no input takes are only noted."""
+    caplog.set_level(logging.INFO, "retune.model")
+    facts = read_model.fn(request_for("Phi-3-mini-4k-instruct"))
+
+    assert facts.warnings == [
+        "Model 'Phi-3-mini-4k-instruct:15' is archived. Plan a move to one that is not.",
+        "Model 'Phi-3-mini-4k-instruct:15' is past its retirement date 2025-08-30.",
+    ]
+    assert "Ignored the model's default 'learning_rate_min': the component has no such input." in caplog.messages
+
+
+@pytest.mark.usefixtures("emulator")
 def test_latest_is_resolved_to_a_version() -> None:
     """The report never says `latest`."""
-    facts = read_model.fn(request_for(name="Phi-4"))
+    facts = read_model.fn(request_for("Phi-4"))
 
     assert (facts.model.name, facts.model.version, facts.model.archived) == ("Phi-4", "8", False)
     assert facts.model.id == "azureml://registries/azureml/models/Phi-4/versions/8"
     assert facts.model.component == "chat_completion_pipeline:0.0.82"
-    assert facts.warnings == [] or all("is archived" not in warning for warning in facts.warnings)
+    assert facts.warnings == []
 
 
 @pytest.mark.usefixtures("emulator")
@@ -50,6 +66,16 @@ def test_gpus_and_price_come_from_the_workspace_s_list() -> None:
     facts = inspect_compute.fn(load("local", ["compute.size=Standard_NC96ads_A100_v4", "compute.name=unmade"]))
 
     assert (facts.used.gpus_per_node, facts.used.price_per_hour_usd, facts.exists) == (4, 14.692, False)
+
+
+def test_a_compute_that_is_no_cluster_is_refused() -> None:
+    """A workspace may have an instance, a machine of one person, under the name that the request gives."""
+    from azure.ai.ml.entities import ComputeInstance
+
+    from tasks.compute import _check_cluster
+
+    with pytest.raises(BadRequest, match=r"'mine' is no cluster: it has type computeinstance. Choose another compute"):
+        _check_cluster(ComputeInstance(name="mine", size="Standard_NC24ads_A100_v4"), "Standard_NC24ads_A100_v4")
 
 
 def test_low_priority_is_tried_when_dedicated_is_refused_and_only_then(emulator: Emulator) -> None:

@@ -11,7 +11,7 @@ from prefect import Flow, flow
 from prefect.states import Cancelled, Completed, Failed, State
 
 from retune.errors import BadRequest
-from retune_cli.notify import make_automations
+from retune_cli.notify import create_automations
 
 BLOCK = "custom-webhook/retune-tests"
 TOLD_WITHIN_SECONDS = 60
@@ -85,8 +85,8 @@ def test_somebody_is_told(name: str, state: State, prefect_api: str, listener: L
     text = {"subject": "{{subject}}", "body": "{{body}}"}
     block = CustomWebhookNotificationBlock(name="retune", url=listener.address, json_data=text)
     block.save(BLOCK.partition("/")[2], overwrite=True)
-    names = make_automations(BLOCK)
-    assert make_automations(BLOCK) == names
+    names = create_automations(BLOCK)
+    assert create_automations(BLOCK) == names
     with get_client(sync_client=True) as client:
         assert [len(client.read_automations_by_name(name)) for name in names] == [1] * len(names)
 
@@ -108,6 +108,6 @@ def test_somebody_is_told(name: str, state: State, prefect_api: str, listener: L
 def test_a_block_that_is_not_there_is_named(prefect_api: str) -> None:
     """With what to do about it."""
     with pytest.raises(BadRequest, match="no block 'slack-webhook/nobody'") as caught:
-        make_automations("slack-webhook/nobody")
+        create_automations("slack-webhook/nobody")
 
     assert "slack-webhook" in caught.value.fix

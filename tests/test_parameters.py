@@ -2,7 +2,7 @@
 
 import pytest
 
-from retune.parameters import ComponentInput, convert, merge, read_tag
+from retune.parameters import ComponentInput, convert, merge, read_defaults, read_tag
 
 INPUTS = {
     "num_train_epochs": ComponentInput(type="integer", default=1, minimum=1),
@@ -11,6 +11,12 @@ INPUTS = {
     "precision": ComponentInput(type="string", default="32", enum=["32", "16"]),
     "train_file_path": ComponentInput(type="uri_file"),
 }
+
+
+def test_a_model_s_defaults_are_plain_values() -> None:
+    """A null is no default, and a tag that holds something else has none."""
+    assert read_defaults('{"apply_ort": false, "precision": 16, "seed": null}') == {"apply_ort": False, "precision": 16}
+    assert read_defaults("Standard_NC24ads_A100_v4, Standard_ND96asr_v4") == {}
 
 
 @pytest.mark.parametrize(
@@ -46,9 +52,9 @@ def test_the_user_wins_over_the_model_over_the_guide_over_the_component() -> Non
 
 def test_a_model_s_default_that_is_no_input_is_left_out_with_a_warning() -> None:
     """`learning_rate_min` stands in the tag and not in the component; the guide's notebook crashes on it."""
-    merged, warnings, problems = merge(INPUTS, {"learning_rate_min": 5e-7}, {})
+    merged, notes, problems = merge(INPUTS, {"learning_rate_min": 5e-7}, {})
 
-    assert warnings == ["The model's default 'learning_rate_min' is not an input of the component and is left out."]
+    assert notes == ["Ignored the model's default 'learning_rate_min': the component has no such input."]
     assert "learning_rate_min" not in {parameter.name for parameter in merged}
     assert problems == []
 

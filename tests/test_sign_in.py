@@ -123,12 +123,12 @@ def test_a_server_that_is_away_is_said(home: Path) -> None:
 def test_a_wrong_string_is_said(prefect_api: str, home: Path) -> None:
     """The server is there, and refuses."""
     from retune_cli.approving import answer
-    from retune_cli.notify import make_automations
+    from retune_cli.notify import create_automations
 
     wrong = {PREFECT_API_URL: prefect_api, PREFECT_API_AUTH_STRING: "retune:guessed"}
     for ask in (
         lambda: answer("some-run", approve=True, by="Ada", note=""),
-        lambda: make_automations("slack-webhook/x"),
+        lambda: create_automations("slack-webhook/x"),
     ):
         with temporary_settings(wrong), pytest.raises(CloudError, match="refused the sign-in") as caught:
             ask()

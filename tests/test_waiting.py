@@ -19,7 +19,7 @@ def test_a_wait_looks_once_more_at_its_deadline() -> None:
     """And says what did not happen, and what to do."""
     looks = []
     with pytest.raises(WaitExpired, match=r"Rain did not happen within 0\.05 s\. Wait longer\."):
-        wait_until(lambda: looks.append(1), seconds=0.05, every=NEVER, what="Rain", fix="Wait longer.")
+        wait_until(lambda: looks.append(1), seconds=0.05, every=NEVER, subject="Rain", fix="Wait longer.")
 
     assert len(looks) == 2
     assert poll(lambda: None, seconds=0, every=NEVER) is None

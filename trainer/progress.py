@@ -23,6 +23,7 @@ class ProgressCallback(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
+        *,
         logs: dict[str, float],
         **_: object,
     ) -> None:

@@ -37,14 +37,19 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     # Without this an answer's body waits some 40 ms for the acknowledgement of its headers.
     disable_nagle_algorithm = True
-    server: Server
+
+    @property
+    def owner(self) -> Server:
+        """The server, as what it is: the standard library's type knows nothing of a model."""
+        assert isinstance(self.server, Server)
+        return self.server
 
     def do_GET(self) -> None:
         if self.refuse_foreign_page(self.lower_case_headers()):
             return
         if self.path != "/":
             self.refuse_path("/score")
-        elif self.server.model is None:
+        elif self.owner.model is None:
             self.answer(503, "Loading")
         else:
             self.answer(200, "Healthy")
@@ -58,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
             self.refuse_path("/")
             return
         started = time.monotonic()
-        status, document, outcome = score(self.server.model, body, declared_json=is_json(headers))
+        status, document, outcome = score(self.owner.model, body, declared_json=is_json(headers))
         self.answer(status, document)
         milliseconds = (time.monotonic() - started) * 1000
         print(f"POST /score {status} {milliseconds:.0f} ms {outcome}", flush=True)
@@ -68,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def refuse_foreign_page(self, headers: dict[str, str]) -> bool:
         """Whether the request came from a foreign web page, and was answered 403."""
-        reason = refusal(headers, scheme="http", port=self.server.server_port)
+        reason = refusal(headers, scheme="http", port=self.owner.server_port)
         if reason:
             # The body is left unread, so the connection cannot be reused.
             self.close_connection = True

@@ -20,7 +20,7 @@ PATHS = {
     "poll": ("OperationsStatus/", f"/jobs/{JOB}"),
     "store": ("/LocalUpload/", "/ExperimentRun/"),
     "track": ("/history/", "/mlflow/"),
-    "ask": ("/scoring/", "/listKeys"),
+    "score_endpoint": ("/scoring/", "/listKeys"),
 }
 
 

@@ -15,7 +15,7 @@ from retune.texts import escape_json
 from retune_cloud import cleanup, ledger
 
 
-class HeldJob(Part):
+class RunJob(Part):
     """The job of one attempt."""
 
     name: str = Field(description="Name of the job.")
@@ -24,10 +24,10 @@ class HeldJob(Part):
     created: datetime = Field(description="When the service accepted it.")
     alive_until: datetime | None = Field(description="Until when its run counts as alive.")
     holder: str = Field(description="Flow run, machine and process that follow it, or did last.")
-    registered_model: str | None = Field(None, description="Model made of it, `name:version`.")
+    registered_model: str | None = Field(default=None, description="Model made of it, `name:version`.")
 
 
-class HeldEndpoint(Part):
+class RunEndpoint(Part):
     """An endpoint of the run."""
 
     name: str = Field(description="Name of the endpoint.")
@@ -37,28 +37,28 @@ class HeldEndpoint(Part):
     kept: bool = Field(description="Left up on purpose.")
 
 
-class Holdings(Part):
+class RunResources(Part):
     """What the workspace holds of a run."""
 
     model_config = ConfigDict(populate_by_name=True)
 
-    schema_version: Literal[1] = Field(1, alias="schema", description="Version of this document's form.")
+    schema_version: Literal[1] = Field(default=1, alias="schema", description="Version of this document's form.")
     key: str = Field(description="Key of the run.")
-    jobs: list[HeldJob] = Field(description="Its jobs, by attempt.")
-    endpoints: list[HeldEndpoint] = Field(description="Its endpoints.")
+    jobs: list[RunJob] = Field(description="Its jobs, by attempt.")
+    endpoints: list[RunEndpoint] = Field(description="Its endpoints.")
 
     def to_json(self) -> str:
         """The document, indented, with the key `schema` first."""
         return escape_json(self.model_dump_json(by_alias=True, indent=2))
 
 
-def read_holdings(workspace: Workspace, key: str) -> Holdings:
+def read_resources(workspace: Workspace, key: str) -> RunResources:
     """What is there; empty lists when the workspace knows nothing of the key."""
     jobs = list(ledger.jobs_of(workspace, key))
-    return Holdings(
+    return RunResources(
         key=key,
         jobs=[
-            HeldJob(
+            RunJob(
                 name=job.name,
                 attempt=job.attempt,
                 status=job.status,
@@ -70,7 +70,7 @@ def read_holdings(workspace: Workspace, key: str) -> Holdings:
             for job in jobs
         ],
         endpoints=[
-            HeldEndpoint(
+            RunEndpoint(
                 name=endpoint.name,
                 attempt=endpoint.attempt,
                 state=endpoint.state,
@@ -96,7 +96,7 @@ def read_submitted_request(workspace: Workspace, key: str) -> Request:
     return request
 
 
-def end_holdings(workspace: Workspace, key: str, minutes: float) -> None:
+def end_resources(workspace: Workspace, key: str, minutes: float) -> None:
     """Ask for the cancellation of the run's job; return when its endpoints are gone.
 
     Raises:
@@ -105,22 +105,22 @@ def end_holdings(workspace: Workspace, key: str, minutes: float) -> None:
     cleanup.end(workspace, cleanup.Claim(key, kept=True), minutes, job=True)
 
 
-def render_holdings(holdings: Holdings) -> None:
+def render_resources(resources: RunResources) -> None:
     """Print them for a person, on stdout."""
-    holdings = for_terminal(holdings)
+    resources = for_terminal(resources)
     console = screen()
-    if not (holdings.jobs or holdings.endpoints):
-        console.print(f"Run {holdings.key}: the workspace holds nothing of it.")
+    if not (resources.jobs or resources.endpoints):
+        console.print(f"Run {resources.key}: the workspace holds nothing of it.")
         return
-    table = Table(title=f"Run {holdings.key}", title_justify="left", box=None, pad_edge=False)
+    table = Table(title=f"Run {resources.key}", title_justify="left", box=None, pad_edge=False)
     for heading in ("attempt", "what", "name", "state", "until", ""):
         table.add_column(heading, overflow="fold")
-    for job in holdings.jobs:
-        live = job.status not in ledger.ENDED and job.alive_until
-        until = f"held until {_minute(job.alive_until)}" if live else ""
+    for job in resources.jobs:
+        lease_end = None if job.status in ledger.ENDED else job.alive_until
+        until = f"held until {_minute(lease_end)}" if lease_end else ""
         model = f"model {job.registered_model}" if job.registered_model else ""
         table.add_row(str(job.attempt), "job", job.name, job.status, until, model)
-    for endpoint in holdings.endpoints:
+    for endpoint in resources.endpoints:
         note = "kept on purpose" if endpoint.kept else ""
         expires = f"expires {_minute(endpoint.expires)}" if endpoint.expires else ""
         table.add_row(str(endpoint.attempt), "endpoint", endpoint.name, endpoint.state, expires, note)
