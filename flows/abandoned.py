@@ -30,7 +30,7 @@ CLOCK_SECONDS = 300
 
 
 class Guarded(BaseModel):
-    """What there is to guard."""
+    """The run that is guarded."""
 
     workspace: Workspace
     key: str

@@ -61,12 +61,12 @@ def finetune(
         compute: What to train with.
         training: Inputs of the pipeline component, under the component's own names.
         serving: How the model is served for the check.
-        score: What the endpoint is asked.
-        approval: Whether a person decides on the model.
-        limits: How long to wait.
-        run_key: Key that Azure names derive from; a run with the key of an earlier one goes on with what that left.
+        score: How the endpoint is tested.
+        approval: Whether a person approves the model.
+        limits: Timeouts.
+        run_key: Run key; Azure names are derived from it. A run with the key of an earlier one resumes that.
             Unset: the flow run's id.
-        force: Train also when the last good model was made from the same data, model, parameters and code.
+        force: Train even if nothing has changed since the last verified model.
     """
     # Only here: to show the flow's form or its help takes none of the steps.
     from flows.recipe import retrain

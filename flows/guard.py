@@ -2,14 +2,14 @@
 
     python -m flows.guard        (started by the run, in a session of its own)
 
-The run holds the other end of this process's standard input. It writes one JSON line that says what there is to guard,
+The run holds the other end of this process's standard input. It writes one JSON line that describes the run to guard,
 and at its end `done`, or `cancel` when it could not see its job's cancellation through. End of file without `done`
 means that the run has died: killed, out of memory, or its worker was told to end, for which Prefect runs no `finally`.
 
 - The endpoint is deleted at once.
 - The job is cancelled at once after `cancel`, or when the worker that started the run has ended too: a shutdown.
-  Otherwise it goes on until its lease expires, for an execution with the same key to take over.
-- The run is marked Crashed in Prefect, where it would stay Running for ever.
+  Otherwise it keeps running until its lease expires, so that an execution with the same key can take it over.
+- The run is marked Crashed in Prefect, where it would stay Running permanently.
 
 What this process does is in `guard.log` beside the reports. Standard library only until it acts (abandoned.py): most
 guards are never needed.

@@ -1,7 +1,7 @@
 """What Prefect calls after a run that was cancelled or has crashed, where the run's process may be gone.
 
-A runner or worker calls it in a process of its own, without the run's memory, also after it has killed the run; the run
-calls it itself when it ends in good order, and then there is nothing left to do.
+A runner or worker calls it in a process of its own, without the run's memory, even after it has killed the run. A run
+that ends in good order calls it too, and then nothing is left to do.
 """
 
 import logging
@@ -15,10 +15,10 @@ log = logging.getLogger("retune.run")
 
 
 def clean_up_after(flow: Flow, flow_run: FlowRun, state: State) -> None:
-    """Delete the run's endpoints but for a kept one; after a cancellation, ask for the cancellation of its job too.
+    """Delete the run's endpoints except a kept one; after a cancellation, also request its job's cancellation.
 
-    The job of a crashed run is left until its lease lapses: a retry goes on with it. What another run with the same key
-    has taken over is left to that run.
+    The job of a crashed run keeps running until its lease expires: a retry resumes it. Resources that another run with
+    the same key has taken over stay with that run.
     """
     # Only here: whoever shows or starts the flow has nothing to clean up.
     from retune_cloud import cleanup

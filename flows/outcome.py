@@ -77,10 +77,10 @@ def final_state(report: Report) -> State:
     match report:
         case Report(status="completed", endpoint=endpoint):
             kept = endpoint and endpoint.kept_until
-            fate = f"left up until {kept:%Y-%m-%d %H:%M} UTC." if kept else "deleted."
-            return Completed(message=f"The model is registered and answered; the endpoint is {fate}")
+            end = f"kept until {kept:%Y-%m-%d %H:%M} UTC." if kept else "deleted."
+            return Completed(message=f"The model is registered and answered; the endpoint is {end}")
         case Report(status="skipped", registered_model=RegisteredModel() as model):
-            text = f"Nothing has changed since {model.name}:{model.version} was made."
+            text = f"Nothing has changed since {model.name}:{model.version} was trained."
             return Completed(name="Skipped", message=text)
         case Report(status="declined", decision=Decision() as decision):
             return Cancelled(name="Declined", message=decision_text(decision))

@@ -54,7 +54,7 @@ class RunState:
     job_settled: bool = True
     earlier_endpoints: list[str] = field(default_factory=list)
     background: list[PrefectFuture] = field(default_factory=list)
-    # By the monotonic clock: since when the run goes on, and since when its endpoint costs money.
+    # By the monotonic clock: when the run began, and when its endpoint began to cost money.
     began: float = field(default_factory=time.monotonic)
     serving_since: float | None = None
 

@@ -17,8 +17,8 @@ from types import FrameType
 from retune.errors import Stopped
 from retune.waiting import STOP
 
-INTERRUPTED = Stopped("Interrupted", "The run was interrupted.", "Run it again with the same key to go on.")
-TERMINATED = Stopped("Terminated", "The process was told to end.", "Run it again with the same key to go on.")
+INTERRUPTED = Stopped("Interrupted", "The run was interrupted.", "Run it again with the same key to resume.")
+TERMINATED = Stopped("Terminated", "The process received SIGTERM.", "Run it again with the same key to resume.")
 # A terminal and a supervisor may pass on the same signal, and a waiting step needs a moment to see the first.
 SAME_SECONDS = 1
 # Prefect's workers kill a run 30 s after they have told it to end; the clean-up needs most of that.
@@ -71,7 +71,7 @@ class Signals:
                 signal.raise_signal(signal.SIGALRM)
 
     def interrupt(self) -> None:
-        """Raise in the main thread, from another one, if the run was told to stop and still has not begun to."""
+        """Raise in the main thread, called from another, if the run was asked to stop and has not begun to."""
         if self._may_raise and STOP.reason and time.monotonic() - STOP.requested_at > PATIENCE_SECONDS:
             signal.pthread_kill(self._main_thread, signal.SIGTERM)
 

@@ -1,4 +1,4 @@
-"""Delete endpoints and cancel jobs that outlived their runs: for lost machines, and for what nothing else has caught.
+"""Delete endpoints and cancel jobs that no run needs: after the loss of a machine, and whatever else was missed.
 
     python -m flows.sweep [--preset NAME|FILE] [--set workspace.key=value ...] [--dry-run] [--json]
 
@@ -34,7 +34,7 @@ ENVIRONMENT = Workspace()
 
 @flow(name="sweep", validate_parameters=True, persist_result=False)
 def sweep(workspace: Workspace = ENVIRONMENT, dry_run: bool = False, delete_minutes: float = 20) -> State:
-    """What outlived its run, ended; with `dry_run` only found. The report is kept under `.retune/runs`."""
+    """End the leftovers of runs; with `dry_run`, only list them. The report is kept under `.retune/runs`."""
     # A run that ended in this process has told its steps to stop.
     STOP.clear()
     swept = find_leftovers(workspace).model_copy(update={"dry_run": dry_run})
@@ -47,6 +47,6 @@ def sweep(workspace: Workspace = ENVIRONMENT, dry_run: bool = False, delete_minu
         log.error(problem)
     if not swept.clean:
         return Failed(message=swept.summary)
-    # A name of its own, for the automation that tells of leaks.
+    # A name of its own, for the automation that reports leftovers.
     ended = not dry_run and (swept.endpoints or swept.jobs)
     return Completed(name="Swept" if ended else "Completed", message=swept.summary)

@@ -91,7 +91,7 @@ class Watch:
         self._lease_replaced = job.holder < self.holder
         if job.holder > self.holder:
             other = names.holding_flow_run(job.holder)
-            text = f"Flow run {other} has started with the same key and goes on with {job.name}."
+            text = f"Flow run {other} has the same key and took over {job.name}."
             self.loss = CloudError("TakenOver", text, "Follow that run.")
         return self.loss
 
@@ -103,7 +103,7 @@ class Watch:
                 self._check_prefect(client)
                 minutes = self._request.limits.total_minutes
                 if not self._clock_paused and time.monotonic() - self._began > minutes * 60:
-                    text = f"The run is not done after {minutes:g} minutes."
+                    text = f"The run timed out after {minutes:g} minutes."
                     STOP.request(WaitExpired("RunTooLong", text, "Raise limits.total_minutes."))
 
     def _check_prefect(self, client: SyncPrefectClient) -> None:
@@ -114,7 +114,7 @@ class Watch:
             return
         if state and state.is_cancelling():
             text = "The run was cancelled in Prefect."
-            STOP.request(Stopped("Cancelled", text, "Retry it to go on where it was."))
+            STOP.request(Stopped("Cancelled", text, "Retry it to resume."))
 
     def _check_lease(self) -> None:
         from azure.core.exceptions import AzureError

@@ -1,4 +1,4 @@
-"""The one folder on disk where Retune keeps what it makes: prepared data, reports, the local emulator's state."""
+"""The one folder where Retune keeps its files: prepared data, reports, the local emulator's state."""
 
 import os
 import re
@@ -12,7 +12,7 @@ LONGEST_NAME_BYTES = 255
 
 
 def home() -> Path:
-    """The folder named by RETUNE_HOME, or `.retune` in the current folder; absolute, made when missing, and private.
+    """The folder named by RETUNE_HOME, or `.retune` in the current folder; absolute, created if missing, and private.
 
     Raises:
         BadRequest: it is another user's, or a link stands in it.

@@ -1,7 +1,7 @@
 """Every Azure name and tag of a run, derived in one place from the run's key and attempt.
 
 The same key and attempt give the same names on any machine, so a name is a lock that the service keeps; an endpoint's
-name belongs to one start of the run alone.
+name belongs to one execution of the run alone.
 """
 
 import hashlib
@@ -41,11 +41,11 @@ def job_name(key: str, attempt: int) -> str:
 
 
 def endpoint_name(workspace_id: str, key: str, attempt: int, holder: str) -> str:
-    """Name of the endpoint that one start of the run makes, within Azure's 32 characters.
+    """Name of the endpoint that one execution of the run creates, within Azure's 32 characters.
 
     Endpoint names are shared by all customers in a region, and others have a run `nightly` too: hence the workspace.
-    Each start has an endpoint of its own: what a dead one asked for, and what is done on its behalf, may come to pass
-    late, and must not befall the endpoint of the start that goes on.
+    Each execution has its own endpoint, so late requests of a dead execution or its guard cannot affect the current
+    endpoint.
     """
     run, start = (hashlib.sha256(text.encode()).hexdigest() for text in (f"{workspace_id.lower()}\n{key}", holder))
     return f"retune-{run[:10]}-{start[:8]}-{attempt}"
@@ -123,7 +123,7 @@ def expiry_tag(moment: datetime) -> dict[str, str]:
 def holder_name(flow_run_id: str) -> str:
     """Name of this process as the holder of a job: since when, for which flow run, on which machine, with which id.
 
-    A later start has the greater name, so that the delayed request of a dead process cannot be taken for a new one.
+    A later execution has the greater name, so the delayed request of a dead process is not mistaken for a new one.
     """
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     return f"{now}/{flow_run_id}/{socket.gethostname()}/{os.getpid()}"
@@ -144,8 +144,8 @@ class Lease(NamedTuple):
     def alive_until(self, created: datetime) -> datetime:
         """Until when the holder of a job of that age counts as alive.
 
-        A lease is never older than the job: the request of a dead start, if it arrives when a later start has made the
-        job, takes the place of all tags, and the later start needs a moment to notice.
+        A lease lasts at least one full period from the job's creation. If a late submission of a dead execution
+        overwrites the tags, the current execution has that long to renew.
         """
         return max(self.until, created + (self.until - self.since))
 
@@ -153,7 +153,7 @@ class Lease(NamedTuple):
 def lease_tags(minutes: float, holder: str) -> dict[str, str]:
     """The tag of a job with the time, UTC, in which the process that follows it counts as alive, and that process.
 
-    Each holder has a tag of its own, so that a renewal that was long on its way cannot undo a later start's.
+    Each holder has a tag of its own, so a delayed renewal cannot undo that of a later execution.
     """
     since = datetime.now(UTC)
     times = (moment.isoformat(timespec="milliseconds") for moment in (since, since + timedelta(minutes=minutes)))

@@ -78,8 +78,8 @@ class Workspace(Section):
     component_registry: AssetName = Field(default="azureml", description="Registry that holds the pipeline component.")
     emulator: bool = Field(
         default=False,
-        description="Refuse to run unless ARM_CLOUD_METADATA_URL names an emulator on this machine; "
-        "the command line starts one when the variable is not set.",
+        description="Require that ARM_CLOUD_METADATA_URL points to an emulator on this machine. "
+        "If it is unset, the command line starts one.",
     )
     interactive: bool = Field(
         default=False,
@@ -151,7 +151,7 @@ class Data(Section):
 class Compute(Section):
     """The cluster that trains, or serverless instances."""
 
-    name: ComputeName = Field(default="gpu-cluster-big", description="Cluster; made when it does not exist.")
+    name: ComputeName = Field(default="gpu-cluster-big", description="Cluster; created if it does not exist.")
     size: str = Field(default="Standard_NC24ads_A100_v4", min_length=1, description="VM size of the nodes.")
     serverless: bool = Field(default=False, description="Use serverless instances of `size` instead of a cluster.")
     tier: Literal["dedicated", "low_priority"] = Field(default="dedicated", description="Priority of a new cluster.")
@@ -166,7 +166,7 @@ class Compute(Section):
 
 
 class Serving(Section):
-    """The managed online endpoint that proves the model answers. It is deleted, unless `keep` says otherwise."""
+    """The managed online endpoint that proves the model answers. It is deleted, unless `keep` is set."""
 
     instance_type: str = Field(
         default="Standard_NC24ads_A100_v4", min_length=1, description="VM size of the deployment."
@@ -183,12 +183,12 @@ class Serving(Section):
         default=4,
         gt=0,
         le=72,
-        description="Time after its deployment when the endpoint counts as left behind, hours; a tag on it. Before, "
-        "the longest times for the job to start and to run come on top.",
+        description="Hours from deployment to expiry (a tag on the endpoint). Before it is deployed, queue_minutes and "
+        "run_minutes come on top.",
     )
     keep: bool = Field(
         default=False,
-        description="Leave the endpoint up after a completed run, until `keep_hours` have passed. It costs money.",
+        description="Keep the endpoint after a completed run, until `keep_hours` have passed. It costs money.",
     )
     keep_hours: float = Field(
         default=24, gt=0, le=720, description="Time after which the sweep deletes a kept endpoint, hours."
@@ -210,38 +210,41 @@ class Score(Section):
 
 
 class Approval(Section):
-    """Whether a person decides on the trained model before it is used; meanwhile nothing is up that costs money."""
+    """Whether a person approves the trained model before it is used. Nothing that costs money runs meanwhile."""
 
     required: bool = Field(
-        default=False, description="Wait for a person's yes; no answer in time is a no. See `retune approve`."
+        default=False, description="Require approval (`retune approve`). No answer within `hours` means declined."
     )
     before: Literal["registration", "traffic"] = Field(
-        default="registration", description="What waits: the registered model, or the endpoint of a registered model."
+        default="registration",
+        description="Ask before the model is registered, or after that, before its endpoint is created.",
     )
-    hours: float = Field(default=24, gt=0, le=720, description="Longest wait for the answer, hours.")
+    hours: float = Field(default=24, gt=0, le=720, description="Timeout of the approval, hours.")
 
 
 class Limits(Section):
-    """How long each wait may take, and how often it looks."""
+    """Timeouts, and how often the job's status is requested."""
 
-    poll_seconds: float = Field(default=30, ge=0.2, le=600, description="Interval between looks at a job, seconds.")
-    queue_minutes: float = Field(default=240, gt=0, description="Longest wait for the job to start, minutes.")
-    run_minutes: float = Field(default=1440, gt=0, description="Longest time for the job to run, minutes.")
-    compute_minutes: float = Field(default=30, gt=0, description="Longest wait for the cluster, minutes.")
-    deploy_minutes: float = Field(
-        default=60, gt=0, description="Longest wait for endpoint and deployment, each, minutes."
+    poll_seconds: float = Field(
+        default=30, ge=0.2, le=600, description="Interval between requests for the job's status, seconds."
     )
-    delete_minutes: float = Field(default=20, gt=0, description="Longest wait for the endpoint's deletion, minutes.")
+    queue_minutes: float = Field(default=240, gt=0, description="Timeout of the job's start, minutes.")
+    run_minutes: float = Field(default=1440, gt=0, description="Timeout of the job from its start, minutes.")
+    compute_minutes: float = Field(default=30, gt=0, description="Timeout of the cluster's creation, minutes.")
+    deploy_minutes: float = Field(
+        default=60, gt=0, description="Timeout of each creation or update of endpoint or deployment, minutes."
+    )
+    delete_minutes: float = Field(default=20, gt=0, description="Timeout of the endpoint's deletion, minutes.")
     total_minutes: float = Field(
         default=2880,
         gt=0,
-        description="Longest time for the whole run, minutes; deletion and the wait for a person are left out.",
+        description="Timeout of the whole run, minutes. Endpoint deletion and approval time do not count.",
     )
     lease_minutes: float = Field(
         default=15,
         ge=0.05,
-        description="A run that has died holds its job for so long, for a start with the same key to take over; "
-        "then the job is cancelled. Minutes.",
+        description="Lease duration, minutes. Until a dead run's lease expires, an execution with the same key can "
+        "take over its job; then the job is cancelled.",
     )
 
 
@@ -256,9 +259,9 @@ class Request(Section):
         default={}, description="Inputs of the pipeline component, under the component's own names."
     )
     serving: Serving = Field(default=Serving(), description="How the model is served for the check.")
-    score: Score = Field(default=Score(), description="What the endpoint is asked.")
-    approval: Approval = Field(default=Approval(), description="Whether a person decides on the model.")
-    limits: Limits = Field(default=Limits(), description="How long to wait.")
+    score: Score = Field(default=Score(), description="How the endpoint is tested.")
+    approval: Approval = Field(default=Approval(), description="Whether a person approves the model.")
+    limits: Limits = Field(default=Limits(), description="Timeouts.")
 
     @field_validator("compute")
     @classmethod
@@ -328,7 +331,7 @@ class _PlainLoader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 raise yaml.MarkedYAMLError(problem="a key is a list or an object", problem_mark=key.start_mark)
             if key.value in seen:
-                problem = f"the key '{key.value}' stands here for the second time"
+                problem = f"the key '{key.value}' occurs here for the second time"
                 raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)

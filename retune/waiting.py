@@ -79,12 +79,12 @@ def wait_until(
     """The first answer of `look` that is not None.
 
     Raises:
-        WaitExpired: `subject` did not happen within `seconds`; `fix` says which limit to raise or where to look.
+        WaitExpired: `subject` took longer than `seconds`; `fix` says which limit to raise or where to look.
         Stopped: the run was told to stop.
     """
     answer = poll(look, seconds=seconds, every=every, stoppable=stoppable)
     if answer is None:
-        raise WaitExpired("WaitExpired", f"{subject} did not happen within {seconds:g} s.", fix)
+        raise WaitExpired("WaitExpired", f"{subject} timed out after {seconds:g} s.", fix)
     return answer
 
 

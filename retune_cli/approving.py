@@ -28,7 +28,7 @@ def answer(run: str, *, approve: bool, by: str, note: str) -> None:
         waiting_id = next((flow_run.id for flow_run in waiting if run in _names(flow_run)), None)
         if waiting_id is None:
             listed = ", ".join(sorted(_names(flow_run)[0] for flow_run in waiting)) or "none"
-            fix = f"These wait: {listed}. A run that `python -m flows.finetune` started says where it waits."
+            fix = f"Waiting runs: {listed}. The log of a run from `python -m flows.finetune` has the command to use."
             raise BadRequest([f"No run '{run}' waits for approval in Prefect."], fix)
         form = {"answer": "approve" if approve else "reject", "by": by, "note": note}
         result = client.resume_flow_run(waiting_id, run_input=form)
@@ -37,10 +37,7 @@ def answer(run: str, *, approve: bool, by: str, note: str) -> None:
 
 
 def _names(run: "FlowRun") -> list[str]:
-    """What the run answers to: its key, where it has one of its own, and its id.
-
-    Whoever may start runs may have given one any key.
-    """
+    """The run's key, if it has one, and its id. Whoever may start runs may have given one any key."""
     key = run.parameters.get("run_key")
     return [*([key] if isinstance(key, str) and RUN_KEY.fullmatch(key) else []), str(run.id)]
 

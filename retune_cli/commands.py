@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from retune.request import Request
 
 OPTIONS = (
-    click.option("--preset", default="local", metavar="NAME|FILE", show_default=True, help="Its workspace is used."),
+    click.option(
+        "--preset", default="local", metavar="NAME|FILE", show_default=True, help="Preset that names the workspace."
+    ),
     click.option(
         "--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable."
     ),
@@ -97,7 +99,7 @@ def status(request: "Request", run: str, as_json: bool) -> None:
 @command
 @run_argument
 def attach(request: "Request", run: str, as_json: bool) -> None:
-    """Go on with RUN where its last start stopped, with the request that its job was submitted for."""
+    """Resume RUN with the request that its last job was submitted with."""
     from retune_cli.resources import read_submitted_request
     from retune_cli.running import print_and_exit, run_flow, servers_for
 
@@ -110,7 +112,7 @@ def attach(request: "Request", run: str, as_json: bool) -> None:
 @command
 @run_argument
 def cancel(request: "Request", run: str, as_json: bool) -> None:
-    """Cancel RUN's job and delete its endpoints, a kept one too. A live run then ends as JobCanceled."""
+    """Cancel RUN's job and delete its endpoints, kept ones too. If RUN waits for its job, it fails with JobCanceled."""
     from retune_cli.resources import end_resources, read_resources, render_resources
     from retune_cli.running import servers_for
 
@@ -126,7 +128,7 @@ def cancel(request: "Request", run: str, as_json: bool) -> None:
 @click.option("--note", default="", metavar="TEXT", help="Why; it is kept with the model.")
 @click.option("--by", default=getpass.getuser, metavar="NAME", help="Who decides. Default: the user of this machine.")
 def approve(run: str, reject: bool, note: str, by: str) -> None:
-    """Answer RUN, which waits for approval of its model (`approval.required`): yes, unless --reject."""
+    """Approve the model of RUN, which waits for approval (`approval.required`), or reject it with --reject."""
     from retune_cli.approving import answer
 
     with report_errors():
@@ -137,7 +139,7 @@ def approve(run: str, reject: bool, note: str, by: str) -> None:
 @command
 @click.option("--dry-run", is_flag=True, help="Only show what would be ended.")
 def sweep(request: "Request", as_json: bool, dry_run: bool) -> None:
-    """Delete endpoints and cancel jobs that outlived their runs; nothing that is not provably Retune's own."""
+    """Delete endpoints and cancel jobs that no run needs. Touches only what Retune created, by tags and name."""
     from retune.printing import render_swept
     from retune_cli.running import run_sweep, servers_for
 
@@ -149,7 +151,7 @@ def sweep(request: "Request", as_json: bool, dry_run: bool) -> None:
 
 @retune.group()
 def cache() -> None:
-    """Look after prepared data on this machine, below `.retune/data`."""
+    """Manage the prepared data on this machine, in `.retune/data`."""
 
 
 def cache_command(body: "Callable[..., list[Entry]]") -> click.Command:
@@ -173,7 +175,7 @@ def cache_command(body: "Callable[..., list[Entry]]") -> click.Command:
 
 @cache_command
 def list_() -> "list[Entry]":
-    """Show what is kept, the newest first."""
+    """List the prepared datasets, newest first."""
     from chatdata.cache import entries
 
     return [*entries(check=False)]
@@ -181,7 +183,7 @@ def list_() -> "list[Entry]":
 
 @cache_command
 def verify() -> "list[Entry]":
-    """Read every file and compare it with its digest. What differs is prepared again by the next run that needs it."""
+    """Read every file and compare it with its digest. A damaged dataset is prepared again when a run needs it."""
     from chatdata.cache import entries
 
     return [*entries(check=True)]
@@ -190,7 +192,7 @@ def verify() -> "list[Entry]":
 @cache_command
 @click.argument("keys", nargs=-1)
 def clear(keys: tuple[str, ...]) -> "list[Entry]":
-    """Delete what is kept: that of KEYS, or all of it."""
+    """Delete the prepared datasets with these KEYS, or all of them."""
     from chatdata.cache import clear
 
     return [entry.model_copy(update={"problem": None}) for entry in clear([*keys] or None)]
@@ -199,7 +201,7 @@ def clear(keys: tuple[str, ...]) -> "list[Entry]":
 @retune.command()
 @click.argument("block")
 def notify(block: str) -> None:
-    """Have Prefect tell BLOCK, e.g. slack-webhook/retune, of runs that failed and of leaks that were found."""
+    """Create or update the automations in Prefect that notify BLOCK, e.g. slack-webhook/retune."""
     from retune_cli.notify import create_automations
 
     with report_errors():
@@ -213,9 +215,9 @@ def local() -> None:
 
 
 @local.command()
-@click.option("--port", default=4200, show_default=True, help="Of Prefect's page.")
+@click.option("--port", default=4200, show_default=True, help="Port of the Prefect server.")
 def start(port: int) -> None:
-    """Start them in the background, deploy, and say where the page is."""
+    """Start the servers in the background, create the deployments, and print the address of Prefect's page."""
     from retune.sign_in import shell_prefix
     from retune_cli import local
 
@@ -231,17 +233,17 @@ def start(port: int) -> None:
 
 @local.command()
 def stop() -> None:
-    """Stop them. Runs that go on end as Cancelled or Crashed, and what they held is deleted."""
+    """Stop the servers. Active runs end as Cancelled or Crashed; their endpoints are deleted."""
     from retune_cli import local
 
     with report_errors():
         if local.running():
-            click.echo("stopping; what a run holds is deleted first", err=True)
+            click.echo("stopping; endpoints of active runs are deleted first", err=True)
         click.echo("stopped" if local.stop() else "nothing was running")
 
 
 def main() -> None:
-    """What `retune` on the command line runs."""
+    """The command `retune`."""
     from retune_cli.running import run
 
     run(retune)

@@ -92,7 +92,7 @@ def start(port: int) -> Stack:
 
 
 def stop() -> bool:
-    """End what runs; whether there was anything.
+    """End the servers. False when none were running.
 
     Raises:
         CloudError: `NotStopped`, it is still there after the time that it has.
@@ -119,7 +119,7 @@ def stop() -> bool:
 
 
 def _is_alive(process: "psutil.Process") -> bool:
-    """Whether a process has not ended; one that nobody has waited for yet has."""
+    """Whether a process runs; a zombie does not."""
     import psutil
 
     with contextlib.suppress(psutil.NoSuchProcess):
@@ -158,7 +158,7 @@ def known_prefect() -> Iterator[None]:
 
 
 def run_stack(port: int) -> None:
-    """Hold the servers until this process is told to end or one of them dies."""
+    """Run the servers until this process receives SIGTERM or the worker ends."""
     signal.signal(signal.SIGTERM, _end)
     # Whoever looks whether somebody holds the lock has it for a moment.
     with _lock().acquire(timeout=LOCK_SECONDS), contextlib.ExitStack() as stack:

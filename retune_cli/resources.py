@@ -22,19 +22,19 @@ class RunJob(Part):
     attempt: int = Field(description="Attempt, from 1.")
     status: str = Field(description="Status that the service gives.")
     created: datetime = Field(description="When the service accepted it.")
-    alive_until: datetime | None = Field(description="Until when its run counts as alive.")
-    holder: str = Field(description="Flow run, machine and process that follow it, or did last.")
-    registered_model: str | None = Field(default=None, description="Model made of it, `name:version`.")
+    alive_until: datetime | None = Field(description="When its lease expires.")
+    holder: str = Field(description="Flow run, machine and process of its latest holder.")
+    registered_model: str | None = Field(default=None, description="Model registered from it, `name:version`.")
 
 
 class RunEndpoint(Part):
     """An endpoint of the run."""
 
     name: str = Field(description="Name of the endpoint.")
-    attempt: int = Field(description="Attempt that made it.")
+    attempt: int = Field(description="Attempt that created it.")
     state: str = Field(description="Provisioning state.")
     expires: datetime | None = Field(description="When the sweep deletes it at the latest.")
-    kept: bool = Field(description="Left up on purpose.")
+    kept: bool = Field(description="Kept by `serving.keep`.")
 
 
 class RunResources(Part):
@@ -53,7 +53,7 @@ class RunResources(Part):
 
 
 def read_resources(workspace: Workspace, key: str) -> RunResources:
-    """What is there; empty lists when the workspace knows nothing of the key."""
+    """The run's jobs and endpoints in the workspace; empty lists for an unknown key."""
     jobs = list(ledger.jobs_of(workspace, key))
     return RunResources(
         key=key,
@@ -91,7 +91,7 @@ def read_submitted_request(workspace: Workspace, key: str) -> Request:
     job = ledger.last_job(workspace, key)
     request = job and names.read_request(job.properties)
     if request is None:
-        reason = f"job '{job.name}' does not say what it was asked to do" if job else "the workspace has no job of it"
+        reason = f"job '{job.name}' has no readable request" if job else "the workspace has no job of it"
         raise BadRequest([f"Run '{key}': {reason}. Start it: python -m flows.finetune --run-key {key}"])
     return request
 
@@ -113,7 +113,7 @@ def render_resources(resources: RunResources) -> None:
         console.print(f"Run {resources.key}: the workspace holds nothing of it.")
         return
     table = Table(title=f"Run {resources.key}", title_justify="left", box=None, pad_edge=False)
-    for heading in ("attempt", "what", "name", "state", "until", ""):
+    for heading in ("attempt", "kind", "name", "state", "until", ""):
         table.add_column(heading, overflow="fold")
     for job in resources.jobs:
         lease_end = None if job.status in ledger.ENDED else job.alive_until

@@ -33,13 +33,19 @@ Example: python -m flows.finetune --preset local --set data.fraction=0.5 --set t
 
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
-    "--preset", default="local", metavar="NAME|FILE", show_default=True, help="Complete run, see deployments/presets."
+    "--preset",
+    default="local",
+    metavar="NAME|FILE",
+    show_default=True,
+    help="Preset from deployments/presets, or a YAML file.",
 )
 @click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable.")
-@click.option("--run-key", metavar="KEY", help="Key that Azure names derive from. Default: the flow run's id.")
-@click.option("--force", is_flag=True, help="Train also when nothing has changed since the last good model.")
+@click.option("--run-key", metavar="KEY", help="Run key; Azure names are derived from it. Default: the flow run's id.")
+@click.option("--force", is_flag=True, help="Train even if nothing has changed since the last verified model.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
-@click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as a page too.")
+@click.option(
+    "--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Also write the report to this file."
+)
 @click.option("--quiet", is_flag=True, help="Show only warnings and errors on stderr.")
 def main(
     preset: str,

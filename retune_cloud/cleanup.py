@@ -35,7 +35,7 @@ GRACE_SECONDS = 300
 
 
 class Claim(NamedTuple):
-    """What somebody may end: by default all that Retune's runs have in the workspace, but for kept endpoints."""
+    """The resources that a caller may end: by default all of Retune's runs in the workspace, except kept endpoints."""
 
     # Only what belongs to this run.
     key: str | None = None
@@ -70,7 +70,7 @@ def owns(claim: Claim, resource: OwnJob | OwnEndpoint, job: OwnJob | None, now: 
 
 
 def leftover_reason(resource: OwnJob | OwnEndpoint, job: OwnJob | None, now: datetime) -> str | None:
-    """Why no run needs the resource any more; None when it has ended, or a run may need it."""
+    """The reason why the resource is a leftover; None when it has ended, or a run may need it."""
     if isinstance(resource, OwnJob):
         return None if resource.status in ledger.ENDING else _silence(resource, now)
     if resource.expires and resource.expires < now:
@@ -83,7 +83,7 @@ def leftover_reason(resource: OwnJob | OwnEndpoint, job: OwnJob | None, now: dat
     if job.status in ledger.ENDED_BADLY:
         return f"its run's job ended {job.status}"
     if resource.holder < job.holder:
-        return "a later start of its run has an endpoint of its own"
+        return "a later execution of its run has its own endpoint"
     return _silence(job, now)
 
 

@@ -67,7 +67,7 @@ def creation_time(resource: "Job | Model") -> datetime:
 
 
 def find_job(workspace: Workspace, key: str, attempt: int) -> OwnJob | None:
-    """The job of one attempt, if it is there and Retune's own."""
+    """The job of one attempt, if it exists and is Retune's own."""
     client, name = cloud.workspace_client(workspace), names.job_name(key, attempt)
     job = if_exists(lambda: client.jobs.get(name))
     return None if job is None else _own_job(job)
@@ -88,14 +88,14 @@ def last_job(workspace: Workspace, key: str) -> OwnJob | None:
 
 
 def find_endpoint(workspace: Workspace, name: str) -> OwnEndpoint | None:
-    """The endpoint of that name, if it is there and Retune's own."""
+    """The endpoint of that name, if it exists and is Retune's own."""
     client = cloud.workspace_client(workspace)
     endpoint = if_exists(lambda: client.online_endpoints.get(name))
     return None if endpoint is None else _own_endpoint(endpoint, cloud.find_address(workspace).id)
 
 
 def find_model(workspace: Workspace, name: str, version: str) -> "Model | None":
-    """A version of a registered model, if it is there."""
+    """A version of a registered model, if it exists."""
     client = cloud.workspace_client(workspace)
     return if_exists(lambda: client.models.get(name, version=version))
 

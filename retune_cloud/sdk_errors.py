@@ -9,7 +9,7 @@ from retune.errors import CloudError, RetuneError
 
 T = TypeVar("T")
 
-RESUME_HINT = "Start it again with the same key: it goes on where it stopped."
+RESUME_HINT = "Run it again with the same key to resume."
 # Statuses that a repeat may not meet again.
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 MLFLOW = "mlflow.exceptions"
@@ -22,13 +22,13 @@ BY_STATUS = {
         "Give the identity the role AzureML Data Scientist on the workspace, and access to its storage.",
     ),
     404: ("NotThere", "Check that nobody has deleted it, and the names in the request."),
-    409: ("Conflict", f"Another change goes on, or the name is taken. {RESUME_HINT}"),
+    409: ("Conflict", f"Another operation is in progress, or the name is taken. {RESUME_HINT}"),
     429: ("Throttled", f"Azure ML asks for fewer calls. Wait a few minutes. {RESUME_HINT}"),
 }
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether the same call may succeed on a repeat: the failure was on the way, or the service's own."""
+    """Whether the same call may succeed on a repeat: a failure of the network, or of the service itself."""
     import requests
     from azure.core.exceptions import DecodeError, HttpResponseError, ServiceRequestError, ServiceResponseError
 
@@ -62,9 +62,8 @@ def explain(raised: Exception) -> RetuneError | None:
         case _ if type(error).__module__ == MLFLOW:
             return CloudError("TrackingUnreadable", f"The job's metrics could not be read: {text}", RESUME_HINT)
         case _ if is_transient(error):
-            message = (
-                f"Azure ML did not give a usable answer, several times{f' (HTTP {status})' if status else ''}: {text}"
-            )
+            answer = f" (HTTP {status})" if status else ""
+            message = f"Azure ML returned no usable response after several attempts{answer}: {text}"
             return CloudError("CloudUnreachable", message, f"Check the network and Azure's status page. {RESUME_HINT}")
         case AzureError() | requests.RequestException():
             return CloudError("Refused", f"Azure ML refused a call: {text}", f"Correct what it says. {RESUME_HINT}")
@@ -72,7 +71,7 @@ def explain(raised: Exception) -> RetuneError | None:
 
 
 def _origin(error: BaseException) -> BaseException:
-    """The failed call behind the error: one that breaks while the SDK prepares a job is to it a mistake in the job."""
+    """The failed call behind the error: the SDK reports one that fails during job preparation as an invalid job."""
     from azure.core.exceptions import AzureError
 
     origin = error

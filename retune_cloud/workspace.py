@@ -195,7 +195,7 @@ def _cloud_details() -> dict[str, str]:
 
 
 def _forget_half_an_import() -> None:
-    """Let the next import of the SDK begin anew: what a failed one leaves behind makes every later one fail."""
+    """Let the next import of the SDK start afresh: the modules of a failed import make every later one fail."""
     if "azure.ai.ml" not in sys.modules:
         for name in [name for name in sys.modules if name.startswith("azure.ai.ml.")]:
             del sys.modules[name]

@@ -50,13 +50,13 @@ class Verdict(RunInput):
 
 @step
 def ask_person(request: Request, submission: Submission, report: Report) -> Decision:
-    """The answer of a person who has been shown what the run has found so far; an earlier start's yes still holds.
+    """The decision of a person who has seen the run's results; an approval of an earlier execution still counts.
 
     Raises:
         CloudError: `NotPaused`, Prefect does not let the run wait; `NoAnswer`, it was set to Running without one.
         Stopped: the run was told to stop.
     """
-    # Before the first start nobody can have answered; the job itself may have written such a tag.
+    # Before the first execution nobody can have answered; the job itself may have written such a tag.
     attached = submission.job.attached
     before = ledger.find_job(request.workspace, submission.key, submission.attempt) if attached else None
     if before and before.decision and before.decision.answer == "approved":
@@ -103,7 +103,7 @@ def _pause(client: SyncPrefectClient, form: type[Verdict], seconds: float) -> Ke
     paused = Paused(timeout_seconds=int(seconds), reschedule=False, pause_key=f"approval-{count}")
     keyset = keyset_from_paused_state(paused)
     paused.state_details.run_input_keyset = {**keyset}
-    # Before the state: Resume is there as soon as that is.
+    # Before the state, because with that the button Resume appears.
     form.save(keyset, flow_run_id=run_id)
     result = client.set_flow_run_state(run_id, paused)
     if not isinstance(result.details, StateAcceptDetails):

@@ -1,4 +1,4 @@
-"""The cluster exists or is made, its size is allowed, its GPUs are counted.
+"""The cluster: created if it does not exist, its size checked, its GPUs counted.
 
 Source: the guide's compute cells. `inspect_compute` and `check_sizes` create nothing; `ensure_cluster` does.
 """
@@ -37,7 +37,7 @@ class ComputeFacts(Part):
 
 @repeatable_step
 def inspect_compute(request: Request) -> ComputeFacts:
-    """What is there: the cluster's state and size, and the GPUs and price of that size.
+    """The cluster's state and size, and the GPUs and price of that size.
 
     Raises:
         BadRequest: the size is not offered in the region or has no GPU, or an existing cluster has another size.
@@ -94,7 +94,7 @@ def check_sizes(request: Request, model: ModelFacts, compute: ComputeFacts) -> N
 
 @repeatable_step
 def ensure_cluster(request: Request, facts: ComputeFacts) -> ComputeUsed:
-    """The cluster, ready; made when it does not exist, with low priority only when that was asked for.
+    """The cluster, ready; created if it does not exist, with low priority only if the request allows that.
 
     Raises:
         CloudError: `ComputeRefused`, with the service's own words (quota, policy).

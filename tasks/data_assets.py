@@ -1,6 +1,6 @@
 """The prepared files as versions of data assets in the workspace, so that they are uploaded once and seen as lineage.
 
-A version is named by its file's content: where it is there, nothing is hashed and nothing is uploaded. The SDK uploads
+A version is named by its file's content: if it exists, nothing is hashed and nothing is uploaded. The SDK uploads
 to a path named by the content too, marks the blob as completed when all of it is there, and only then is the version
 made; a blob without the mark is uploaded again, so no version points to half a file.
 """
@@ -31,13 +31,13 @@ log = logging.getLogger("retune.assets")
 DIGEST_TAG = "sha256"
 # Source: resource-limits documentation, values of an asset's tags.
 TAG_LENGTH = 256
-# A version that another start has just made may take a moment to be visible.
+# A version that another execution has just created may take a moment to be visible.
 VISIBLE_SECONDS = 10
 
 
 @repeatable_step
 def register_data(request: Request, data: PreparedData) -> PreparedData:
-    """The data with the id of each file's data asset, which is there or is made now.
+    """The data with the id of each file's data asset, which is created if it does not exist.
 
     Raises:
         CloudError: `DataAssetTaken`, a version of that name holds something else; `DataAssetRefused`, with the
@@ -63,7 +63,7 @@ def _find(client: "MLClient", name: str, version: str) -> "Data | None":
 
 
 def _create(client: "MLClient", name: str, version: str, data: PreparedData, split: Split) -> "Data":
-    """The version, uploaded and made, or the one that is there all the same, made by another start or a lost PUT."""
+    """The new version, or the existing one if another execution, or a PUT whose answer was lost, has created it."""
     from azure.ai.ml.entities import Data
     from azure.core.exceptions import HttpResponseError
 
@@ -108,7 +108,7 @@ def _check_file(split: Split) -> None:
             "DataChanged",
             f"The prepared file '{split.path}' has changed since it was checked (sha256 {digest[:12]}, "
             f"not {split.sha256[:12]}).",
-            "Start it again: the file is then prepared anew.",
+            "Run it again: the file is then prepared again.",
         )
 
 
@@ -120,5 +120,5 @@ def _check_content(asset: "Data", split: Split) -> None:
             "DataAssetTaken",
             f"Data asset '{asset.name}' version '{asset.version}' is not the prepared file: it is a {content[0]} with "
             f"the tag {DIGEST_TAG} = {content[1]!r}, not {split.sha256!r}.",
-            "It cannot be deleted: rename the source, which names its data assets, or mend the tag if it was changed.",
+            "It cannot be deleted: rename the data source (its assets are named after it), or restore the tag.",
         )

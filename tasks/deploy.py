@@ -82,7 +82,7 @@ def plan_endpoint(request: Request, submission: Submission, compute: ComputeFact
 
 @repeatable_step
 def keep_endpoint(request: Request, endpoint: Endpoint) -> Endpoint:
-    """The endpoint, marked as left up on purpose, with the later expiry that serving.keep_hours gives."""
+    """The endpoint, marked as kept, with the later expiry that serving.keep_hours gives."""
     until = datetime.now(UTC) + timedelta(hours=request.serving.keep_hours)
     current = cloud.workspace_client(request.workspace).online_endpoints.get(endpoint.name)
     current.tags = (current.tags or {}) | names.expiry_tag(until) | {names.KEPT_TAG: "true"}

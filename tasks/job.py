@@ -123,22 +123,21 @@ def _check_same(job: "Job", request: Request, key: str, data: PreparedData) -> N
     """Raise RunKeyTaken, with what differs, when the job was submitted for another request or other data."""
     before = names.read_request(job.properties)
     if before is None:
-        different = ["its request cannot be read"]
+        different = ["a request that cannot be read"]
     else:
         submitted, requested = (dict(_training_settings(each)) for each in (before, request))
         different = [
-            f"{name}: {submitted.get(name)!r} there, {requested.get(name)!r} here"
+            f"{name} {submitted.get(name)!r} (this request: {requested.get(name)!r})"
             for name in sorted(submitted.keys() | requested.keys())
             if submitted.get(name) != requested.get(name)
         ]
     content = ((job.tags or {}).get(names.DATA_TAG), data.splits["train"].sha256)
     if not different and content[0] != content[1]:
-        different = [f"the training rows have changed (sha256 {str(content[0])[:12]} there, {content[1][:12]} here)"]
+        different = [f"training rows with sha256 {str(content[0])[:12]} (this request: {content[1][:12]})"]
     if different:
         raise CloudError(
             "RunKeyTaken",
-            f"Run key '{key}' stands for another request: job '{job.name}' was submitted with it. "
-            f"{'; '.join(different)}.",
+            f"Run key '{key}' was used for a different request: job '{job.name}' has {'; '.join(different)}.",
             "Use another run key, or repeat the first request unchanged.",
         )
 

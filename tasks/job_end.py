@@ -54,7 +54,7 @@ def wait_for_job(request: Request, submission: Submission) -> JobReport:
         # The follower's own limits end the wait before.
         seconds=(limits.queue_minutes + limits.run_minutes) * 60 + OUTAGE_SECONDS,
         every=limits.poll_seconds,
-        subject=f"The end of job '{submission.job.name}'",
+        subject=f"Job '{submission.job.name}'",
         fix="Raise limits.run_minutes, or see why in Azure ML studio.",
     )
     if status != "Completed":
@@ -75,7 +75,7 @@ class JobSnapshot(NamedTuple):
 
 
 class JobFollower:
-    """Reads the job again and again, tells every change of it, of its steps and of the loss, and watches its limits."""
+    """Reads the job repeatedly, logs changes of its status, its steps and its losses, and enforces its limits."""
 
     def __init__(self, request: Request, submission: Submission, logs: StepLogs) -> None:
         self._client = cloud.workspace_client(request.workspace)
@@ -195,7 +195,8 @@ def _logged(client: "MLClient", name: str) -> dict[str, float]:
 
 def _failure(client: "MLClient", job: JobReport, status: str, logs: StepLogs) -> JobFailed:
     if status == "Canceled":
-        return JobFailed("JobCanceled", f"Job '{job.name}' was cancelled.", "Start the run again when it should go on.")
+        fix = "Run it again with the same key for a new attempt."
+        return JobFailed("JobCanceled", f"Job '{job.name}' was cancelled.", fix)
     steps = _steps(client, job.name)
     states = ", ".join(f"{step.display_name} {step.status}" for step in steps)
     lines = [line for step in steps if step.status == "Failed" for line in logs.last_lines(step.display_name)]

@@ -176,7 +176,7 @@ def _retirement_date(about: object) -> str | None:
 def _age_warnings(model: "Model", archived: bool, retirement: str | None) -> list[str]:
     warnings = []
     if archived:
-        warnings.append(f"Model '{model.name}:{model.version}' is archived. Plan a move to one that is not.")
+        warnings.append(f"Model '{model.name}:{model.version}' is archived. Plan a move to another model.")
     if retirement and retirement < datetime.now(UTC).date().isoformat():
         warnings.append(f"Model '{model.name}:{model.version}' is past its retirement date {retirement}.")
     return warnings

@@ -25,7 +25,7 @@ def register_model(
     data: PreparedData,
     decision: Decision | None = None,
 ) -> RegisteredModel:
-    """The model version of this job: a repeat finds the one that is there.
+    """The model version of this job; a repeat finds the existing one.
 
     Raises:
         CloudError: `RegistrationRefused`, with the service's words.

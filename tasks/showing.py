@@ -104,7 +104,7 @@ def show_losses(curves: list[Curve]) -> None:
 
 
 def show_questions(answers: list[Answer]) -> None:
-    """What the endpoint was asked, what the rows themselves answer, and what it answered."""
+    """The questions to the endpoint, the rows' own answers, and the endpoint's."""
     rows = questions_table(answers)
     PAGE.draw("questions", lambda: create_table_artifact(rows, key="questions", description="Questions and answers."))
 

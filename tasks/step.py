@@ -1,7 +1,7 @@
 """The two kinds of tasks. What a task returns is neither cached nor kept: a later run asks the cloud again.
 
-The SDK retries a call. A repeatable step retries itself, a few times, and only when the failure was on the way or the
-service's own: it reads, or writes what a repeat leaves unchanged.
+The SDK retries a call. A repeatable step retries itself, a few times, and only after a failure of the network or of the
+service: it reads, or writes what a repeat leaves unchanged.
 """
 
 from collections.abc import Callable

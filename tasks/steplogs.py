@@ -1,7 +1,7 @@
 """The logs of a job's steps, line by line, in the run's own log: at level DEBUG, under the name `retune.steps`.
 
 A line is logged once for each flow run, also when that is started again: what Prefect holds of the run's log says how
-far an earlier start came.
+far an earlier execution came.
 """
 
 import logging

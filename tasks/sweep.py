@@ -1,4 +1,4 @@
-"""Find leftovers of runs, from the cloud alone, and end them; nothing that is not provably Retune's own is touched.
+"""Find leftovers of runs, from the cloud alone, and end them. Touches only what Retune created, by tags and name.
 
 `retune_cloud.ledger` says what is Retune's own, `retune_cloud.cleanup` when no run needs it any more.
 """

@@ -1,7 +1,7 @@
-"""Whether the last good model was made from what this run would make one from: then there is nothing to train.
+"""Whether the last verified model was trained from the same inputs: then there is nothing to train.
 
-A model is good when its endpoint has answered; its job's tags say so, and what it was made from is in its own. Nothing
-but the workspace is asked, so that it holds on any machine.
+A model is verified when its endpoint has answered: its job has a tag for that. The digest of its inputs is a tag of the
+model. Only the workspace is read, so the answer is the same on any machine.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ def training_digest(request: Request, model: ModelFacts, data: PreparedData) -> 
 
 @repeatable_step
 def find_same_model(request: Request, model: ModelFacts, data: PreparedData) -> RegisteredModel | None:
-    """The last good model, if it was made from the same; creates nothing."""
+    """The last verified model, if it was trained from the same inputs; creates nothing."""
     client = cloud.workspace_client(request.workspace)
     listed = if_exists(lambda: list(client.models.list(name=names.registered_model_name(request))))
     versions = sorted(listed or [], key=ledger.creation_time, reverse=True)
@@ -64,13 +64,13 @@ def find_same_model(request: Request, model: ModelFacts, data: PreparedData) -> 
 
 @repeatable_step
 def mark_verified(request: Request, submission: Submission) -> None:
-    """Write into the job's tags that its model has answered. Without that the next run trains, changed or not."""
+    """Write into the job's tags that its model has answered. Without the tag the next run trains in any case."""
     from azure.core.exceptions import AzureError
 
     try:
         ledger.mark_verified(request.workspace, submission.job.name, datetime.now(UTC))
     except AzureError as error:
-        log.warning("%s could not be marked as good: %s", submission.job.name, first_line(error))
+        log.warning("%s could not be marked as verified: %s", submission.job.name, first_line(error))
 
 
 def _is_verified(request: Request, version: "Model") -> bool:

@@ -127,8 +127,8 @@ def test_errors_of_others_are_quoted_without_secrets() -> None:
     ("text", "problem"),
     [
         ("a: &a [x]\nb: *a\n", "refers to another part"),
-        ("model:\n  name: a\n  name: b\n", "the key 'name' stands here for the second time"),
-        ("data: 1\nmodel: {}\ndata: 2\n", "the key 'data' stands here for the second time"),
+        ("model:\n  name: a\n  name: b\n", "the key 'name' occurs here for the second time"),
+        ("data: 1\nmodel: {}\ndata: 2\n", "the key 'data' occurs here for the second time"),
         ("a: " + "[" * 5000 + "]" * 5000, "not readable as YAML"),
         ("x: " + "y" * (1 << 20), "at most 1048576"),
         ("x: " + "9" * 5000, "not readable as YAML"),

@@ -120,7 +120,7 @@ def test_the_same_key_with_another_request_is_refused(finetune: Callable[..., Ru
 
     assert other.code == 1
     assert other.report["error"]["code"] == "RunKeyTaken"
-    assert "training.seed: None there, 7 here" in other.report["error"]["message"]
+    assert "training.seed None (this request: 7)" in other.report["error"]["message"]
     assert "another run key" in other.report["error"]["fix"]
 
 

@@ -24,7 +24,7 @@ def test_a_job_is_cancelled_by_its_holder_only(emulator: Emulator) -> None:
     try:
         first = submit_job.fn(request, "owned", "1", *facts)
         repeat = submit_job.fn(request, "owned", "2", *facts)
-        with pytest.raises(CloudError, match=r"training\.seed: None there, 7 here") as refusal:
+        with pytest.raises(CloudError, match=r"training\.seed None \(this request: 7\)") as refusal:
             submit_job.fn(other, "owned", "3", *facts)
         job = ledger.last_job(request.workspace, "owned")
         claims = Claim("owned", "1", earlier=True), Claim("owned", "3")

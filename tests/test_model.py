@@ -43,7 +43,7 @@ def test_an_archived_and_retired_model_is_warned_about(caplog: pytest.LogCapture
     facts = read_model.fn(request_for("Phi-3-mini-4k-instruct"))
 
     assert facts.warnings == [
-        "Model 'Phi-3-mini-4k-instruct:15' is archived. Plan a move to one that is not.",
+        "Model 'Phi-3-mini-4k-instruct:15' is archived. Plan a move to another model.",
         "Model 'Phi-3-mini-4k-instruct:15' is past its retirement date 2025-08-30.",
     ]
     assert "Ignored the model's default 'learning_rate_min': the component has no such input." in caplog.messages

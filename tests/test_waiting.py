@@ -18,7 +18,7 @@ NEVER = 60
 def test_a_wait_looks_once_more_at_its_deadline() -> None:
     """And says what did not happen, and what to do."""
     looks = []
-    with pytest.raises(WaitExpired, match=r"Rain did not happen within 0\.05 s\. Wait longer\."):
+    with pytest.raises(WaitExpired, match=r"Rain timed out after 0\.05 s\. Wait longer\."):
         wait_until(lambda: looks.append(1), seconds=0.05, every=NEVER, subject="Rain", fix="Wait longer.")
 
     assert len(looks) == 2
