@@ -7,8 +7,8 @@ from prefect.states import Cancelled, Completed, Failed, State
 
 from retune.errors import BadRequest, RetuneError, Stopped
 from retune.report import Cost, Problem, Report, Status, Step
-from retune.summary import decision_text
 from retune.texts import redact
+from retune.verdict import decision_text
 from retune_cloud.sdk_errors import explain
 
 

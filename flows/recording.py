@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 
 import httpx
 from prefect.client.orchestration import get_client
@@ -108,6 +109,7 @@ def write_report(run: RunState, error: BaseException | None) -> None:
             key=run.key,
             attempt=report.run.attempt,
             flow_run_id=run.flow_run_id,
+            began=datetime.now(UTC) - timedelta(seconds=now - run.began),
             seconds=round(now - run.began, 1),
         )
         runs = read_task_runs(run.flow_run_id)

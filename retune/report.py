@@ -34,10 +34,11 @@ class Part(BaseModel):
 class Run(Part):
     """Which run this was."""
 
-    key: str | None = Field(None, description="Key of the run; Azure names derive from it.")
-    attempt: int = Field(1, description="Attempt under this key, from 1.")
-    flow_run_id: str | None = Field(None, description="Prefect's id of the flow run.")
-    seconds: float = Field(0, description="Duration of the flow, seconds.")
+    key: str | None = Field(default=None, description="Key of the run; Azure names derive from it.")
+    attempt: int = Field(default=1, description="Attempt under this key, from 1.")
+    flow_run_id: str | None = Field(default=None, description="Prefect's id of the flow run.")
+    began: datetime | None = Field(default=None, description="Start of the execution, UTC.")
+    seconds: float = Field(default=0, description="Duration of the flow, seconds.")
 
 
 class Identity(Part):
@@ -51,6 +52,9 @@ class Identity(Part):
     location: str = Field(description="Region of the workspace.")
     found_in: str = Field(description="Where the workspace's address was found.")
     cloud: str = Field(description="Address of the resource manager.")
+    portal: str | None = Field(
+        default=None, description="Portal that the cloud's metadata names; null for an emulator, whose portal is local."
+    )
 
 
 class FoundationModel(Part):
@@ -61,8 +65,11 @@ class FoundationModel(Part):
     id: str = Field(description="Full asset id.")
     component: str = Field(description="Pipeline component, `name:version`.")
     archived: bool = Field(description="The registry has archived this model.")
-    retirement_date: str | None = Field(None, description="Date after which fine-tuning is not offered, ISO 8601.")
-    weights: str | None = Field(None, description="Weights that really ran, where the job says so.")
+    retirement_date: str | None = Field(
+        default=None, description="Date after which fine-tuning is not offered, ISO 8601."
+    )
+    weights: str | None = Field(default=None, description="Base weights that the training step loaded, if logged.")
+    warnings: list[str] = Field(default=[], description="Problems of the model and of its defaults.")
 
 
 class ComputeUsed(Part):
@@ -71,9 +78,11 @@ class ComputeUsed(Part):
     name: str = Field(description="Cluster, or `serverless`.")
     size: str = Field(description="VM size of a node.")
     gpus_per_node: int = Field(description="GPUs of one node.")
-    tier: str = Field("dedicated", description="`dedicated` or `low_priority`.")
-    created: bool = Field(False, description="The run made the cluster.")
-    price_per_hour_usd: float | None = Field(None, description="List price of one node, US$ per hour, if known.")
+    tier: str = Field(default="dedicated", description="`dedicated` or `low_priority`.")
+    created: bool = Field(default=False, description="The run made the cluster.")
+    price_per_hour_usd: float | None = Field(
+        default=None, description="List price of one node, US$ per hour, if known."
+    )
 
 
 class Parameter(Part):
@@ -99,8 +108,10 @@ class SplitStatistics(Part):
 
     turns: Spread = Field(description="Messages of a row.")
     characters: Spread = Field(description="Characters of a row's messages.")
-    tokens: Spread | None = Field(None, description="Tokens of a row's messages, where a tokenizer was named.")
-    token_rows: int = Field(0, description="Rows whose tokens were counted, evenly spread; 0 without a tokenizer.")
+    tokens: Spread | None = Field(default=None, description="Tokens of a row's messages, where a tokenizer was named.")
+    token_rows: int = Field(
+        default=0, description="Rows whose tokens were counted, evenly spread; 0 without a tokenizer."
+    )
     roles: dict[str, int] = Field(description="Messages by role.")
     histogram_edges: list[float] = Field(description="Bounds of the histogram's bins, characters.")
     histogram_rows: list[int] = Field(description="Rows in each bin; one fewer than bounds.")
@@ -119,15 +130,15 @@ class Split(Part):
     """One prepared file of chat data."""
 
     rows: int = Field(description="Rows written.")
-    selected: int = Field(0, description="Rows that data.fraction chose.")
-    dropped: dict[str, int] = Field({}, description="Rows left out, by reason.")
-    noted: dict[str, int] = Field({}, description="Rows kept though something is notable about them, by kind.")
-    bad_rows: list[BadRows] = Field([], description="What was found, with examples.")
-    redacted: dict[str, int] = Field({}, description="Personal data and secrets that were replaced, by kind.")
-    bytes: int = Field(0, description="Size of the file, bytes.")
+    selected: int = Field(default=0, description="Rows that data.fraction chose.")
+    dropped: dict[str, int] = Field(default={}, description="Rows left out, by reason.")
+    noted: dict[str, int] = Field(default={}, description="Rows kept though something is notable about them, by kind.")
+    bad_rows: list[BadRows] = Field(default=[], description="What was found, with examples.")
+    redacted: dict[str, int] = Field(default={}, description="Personal data and secrets that were replaced, by kind.")
+    bytes: int = Field(default=0, description="Size of the file, bytes.")
     sha256: str = Field(description="Digest of the file.")
     path: str = Field(description="The file, one JSON object a line.")
-    statistics: SplitStatistics | None = Field(None, description="What the rows look like.")
+    statistics: SplitStatistics | None = Field(default=None, description="What the rows look like.")
 
 
 class PreparedData(Part):
@@ -135,13 +146,17 @@ class PreparedData(Part):
 
     source: str = Field(description="Data set id, folder, URL or data asset.")
     revision: str = Field(description="Commit of the data set, or digest of the files' content.")
-    selection: str = Field("head", description="How rows were chosen.")
-    key: str = Field("", description="Digest of everything that decides the files' content; names them in the cache.")
+    selection: str = Field(default="head", description="How rows were chosen.")
+    key: str = Field(
+        default="", description="Digest of everything that decides the files' content; names them in the cache."
+    )
     splits: dict[str, Split] = Field(description="By role: train, validation, test.")
-    cached: bool = Field(False, description="The files of an earlier run were used, after a check of their digests.")
-    fetched_bytes: int = Field(0, description="Bytes of content that this run fetched from elsewhere.")
-    seconds: float = Field(0, description="Time of the preparation, seconds.")
-    assets: dict[str, str] = Field({}, description="Data assets that the job reads, by role: full asset ids.")
+    cached: bool = Field(
+        default=False, description="The files of an earlier run were used, after a check of their digests."
+    )
+    fetched_bytes: int = Field(default=0, description="Bytes of content that this run fetched from elsewhere.")
+    seconds: float = Field(default=0, description="Time of the preparation, seconds.")
+    assets: dict[str, str] = Field(default={}, description="Data assets that the job reads, by role: full asset ids.")
 
     @property
     def warnings(self) -> list[str]:
@@ -161,10 +176,12 @@ class Job(Part):
     display_name: str = Field(description="Display name.")
     experiment: str = Field(description="Experiment.")
     status: str = Field(description="Last status seen.")
-    attached: bool = Field(False, description="The job was already there and was taken over.")
-    seconds: float = Field(0, description="From submission to the end, seconds.")
-    created: datetime | None = Field(None, description="When the service accepted it.")
-    studio_url: str | None = Field(None, description="Page of the job in Azure ML studio.")
+    attached: bool = Field(default=False, description="The job was already there and was taken over.")
+    seconds: float = Field(default=0, description="From submission to the end, seconds.")
+    created: datetime | None = Field(default=None, description="When the service accepted it.")
+    studio_url: str | None = Field(
+        default=None, description="Page of the job in Azure ML studio; null for an emulator."
+    )
 
 
 class Curve(Part):
@@ -178,18 +195,22 @@ class Curve(Part):
 class Cost(Part):
     """What the run has cost at list prices; what was there before it, and storage, are left out."""
 
-    training_usd: float | None = Field(None, description="The job's nodes from submission to end, US$, if known.")
-    endpoint_usd: float | None = Field(None, description="The endpoint's instances while it was up, US$, if known.")
+    training_usd: float | None = Field(
+        default=None, description="The job's nodes from submission to end, US$, if known."
+    )
+    endpoint_usd: float | None = Field(
+        default=None, description="The endpoint's instances while it was up, US$, if known."
+    )
 
 
 class Decision(Part):
     """A person's answer on the trained model."""
 
     answer: Literal["approved", "rejected", "none in time"] = Field(description="What was decided.")
-    by: str = Field("", description="Who, as they gave their name; empty when nobody answered.")
-    note: str = Field("", description="Why, in their words.")
+    by: str = Field(default="", description="Who, as they gave their name; empty when nobody answered.")
+    note: str = Field(default="", description="Why, in their words.")
     at: datetime = Field(description="When the answer was read.")
-    attached: bool = Field(False, description="An earlier start of this run was given it.")
+    attached: bool = Field(default=False, description="An earlier start of this run was given it.")
 
 
 class RegisteredModel(Part):
@@ -198,7 +219,7 @@ class RegisteredModel(Part):
     name: str = Field(description="Name.")
     version: str = Field(description="Version.")
     id: str = Field(description="Full asset id.")
-    attached: bool = Field(False, description="An earlier start of this run had registered it.")
+    attached: bool = Field(default=False, description="An earlier start of this run had registered it.")
 
 
 class Endpoint(Part):
@@ -208,10 +229,14 @@ class Endpoint(Part):
     deployment: str = Field(description="Deployment on it.")
     instance_type: str = Field(description="VM size of the deployment.")
     expires: datetime = Field(description="After this moment the sweep deletes it, whatever else happens.")
-    deleted: bool = Field(False, description="A GET after the deletion answered 404.")
-    kept_until: datetime | None = Field(None, description="Left up on purpose; the sweep deletes it after this moment.")
-    scoring_uri: str | None = Field(None, description="Where a kept endpoint is asked.")
-    price_per_day_usd: float | None = Field(None, description="List price of the deployment, US$ per day, if known.")
+    deleted: bool = Field(default=False, description="A GET after the deletion answered 404.")
+    kept_until: datetime | None = Field(
+        default=None, description="Left up on purpose; the sweep deletes it after this moment."
+    )
+    scoring_uri: str | None = Field(default=None, description="Where a kept endpoint is asked.")
+    price_per_day_usd: float | None = Field(
+        default=None, description="List price of the deployment, US$ per day, if known."
+    )
 
 
 class Answer(Part):
@@ -237,7 +262,7 @@ class Problem(Part):
     step: str = Field(description="Step that failed; `request` when it was refused before the flow.")
     code: str = Field(description="Stable name of the error.")
     message: str = Field(description="What was attempted and found.")
-    fix: str = Field("", description="What to do next.")
+    fix: str = Field(default="", description="What to do next.")
 
 
 class Report(BaseModel):
@@ -245,25 +270,25 @@ class Report(BaseModel):
 
     model_config = ConfigDict(validate_assignment=True, protected_namespaces=(), defer_build=True)
 
-    schema_version: Literal[1] = Field(1, alias="schema", description="Version of this document's form.")
-    status: Status = Field("failed", description="How the run ended.")
-    run: Run = Field(Run(), description="Which run this was.")
-    identity: Identity | None = Field(None, description="Who ran it, where.")
-    model: FoundationModel | None = Field(None, description="What was fine-tuned.")
-    compute: ComputeUsed | None = Field(None, description="What trained it.")
-    parameters: list[Parameter] = Field([], description="Inputs of the component.")
-    data: PreparedData | None = Field(None, description="What it was trained on.")
-    job: Job | None = Field(None, description="The training job.")
-    metrics: dict[str, float] = Field({}, description="Last value of each metric of the job.")
-    curves: list[Curve] = Field([], description="Losses of the job over its steps.")
-    decision: Decision | None = Field(None, description="A person's answer; null when none was asked.")
-    registered_model: RegisteredModel | None = Field(None, description="The result.")
-    endpoint: Endpoint | None = Field(None, description="The endpoint of the check.")
-    score: list[Answer] = Field([], description="Questions and answers.")
-    cost: Cost | None = Field(None, description="What the run has cost.")
-    steps: list[Step] = Field([], description="Tasks in the order of their start.")
-    warnings: list[str] = Field([], description="What a person should know though the run went on.")
-    error: Problem | None = Field(None, description="Why it did not complete; null when it did.")
+    schema_version: Literal[1] = Field(default=1, alias="schema", description="Version of this document's form.")
+    status: Status = Field(default="failed", description="How the run ended.")
+    run: Run = Field(default=Run(), description="Which run this was.")
+    identity: Identity | None = Field(default=None, description="Who ran it, where.")
+    model: FoundationModel | None = Field(default=None, description="What was fine-tuned.")
+    compute: ComputeUsed | None = Field(default=None, description="What trained it.")
+    parameters: list[Parameter] = Field(default=[], description="Inputs of the component.")
+    data: PreparedData | None = Field(default=None, description="What it was trained on.")
+    job: Job | None = Field(default=None, description="The training job.")
+    metrics: dict[str, float] = Field(default={}, description="Last value of each metric of the job.")
+    curves: list[Curve] = Field(default=[], description="Losses of the job over its steps.")
+    decision: Decision | None = Field(default=None, description="A person's answer; null when none was asked.")
+    registered_model: RegisteredModel | None = Field(default=None, description="The result.")
+    endpoint: Endpoint | None = Field(default=None, description="The endpoint of the check.")
+    score: list[Answer] = Field(default=[], description="Questions and answers.")
+    cost: Cost | None = Field(default=None, description="What the run has cost.")
+    steps: list[Step] = Field(default=[], description="Tasks in the order of their start.")
+    warnings: list[str] = Field(default=[], description="Problems that did not stop the run.")
+    error: Problem | None = Field(default=None, description="Why it did not complete; null when it did.")
 
     def to_json(self) -> str:
         """The document, indented, with the key `schema` first."""
@@ -278,9 +303,9 @@ class Leftover(Part):
     attempt: int = Field(description="Attempt under this key.")
     reason: str = Field(description="Why nobody needs it.")
     action: Literal["found", "deleted", "cancelled", "spared", "failed"] = Field(
-        "found", description="What was done; `spared` when a run has taken it over in the meantime."
+        default="found", description="What was done; `spared` when a run has taken it over in the meantime."
     )
-    error: str | None = Field(None, description="Why it is still there.")
+    error: str | None = Field(default=None, description="Why it is still there.")
 
 
 class Swept(Part):
@@ -288,12 +313,12 @@ class Swept(Part):
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
-    schema_version: Literal[1] = Field(1, alias="schema", description="Version of this document's form.")
-    workspace: str | None = Field(None, description="Name of the workspace.")
-    dry_run: bool = Field(False, description="Nothing was changed.")
-    endpoints: list[Leftover] = Field([], description="Endpoints that outlived their runs.")
-    jobs: list[Leftover] = Field([], description="Jobs that still ran or waited without a run.")
-    error: Problem | None = Field(None, description="Why the workspace could not be swept.")
+    schema_version: Literal[1] = Field(default=1, alias="schema", description="Version of this document's form.")
+    workspace: str | None = Field(default=None, description="Name of the workspace.")
+    dry_run: bool = Field(default=False, description="Nothing was changed.")
+    endpoints: list[Leftover] = Field(default=[], description="Endpoints that outlived their runs.")
+    jobs: list[Leftover] = Field(default=[], description="Jobs that still ran or waited without a run.")
+    error: Problem | None = Field(default=None, description="Why the workspace could not be swept.")
 
     @property
     def clean(self) -> bool:

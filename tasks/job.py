@@ -203,5 +203,5 @@ def _report(job: "Job", attached: bool) -> JobReport:
         status=job_status(job),
         attached=attached,
         created=job.creation_context.created_at,
-        studio_url=job.studio_url,
+        studio_url=job.studio_url if cloud.portal() else None,
     )

@@ -33,7 +33,6 @@ class ModelFacts(Part):
     parameters: list[Parameter]
     finetune_sizes: list[str] | None
     inference_sizes: list[str] | None
-    warnings: list[str]
 
 
 @repeatable_step
@@ -75,13 +74,13 @@ def read_model(request: Request) -> ModelFacts:
             component=f"{component.name}:{component.version}",
             archived=archived,
             retirement_date=retirement,
+            warnings=warnings,
         ),
         component_version=component.version,
         inputs=list(inputs),
         parameters=parameters,
         finetune_sizes=_sizes(about, "finetune_compute_allow_list", "finetuneComputes"),
         inference_sizes=_sizes(about, "inference_compute_allow_list", "inferenceComputes"),
-        warnings=warnings,
     )
 
 

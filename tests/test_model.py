@@ -41,7 +41,7 @@ def test_latest_is_resolved_to_a_version() -> None:
     assert (facts.model.name, facts.model.version, facts.model.archived) == ("Phi-4", "8", False)
     assert facts.model.id == "azureml://registries/azureml/models/Phi-4/versions/8"
     assert facts.model.component == "chat_completion_pipeline:0.0.82"
-    assert facts.warnings == [] or all("is archived" not in warning for warning in facts.warnings)
+    assert all("is archived" not in warning for warning in facts.model.warnings)
 
 
 @pytest.mark.usefixtures("emulator")
