@@ -88,4 +88,5 @@ def final_state(report: Report) -> State:
 
 
 def _name(run: TaskRun) -> str:
-    return run.name.rsplit("-", 1)[0]
+    """The step's own name; its run is named after what it works on too. A task's key is its name and a digest."""
+    return run.task_key.rpartition("-")[0]

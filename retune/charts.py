@@ -7,7 +7,7 @@ from retune.sheet import Chart, Series
 from retune.templating import render_template
 from retune.units import number
 
-SIZES = {"lines": (420, 230), "bars": (300, 180)}
+SIZES = {"lines": (360, 210), "bars": (300, 180)}
 LEFT, RIGHT, TOP, BOTTOM = 46, 22, 26, 42
 # More points than that are a line without dots.
 MOST_DOTS = 60

@@ -70,7 +70,7 @@ def test_a_completed_run_reports_every_section(completed: Run, emulator: Emulato
     }
     assert report["job"]["status"] == "Completed"
     assert report["job"]["display_name"] == (
-        "Phi-3-mini-4k-instruct-ultrachat-bs8-cosine-nods-lora-save_limit1-seqlen-1"
+        "Phi-3-mini-4k-instruct-chat_sample-bs8-cosine-nods-lora-save_limit1-seqlen-1"
     )
     assert {"eval_loss", "eval_loss_before", "eval_loss_after", "train_loss"} <= report["metrics"].keys()
     assert report["registered_model"]["name"] == "Phi-3-mini-4k-instruct-chat_sample"

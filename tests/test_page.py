@@ -34,6 +34,16 @@ def artifacts_of(flow_run_id: str) -> dict[str, object]:
     return {one.key: one.data for one in sorted(found, key=lambda one: one.created)}
 
 
+def names_of(flow_run_id: str) -> tuple[str, set[str]]:
+    """The name of a flow run, and those of its task runs."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    with get_client(sync_client=True) as client:
+        own = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
+        return client.read_flow_run(flow_run_id).name, {run.name for run in client.read_task_runs(flow_run_filter=own)}
+
+
 class Seen(HTMLParser):
     """Tags and links of a page, and its text."""
 
@@ -89,6 +99,16 @@ def test_a_run_shows_what_it_did(finetune: Callable[..., Run], emulator: Emulato
     logged = points_of(emulator, report.job.name)
     assert {curve.metric: [*zip(curve.steps, curve.values, strict=True)] for curve in report.curves} == logged
     assert 0 < report.cost.training_usd < 1
+
+    title = "Phi-3-mini-4k-instruct on chat_sample"
+    flow_run_name, task_run_names = names_of(report.run.flow_run_id)
+    assert re.fullmatch(rf"{title}, \d{{4}}-\d\d-\d\d \d\d:\d\d", flow_run_name)
+    assert {
+        f"read_model: {title}",
+        f"wait_for_job: {report.job.name}",
+        f"deploy: {report.endpoint.name}",
+    } <= task_run_names
+    assert {"read_model", "wait_for_job", "deploy", "delete_endpoint"} <= {step.name for step in report.steps}
 
     seen = Seen(page.read_text(encoding="utf-8"))
     assert seen.tags.count("svg") == 4
