@@ -12,7 +12,7 @@ def data_sheet(data: PreparedData) -> Sheet:
     """The facts of prepared data alone."""
     rows = ", ".join(f"{split.rows:,} {role}" for role, split in data.splits.items())
     title = f"Chat data: {names.data_name(data.source)}"
-    return Sheet(title, f"Rows: {rows}.", "neutral", [data_section(data), data_details(data)], [])
+    return Sheet(title, f"Rows: {rows}.", "neutral", [data_section(data), data_details(data)])
 
 
 def data_section(data: PreparedData) -> Section:

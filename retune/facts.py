@@ -30,7 +30,7 @@ def facts_of(report: Report, status: str | None = None, program: str = "retune")
     """All facts of a report. `status` is that of a run that goes on; `program` is how `retune` is typed here."""
     status = status or report.status
     data = report.data
-    sections = [_problem(report), _run(report), _result(report), _decision(report)]
+    sections = [_run(report), _result(report), _decision(report)]
     sections += [data_section(data) if data else Section("Data")]
     sections += [_questions(report), _cost(report), _created(report)]
     sections += [_parameters(report), _metrics(report), _steps(report)]
@@ -41,13 +41,14 @@ def facts_of(report: Report, status: str | None = None, program: str = "retune")
         tone=tone(report, status),
         sections=[section for section in sections if not section.is_empty],
         commands=commands(report, program),
+        problem=_problem(report),
     )
 
 
 def losses_sheet(curves: list[Curve]) -> Sheet:
     """The losses of a job alone."""
     chart = losses_chart(curves)
-    return Sheet("Loss", chart.summary, "neutral", [Section("Over the training steps", charts=[chart])], [])
+    return Sheet("Loss", chart.summary, "neutral", [Section("Over the training steps", charts=[chart])])
 
 
 def parameters_table(parameters: list[Parameter]) -> Table:
@@ -73,10 +74,10 @@ def losses_chart(curves: list[Curve]) -> Chart:
     return Chart("Loss", summary, "lines", "training step", "loss", series)
 
 
-def _problem(report: Report) -> Section:
+def _problem(report: Report) -> Section | None:
     error = report.error
     if error is None:
-        return Section("Problem")
+        return None
     facts = [Fact("error", error.code), Fact("in step", error.step), Fact("message", error.message)]
     return section_of("Problem", [*facts, Fact("what to do", error.fix)])
 
@@ -151,8 +152,8 @@ def _cost(report: Report) -> Section:
         Fact("training", priced(cost.training_usd) if cost else ""),
         Fact("endpoint", priced(cost.endpoint_usd) if cost else ""),
         Fact("together", priced(total)),
-        Fact("a node", priced(compute.price_per_hour_usd, " an hour") if compute else ""),
-        Fact("the deployment", priced(day, " a day")),
+        Fact("price of a node", priced(compute.price_per_hour_usd, " an hour") if compute else ""),
+        Fact("price of the deployment", priced(day, " a day")),
     ]
     if all(not fact.value for fact in facts):
         return Section("Cost")

@@ -52,6 +52,10 @@ def render(report: Report, program: str = "retune") -> None:
         _print_section(console, section)
     console.print(Text(f"\n{facts.title}", style=f"bold {STYLES[facts.tone]}"))
     console.print(Text(facts.verdict))
+    if facts.problem:
+        _print_section(console, facts.problem)
+    if facts.commands:
+        console.print()
     for command in facts.commands:
         # A command that is broken into lines does not work when it is pasted.
         console.print(

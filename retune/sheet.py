@@ -92,13 +92,19 @@ class Section:
 
 @dataclass(frozen=True)
 class Sheet:
-    """The whole report, the most important first."""
+    """The whole report, the most important first; `problem` is why a run did not complete."""
 
     title: str
     verdict: str
     tone: Tone
     sections: list[Section]
-    commands: list[Command]
+    commands: list[Command] = field(default_factory=list)
+    problem: Section | None = None
+
+    @property
+    def all_sections(self) -> list[Section]:
+        """The problem, if any, and the others."""
+        return [self.problem, *self.sections] if self.problem else self.sections
 
 
 def section_of(

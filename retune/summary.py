@@ -7,7 +7,7 @@ from retune.charts import draw_svg
 from retune.facts import facts_of
 from retune.report import Report
 from retune.sheet import Chart, Command, Exchange, Section, Sheet, Table, Words
-from retune.texts import markdown
+from retune.texts import markdown, visible
 
 
 def to_markdown(report: Report, status: str | None = None) -> str:
@@ -33,7 +33,7 @@ def table_cells(table: Table) -> list[dict[str, str]]:
 
 def _lines(sheet: Sheet) -> Iterator[str]:
     yield f"# {markdown(sheet.title)}\n\n{markdown(sheet.verdict)}"
-    for section in sheet.sections:
+    for section in sheet.all_sections:
         yield f"\n## {markdown(section.title)}"
         yield from _section_lines(section)
     if sheet.commands:
@@ -70,12 +70,8 @@ def _picture(chart: Chart) -> str:
 
 
 def _command(command: Command) -> str:
-    return f"- {markdown(command.purpose)}:\n\n      {_markdown_code(command.line)}\n"
-
-
-def _markdown_code(line: str) -> str:
-    """A line of an indented block of code, in which nothing is markup."""
-    return " ".join(line.split())
+    # In an indented block of code nothing is markup.
+    return f"- {markdown(command.purpose)}:\n\n      {visible(' '.join(command.line.split()))}\n"
 
 
 def _joined(pieces: list[Words]) -> str:

@@ -9,7 +9,7 @@ DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{20,}\b")
 
 def money(usd: float) -> str:
     """US dollars and cents."""
-    return "under US$ 0.01" if 0 < usd < 0.005 else f"US$ {usd:,.2f}"
+    return "under US$0.01" if 0 < usd < 0.005 else f"US${usd:,.2f}"
 
 
 def count(number: int, noun: str) -> str:

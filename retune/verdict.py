@@ -75,11 +75,12 @@ def commands(report: Report, program: str) -> list[Command]:
     key, endpoint = report.run.key, report.endpoint
     if report.job is None or key is None:
         return []
-    ending = ["failed", "cancelled"]
-    lines = [Command("resume the run", "attach")] if report.status in ending else []
+    is_cut_short = report.status in ("failed", "cancelled")
+    lines = [Command("resume the run", "attach")] if is_cut_short else []
     if endpoint and not endpoint.deleted:
         lines.append(Command("delete the endpoint", "cancel"))
-    lines.append(Command("see what the workspace holds of this run", "status"))
+    if not is_cut_short:
+        lines.append(Command("see what the workspace holds of this run", "status"))
     where = shlex.join([key, *_workspace_options(report.identity)])
     return [Command(purpose, f"{program} {name} {where}") for purpose, name in lines]
 
