@@ -7,7 +7,7 @@ import difflib
 import re
 
 from retune.data_facts import data_details, data_section
-from retune.report import Answer, Curve, Parameter, PreparedData, Report, Split
+from retune.report import Answer, ComputeUsed, Curve, Parameter, PreparedData, Report, Split
 from retune.sheet import Chart, Exchange, Fact, Section, Series, Sheet, Table, Words, section_of
 from retune.texts import is_web_page
 from retune.units import count, duration, moment, money, number, shortened
@@ -24,6 +24,8 @@ from retune.verdict import (
 
 # Answers that share less than this with what was expected differ as a whole.
 LEAST_SHARED = 0.4
+# The name of compute that is no cluster.
+SERVERLESS = "serverless"
 
 
 def facts_of(report: Report, status: str | None = None, program: str = "retune") -> Sheet:
@@ -47,13 +49,13 @@ def facts_of(report: Report, status: str | None = None, program: str = "retune")
 
 def losses_sheet(curves: list[Curve]) -> Sheet:
     """The losses of a job alone."""
-    chart = losses_chart(curves)
-    return Sheet("Loss", chart.summary, "neutral", [Section("Over the training steps", charts=[chart])])
+    section = Section("Over the training steps", charts=[losses_chart(curves)])
+    return Sheet("Loss", "Every point that the job logged.", "neutral", [section])
 
 
 def parameters_table(parameters: list[Parameter]) -> Table:
     """Each input of the component with its value and where that came from."""
-    rows = [(one.name, str(one.value), one.source) for one in parameters]
+    rows = [(parameter.name, str(parameter.value), parameter.source) for parameter in parameters]
     return Table("", ("parameter", "value", "from"), rows, texts=3)
 
 
@@ -163,19 +165,13 @@ def _cost(report: Report) -> Section:
 
 
 def _created(report: Report) -> Section:
-    job, registered, endpoint, compute, data = (
-        report.job,
-        report.registered_model,
-        report.endpoint,
-        report.compute,
-        report.data,
-    )
+    job, registered, endpoint, data = report.job, report.registered_model, report.endpoint, report.data
     path = f"/model/{registered.name}:{registered.version}/details" if registered else ""
-    where = _studio(report, f"/endpoints/realtime/{endpoint.name}/detail") if endpoint else None
+    endpoint_page = _studio(report, f"/endpoints/realtime/{endpoint.name}/detail") if endpoint else None
     fate = endpoint_fate(endpoint, emulated=is_emulated(report)) if endpoint else ""
     assets = {role: _asset_name(asset) for role, asset in data.assets.items()} if data else {}
     facts = [
-        Fact("cluster", f"{compute.name}: {'created and kept' if compute.created else 'existed'}" if compute else ""),
+        Fact("cluster", _cluster_text(report.compute)),
         *(Fact(f"data asset, {role}", f"{asset}: kept") for role, asset in assets.items()),
         Fact("job", f"{shortened(job.name)}: {job.status}, {duration(job.seconds)}" if job else "", _page(report)),
         Fact("shown as", job.display_name if job else ""),
@@ -186,10 +182,16 @@ def _created(report: Report) -> Section:
             _studio(report, path) if registered else None,
         ),
         Fact("registered", "by an earlier execution" if registered and registered.attached else ""),
-        Fact("endpoint", f"{endpoint.name}: {fate}" if endpoint else "", where if fate != "deleted" else None),
+        Fact("endpoint", f"{endpoint.name}: {fate}" if endpoint else "", endpoint_page if fate != "deleted" else None),
         Fact("scoring address", endpoint.scoring_uri or "" if endpoint else ""),
     ]
     return section_of("Created and deleted", facts)
+
+
+def _cluster_text(compute: ComputeUsed | None) -> str:
+    if compute is None or compute.name == SERVERLESS:
+        return ""
+    return f"{compute.name}: {'created and kept' if compute.created else 'existed'}"
 
 
 def _parameters(report: Report) -> Section:

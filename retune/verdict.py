@@ -81,8 +81,8 @@ def commands(report: Report, program: str) -> list[Command]:
         lines.append(Command("delete the endpoint", "cancel"))
     if not is_cut_short:
         lines.append(Command("see what the workspace holds of this run", "status"))
-    where = shlex.join([key, *_workspace_options(report.identity)])
-    return [Command(purpose, f"{program} {name} {where}") for purpose, name in lines]
+    arguments = shlex.join([key, *_workspace_options(report.identity)])
+    return [Command(purpose, f"{program} {name} {arguments}") for purpose, name in lines]
 
 
 def _workspace_options(identity: Identity | None) -> list[str]:
@@ -101,8 +101,8 @@ def _workspace_options(identity: Identity | None) -> list[str]:
 def _outcome(report: Report) -> Iterator[str]:
     model, data, registered, error = report.model, report.data, report.registered_model, report.error
     if report.status == "skipped" and registered:
-        made = f"{registered.name}:{registered.version}"
-        yield f"Nothing has changed since {made} was trained. Use --force to train anyway."
+        version = f"{registered.name}:{registered.version}"
+        yield f"Nothing has changed since {version} was trained. Use --force to train anyway."
         return
     if report.status == "rejected":
         yield "The request was refused; nothing was created."
@@ -125,7 +125,9 @@ def _losses_text(report: Report) -> str:
         after = report.metrics.get("eval_loss")
         return "" if after is None else f"Its loss on the validation rows is {number(after)}."
     before, after = measured
-    verb = "fell" if after < before else "rose" if after > before else "stayed"
+    if before == after:
+        return f"Its loss on the validation rows stayed at {number(before)}."
+    verb = "fell" if after < before else "rose"
     return f"Its loss on the validation rows {verb} from {number(before)} to {number(after)}."
 
 

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import cast
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -127,6 +128,6 @@ class Progress:
 
     def _draw(self, percent: float, text: str) -> None:
         if self._artifact is None:
-            self._artifact = create_progress_artifact(percent, key="training", description=text)
+            self._artifact = cast(UUID, create_progress_artifact(percent, key="training", description=text))
         else:
             update_progress_artifact(self._artifact, percent, description=text)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import Task, task
+from prefect import Task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas import State, TaskRun
 from prefect.tasks import exponential_backoff
@@ -32,8 +32,9 @@ SUBJECTS: dict[str, Callable[[Any], str]] = {
 
 def step(body: Callable[P, R], **settings: Any) -> Task[P, R]:
     """The task of a body, each of whose runs is named after what it works on."""
-    name = partial(_run_name, body.__name__)
-    return task(body, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, **settings)
+    # Prefect calls it with the step's parameters.
+    name: Any = partial(_run_name, body.__name__)
+    return Task(body, task_run_name=name, cache_policy=NO_CACHE, persist_result=False, **settings)
 
 
 def repeatable_step(body: Callable[P, R]) -> Task[P, R]:

@@ -222,7 +222,7 @@ def test_one_click_runs_to_completion_and_the_page_shows_it(browser: Browser, lo
         expect(page.get_by_text(SHOWN[name]).filter(visible=True).first).to_be_visible()
         pictures = page.locator("img[src^='data:image/svg+xml']").filter(visible=True)
         expect(pictures).to_have_count(CHARTS.get(name, 0))
-        assert all(image.evaluate("image => image.naturalWidth") > 500 for image in pictures.all())
+        assert all(image.evaluate("image => image.naturalWidth") > 400 for image in pictures.all())
         assert page.get_by_text("base64").filter(visible=True).count() == 0
         browser.keep(name)
 
