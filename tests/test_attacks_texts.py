@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 from pydantic import BaseModel
-from test_page import PICTURE, Seen
+from test_page import PICTURE, Seen, pictures_in
 
 from retune.data_facts import data_sheet
 from retune.page import to_html
@@ -89,6 +89,16 @@ def test_prefect_s_page_makes_no_link_of_a_text(text: str) -> None:
         shown = PICTURE.sub("", page.partition("## Next")[0])
         assert re.findall(r"(?i)://|www\.|@\w", shown) == []
         assert shown.replace("\\!\\[", "").count("![") == 0
+
+
+@pytest.mark.parametrize("text", [*PAGE, *TERMINAL])
+def test_a_chart_is_changed_by_no_text(text: str) -> None:
+    """Names of metrics and splits stand in it. It stays a picture that can be read, of its own elements."""
+    pictures = pictures_in(to_markdown(filled(Report, text)))
+    names = {element.tag.rpartition("}")[2] for picture in pictures for element in picture.iter()}
+
+    assert len(pictures) == 2
+    assert names <= {"svg", "style", "line", "text", "g", "polyline", "circle", "rect"}
 
 
 @pytest.mark.parametrize("text", TERMINAL)
