@@ -32,7 +32,7 @@ def facts_of(report: Report, status: str | None = None, program: str = "retune")
     """All facts of a report. `status` is that of a run that goes on; `program` is how `retune` is typed here."""
     status = status or report.status
     data = report.data
-    sections = [_run(report), _result(report), _decision(report)]
+    sections = [_result(report), _decision(report), _run(report)]
     sections += [data_section(data) if data else Section("Data")]
     sections += [_questions(report), _cost(report), _created(report)]
     sections += [_parameters(report), _metrics(report), _steps(report)]
