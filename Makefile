@@ -3,7 +3,7 @@
 # make test       the tests, in three processes
 # make test-full  these, and every fault and 200 kills, which they sample: about three hours
 # make lint       ruff, the types, and whether pyproject.toml declares what is imported
-# make screenshots   the browser test, with its pictures for docs/operate.md
+# make screenshots   the browser tests, with their pictures for README and docs/operate.md
 # make chaos      kill runs at random times and count what is left: RUNS=200 trials of SEED=0, over an hour
 # make fuzz       20,000 drawn requests to the emulator, a few minutes
 # make faults     a run for each call and each fault, and docs/faults.md, about an hour
@@ -32,7 +32,7 @@ test: .venv/installed
 test-full: test fuzz faults chaos
 	$(BIN)/python -m pytest $(BESIDE) -m exhaustive
 	$(BIN)/python tests/harness/data_kills.py --kills 50
-	$(BIN)/python -m pytest tests/test_browser.py --screenshots .retune/screenshots
+	$(BIN)/python -m pytest tests/test_browser.py tests/test_report_page.py --screenshots .retune/screenshots
 
 deploy-local: .venv/installed
 	@$(BIN)/retune local start --port '$(PORT)'
@@ -44,10 +44,10 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/deptry . tests benchmarks
+	$(BIN)/deptry . tests tests/harness benchmarks
 
 screenshots: .venv/installed
-	$(BIN)/python -m pytest tests/test_browser.py --screenshots docs/screenshots
+	$(BIN)/python -m pytest tests/test_browser.py tests/test_report_page.py --screenshots docs/screenshots
 
 chaos: .venv/installed
 	@$(BIN)/python tests/harness/chaos.py --runs '$(RUNS)' --seed '$(SEED)' $(ARGS)

@@ -16,7 +16,7 @@ from prefect import flow
 from prefect.client.schemas import State
 from prefect.runtime import deployment
 
-from flows.form import DEFAULT, complete
+from flows.form import DEFAULT, complete, name_run
 from flows.hooks import clean_up_after
 from retune.request import (
     Approval,
@@ -34,6 +34,7 @@ from retune.request import (
 
 @flow(
     name="finetune",
+    flow_run_name=name_run,
     validate_parameters=True,
     persist_result=False,
     on_cancellation=[clean_up_after],

@@ -7,7 +7,10 @@ deployment says, so that `--param data='{"fraction": 0.1}'` changes one value an
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
+from prefect.runtime import deployment, flow_run
 
+from retune.errors import BadRequest
+from retune.names import run_title
 from retune.request import Request, Section, Workspace, parse
 
 # What a run is asked to do that says nothing: nothing that costs money.
@@ -27,6 +30,16 @@ def complete(deployment_id: UUID | str | None, **groups: object) -> Request:
 def complete_stored(parameters: dict[str, object], deployment_id: UUID | None) -> Request:
     """The request of a run whose parameters come from Prefect's database; it may hold none of the defaults."""
     return complete(deployment_id, **{name: parameters.get(name) for name in Request.model_fields})
+
+
+def name_run() -> str:
+    """Name of the flow run that begins: model, data and date, e.g. `Phi-4 on ultrachat_200k, 2026-11-28 20:01`."""
+    date = f"{flow_run.scheduled_start_time:%Y-%m-%d %H:%M}"
+    try:
+        return f"{run_title(complete_stored(flow_run.parameters, deployment.id))}, {date}"
+    except BadRequest:
+        # The flow itself says what is wrong with it.
+        return f"finetune, {date}"
 
 
 def _given(group: object) -> object:

@@ -7,8 +7,8 @@ from prefect.states import Cancelled, Completed, Failed
 
 from retune.errors import BadRequest, RetuneError, Stopped
 from retune.report import Cost, Decision, Problem, RegisteredModel, Report, Status, Step
-from retune.summary import decision_text
 from retune.texts import redact
+from retune.verdict import decision_text
 from retune_cloud.sdk_errors import explain
 
 
@@ -92,4 +92,5 @@ def final_state(report: Report) -> State:
 
 
 def _name(run: TaskRun) -> str:
-    return run.name.rsplit("-", 1)[0]
+    """The step's own name; its run is named after what it works on too. A task's key is its name and a digest."""
+    return run.task_key.rpartition("-")[0]

@@ -51,7 +51,7 @@ def fine_tune(run: RunState, force: bool) -> Status:
     preparing = prepare_data(request, return_state=True)
     model, compute, data, _ = gather(reading, inspecting, preparing, checking)
     report.model, report.compute, report.data = model.model, compute.used, data
-    report.parameters, report.warnings = model.parameters, [*model.warnings, *data.warnings]
+    report.parameters, report.warnings = model.parameters, [*model.model.warnings, *data.warnings]
 
     if run.is_first_start and not force:
         report.registered_model = find_same_model(request, model, data)

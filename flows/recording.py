@@ -3,6 +3,7 @@
 import logging
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import httpx
@@ -109,6 +110,7 @@ def write_report(run: RunState, error: BaseException | None) -> None:
             key=run.key,
             attempt=report.run.attempt,
             flow_run_id=run.flow_run_id,
+            began=datetime.now(UTC) - timedelta(seconds=now - run.began),
             seconds=round(now - run.began, 1),
         )
         runs = read_task_runs(run.flow_run_id)

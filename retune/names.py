@@ -63,6 +63,11 @@ def data_name(source: str) -> str:
     return re.sub(r"[^a-zA-Z0-9_-]+", "-", last)[:DATA_NAME_LENGTH].strip("-_") or "data"
 
 
+def run_title(request: Request) -> str:
+    """What a run is about, for people, e.g. `Phi-4 on ultrachat_200k`."""
+    return f"{request.model.name} on {data_name(request.data.source)}"
+
+
 def data_asset_name(source: str, role: str) -> str:
     """Name of the data asset with one prepared file of a source, e.g. `ultrachat_200k-train`."""
     return f"{data_name(source)}-{role}"

@@ -1,17 +1,23 @@
-"""Reports as a person reads them, on stdout."""
+"""Reports for a terminal, on stdout. The most important stands last, where a person looks when a run has ended."""
 
 from typing import TypeVar
 
 from pydantic import BaseModel
+from rich.columns import Columns
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from retune.report import ComputeUsed, PreparedData, Report, Swept
-from retune.summary import decision_text, endpoint_fate
+from retune import sheet
+from retune.facts import facts_of
+from retune.report import Report, Swept
 from retune.texts import visible
 
 FILE_WIDTH = 120
+# What fits side by side: rows of few and short cells.
+DENSE_COLUMNS, DENSE_CELL = 3, 40
+STYLES: dict[sheet.Tone, str] = {"good": "green", "bad": "red", "neutral": ""}
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -39,37 +45,22 @@ def _visible(value: object) -> object:
     return value
 
 
-def render(report: Report) -> None:
-    """Print the report for a person, on stdout."""
-    report = for_terminal(report)
-    console = screen()
-    console.print(Text(f"Retune: {report.status}", style="bold"), f"in {report.run.seconds:g} s")
-    if report.status == "skipped":
-        made = f"{report.registered_model.name}:{report.registered_model.version}"
-        console.print(f"Nothing has changed since {made} was made. To train all the same: --force")
-    for title, rows in _facts(report).items():
-        if rows:
-            console.print(f"\n{title}", style="bold")
-            console.print(_two_columns(rows))
-    if report.score:
-        console.print("\nQuestions", style="bold")
-        for answer in report.score:
-            console.print(
-                _two_columns(
-                    [
-                        ("asked", answer.prompt),
-                        ("expected", answer.expected or "-"),
-                        ("answered", f"{answer.output}  ({answer.seconds:g} s)"),
-                        ("", ""),
-                    ]
-                )
-            )
-    for warning in report.warnings:
-        console.print(Text(f"warning: {warning}", style="yellow"))
-    if report.error:
-        console.print(Text(f"\n{report.error.code} in {report.error.step}", style="bold red"))
-        console.print(Text(report.error.message))
-        console.print(Text(f"Next: {report.error.fix}"))
+def render(report: Report, program: str = "retune") -> None:
+    """Print the report for a person, on stdout; `program` is how `retune` is typed here."""
+    facts, console = facts_of(for_terminal(report), program=program), screen()
+    for section in reversed(facts.sections):
+        _print_section(console, section)
+    console.print(Text(f"\n{facts.title}", style=f"bold {STYLES[facts.tone]}"))
+    console.print(Text(facts.verdict))
+    if facts.problem:
+        _print_section(console, facts.problem)
+    if facts.commands:
+        console.print()
+    for command in facts.commands:
+        # A command that is broken into lines does not work when it is pasted.
+        console.print(
+            Text(f"next: {command.line}"), Text(f"  # {command.purpose}", style="dim"), soft_wrap=True, sep=""
+        )
 
 
 def render_swept(swept: Swept) -> None:
@@ -88,80 +79,59 @@ def render_swept(swept: Swept) -> None:
     console.print(swept.summary)
 
 
-def _facts(report: Report) -> dict[str, list[tuple[str, str]]]:
-    """The sections of the printed report as label and text."""
-    identity, job, model, data, endpoint = report.identity, report.job, report.model, report.data, report.endpoint
-    return {
-        "Where": [("workspace", f"{identity.workspace} at {identity.cloud}")] if identity else [],
-        "Model": [
-            ("base", f"{model.name}:{model.version}" + (f", weights {model.weights}" if model.weights else "")),
-            ("component", model.component),
-        ]
-        if model
-        else [],
-        "Training": [
-            (source, ", ".join(f"{p.name} {p.value}" for p in report.parameters if p.source == source))
-            for source in ("user", "model", "guide")
-            if any(p.source == source for p in report.parameters)
-        ],
-        "Compute": [_compute_row(report.compute)] if report.compute else [],
-        "Data": _data_rows(data) if data else [],
-        "Job": [
-            ("name", job.name + (" (attached: an earlier start submitted it)" if job.attached else "")),
-            ("shown as", job.display_name),
-            ("status", f"{job.status}, {job.seconds:g} s"),
-        ]
-        if job
-        else [],
-        "Metrics": _metric_rows(report.metrics),
-        "Decision": [("answer", decision_text(report.decision))] if report.decision else [],
-        "Result": (
-            [("registered", f"{report.registered_model.name}:{report.registered_model.version}")]
-            if report.registered_model
-            else []
+def _print_section(console: Console, section: sheet.Section) -> None:
+    console.print(Text(f"\n{section.title}", style="bold"))
+    if section.facts:
+        console.print(_two_columns([(fact.label, Text(fact.value)) for fact in section.facts]))
+    for fact in section.facts:
+        if fact.link:
+            # Broken into lines it would lead nowhere.
+            console.print(Text(f"  {fact.label}: {fact.link}"), soft_wrap=True)
+    for chart in section.charts:
+        console.print(Padding(Text(chart.summary), (0, 2)))
+    for table in section.tables:
+        if table.title:
+            console.print(Padding(Text(table.title, style="dim"), (0, 2)))
+        is_dense = len(table.columns) <= DENSE_COLUMNS and all(
+            len(cell) <= DENSE_CELL for row in table.rows for cell in row
         )
-        + ([("endpoint", f"{endpoint.name}: {endpoint_fate(endpoint)}")] if endpoint else []),
-    }
+        console.print(Padding(_dense(table) if is_dense else _columns(table), (0, 2)))
+    for exchange in section.exchanges:
+        console.print(_two_columns(_exchange_rows(exchange)))
+    for warning in section.warnings:
+        console.print(Text(f"  warning: {warning}", style="yellow"))
 
 
-def _data_rows(data: PreparedData) -> list[tuple[str, str]]:
-    """Where the rows came from, what each file holds, and what was found with the first example."""
-    how = "found and verified" if data.cached else f"prepared in {data.seconds:g} s"
-    rows = [("source", f"{data.source} at {data.revision[:12]}, {how}")]
-    for role, split in data.splits.items():
-        about = split.statistics
-        lengths = f", median {about.turns.p50:g} turns, {about.characters.p50:,.0f} characters" if about else ""
-        rows.append((role, f"{split.rows:,} rows{lengths}"))
-        for bad in split.bad_rows:
-            fate = "kept" if bad.kind in split.noted else "left out"
-            rows.append(("", f"{bad.rows:,} {fate}: {bad.kind}, e.g. {bad.examples[0]}"))
-        rows += [("", f"{count:,} replaced: {kind}") for kind, count in split.redacted.items()]
-    return rows
+def _exchange_rows(exchange: sheet.Exchange) -> list[tuple[str, Text]]:
+    expected = _marked(exchange.expected) if exchange.expected else Text("-")
+    answered = _marked(exchange.answered).append(f"  ({exchange.judgement}, {exchange.time})", STYLES[exchange.tone])
+    return [("asked", Text(exchange.asked)), ("expected", expected), ("answered", answered), ("", Text(""))]
 
 
-def _compute_row(compute: ComputeUsed) -> tuple[str, str]:
-    price = f", US$ {compute.price_per_hour_usd:g} an hour and node" if compute.price_per_hour_usd else ""
-    made = "made by this run, kept" if compute.created else "was there"
-    return compute.name, f"{compute.size}, {compute.gpus_per_node} GPU(s) a node{price}; {made}"
+def _marked(pieces: list[sheet.Words]) -> Text:
+    """The text with what differs underlined."""
+    return Text.assemble(*((piece.text, "underline" if piece.differs else "") for piece in pieces))
 
 
-def _metric_rows(metrics: dict[str, float]) -> list[tuple[str, str]]:
-    """Before and after where both were measured, else what there is."""
-    rows = []
-    for name in ("eval_loss", "perplexity"):
-        before, after = metrics.get(f"{name}_before"), metrics.get(f"{name}_after", metrics.get(name))
-        if before is not None and after is not None:
-            rows.append((name, f"{before:.3f} before, {after:.3f} after"))
-        elif after is not None:
-            rows.append((name, f"{after:.3f}"))
-    rows += [(name, f"{metrics[name]:.4g}") for name in ("train_loss", "train_runtime") if name in metrics]
-    return rows
+def _dense(table: sheet.Table) -> Columns:
+    """The rows side by side, for those who look something up."""
+    return Columns([Text(" ".join(row)) for row in table.rows], padding=(0, 3))
 
 
-def _two_columns(rows: list[tuple[str, str]]) -> Table:
+def _columns(table: sheet.Table) -> Table:
+    columns = Table(box=None, pad_edge=False, header_style="dim")
+    for index, heading in enumerate(table.columns):
+        is_text = index < table.texts
+        columns.add_column(Text(heading), overflow="fold", no_wrap=not is_text, justify="left" if is_text else "right")
+    for row in table.rows:
+        columns.add_row(*map(Text, row))
+    return columns
+
+
+def _two_columns(rows: list[tuple[str, Text]]) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(min_width=11, style="dim")
     table.add_column(overflow="fold")
     for label, text in rows:
-        table.add_row(f"  {label}", Text(text))
+        table.add_row(Text(f"  {label}"), text)
     return table

@@ -37,6 +37,7 @@ class Run(Part):
     key: str | None = Field(default=None, description="Key of the run; Azure names derive from it.")
     attempt: int = Field(default=1, description="Attempt under this key, from 1.")
     flow_run_id: str | None = Field(default=None, description="Prefect's id of the flow run.")
+    began: datetime | None = Field(default=None, description="Start of the execution, UTC.")
     seconds: float = Field(default=0, description="Duration of the flow, seconds.")
 
 
@@ -51,6 +52,9 @@ class Identity(Part):
     location: str = Field(description="Region of the workspace.")
     found_in: str = Field(description="Where the workspace's address was found.")
     cloud: str = Field(description="Address of the resource manager.")
+    portal: str | None = Field(
+        default=None, description="Portal that the cloud's metadata names; null for an emulator, whose portal is local."
+    )
 
 
 class FoundationModel(Part):
@@ -64,7 +68,8 @@ class FoundationModel(Part):
     retirement_date: str | None = Field(
         default=None, description="Date after which fine-tuning is not offered, ISO 8601."
     )
-    weights: str | None = Field(default=None, description="Weights that really ran, where the job says so.")
+    weights: str | None = Field(default=None, description="Base weights that the training step loaded, if logged.")
+    warnings: list[str] = Field(default=[], description="Problems of the model and of its defaults.")
 
 
 class ComputeUsed(Part):
@@ -174,7 +179,9 @@ class Job(Part):
     attached: bool = Field(default=False, description="The job was already there and was taken over.")
     seconds: float = Field(default=0, description="From submission to the end, seconds.")
     created: datetime | None = Field(default=None, description="When the service accepted it.")
-    studio_url: str | None = Field(default=None, description="Page of the job in Azure ML studio.")
+    studio_url: str | None = Field(
+        default=None, description="Page of the job in Azure ML studio; null for an emulator."
+    )
 
 
 class Curve(Part):
@@ -280,7 +287,7 @@ class Report(BaseModel):
     score: list[Answer] = Field(default=[], description="Questions and answers.")
     cost: Cost | None = Field(default=None, description="What the run has cost.")
     steps: list[Step] = Field(default=[], description="Tasks in the order of their start.")
-    warnings: list[str] = Field(default=[], description="What a person should know though the run went on.")
+    warnings: list[str] = Field(default=[], description="Problems that did not stop the run.")
     error: Problem | None = Field(default=None, description="Why it did not complete; null when it did.")
 
     def to_json(self) -> str:

@@ -94,6 +94,16 @@ def markdown(text: str) -> str:
     return re.sub(r"(?i)(?<=:)(?=//)|(?<=www)(?=\.)|(?<=@)", WORD_JOINER, " ".join(escaped.split()))
 
 
+def html(value: object) -> object:
+    """A value for a page: Jinja escapes what is markup, this what is not seen."""
+    return visible(value) if type(value) is str else value
+
+
+def is_web_page(address: str) -> bool:
+    """Whether an address that a service gave is one of a web page and can stand in a link."""
+    return address.startswith("https://") and find_invisible(address) is None and not set("<>\"' ") & set(address)
+
+
 def quoted(value: object) -> str:
     """A value in quotes for a message: invisible characters escaped, secrets hidden, cut where it is too long."""
     try:

@@ -8,6 +8,8 @@ import contextlib
 import importlib
 import logging
 import os
+import shlex
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -95,15 +97,10 @@ def unexpected_errors_named() -> Iterator[None]:
 
 def write_page(report: "Report", page: Path) -> None:
     """Write the report as one HTML file; what was printed stands when that cannot be done."""
-    from retune.summary import to_html
+    from retune.page import to_html
 
-    about_data = []
-    if report.data:
-        from chatdata.describe import to_page
-
-        about_data = [to_page(report.data)]
     try:
-        page.write_text(to_html(report, *about_data), encoding="utf-8")
+        page.write_text(to_html(report), encoding="utf-8")
     except OSError as error:
         logging.getLogger("retune.cli").error("the page could not be written: %s", error)
 
@@ -116,8 +113,13 @@ def print_and_exit(report: "Report", as_json: bool) -> None:
     if as_json:
         print(report.to_json())
     else:
-        render(report)
+        render(report, typed())
     sys.exit(EXIT_CODES[report.status])
+
+
+def typed() -> str:
+    """How `retune` can be typed in the shell that started this process."""
+    return "retune" if shutil.which("retune") else f"{shlex.quote(sys.executable)} -m retune"
 
 
 def run(command: Callable[[], None]) -> NoReturn:
@@ -237,7 +239,7 @@ class _StepFormatter(logging.Formatter):
 
 def import_what_the_flow_uses() -> None:
     """The heavy imports, which take about as long as a Prefect server's start."""
-    for module in ("flows.finetune", "flows.recipe", "azure.identity", "chatdata.prepare", "matplotlib.figure"):
+    for module in ("flows.finetune", "flows.recipe", "azure.identity", "chatdata.prepare", "jinja2"):
         importlib.import_module(module)
     from retune.errors import CloudError
     from retune_cloud.tracking import load_mlflow

@@ -12,6 +12,7 @@ import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
 
 from retune.errors import BadRequest, CloudError
 from retune.request import Workspace
@@ -27,6 +28,7 @@ CONFIG_FILES = (Path("config.json"), Path(".azureml/config.json"))
 METADATA_URL = "ARM_CLOUD_METADATA_URL"
 # Where the service does not say when to look at an operation again; of its own the SDK looks each 30 s at some.
 LOOK_EVERY_SECONDS = 1
+LOCAL_HOSTS, LOCAL_DOMAINS = ("localhost", "127.0.0.1", "::1"), (".localhost", ".local")
 LOOPBACK = ("https://localhost:", "https://127.0.0.1:")
 
 
@@ -162,6 +164,18 @@ def resource_manager() -> str:
         CloudError: `CloudUnreachable`, the address that names the cloud does not answer.
     """
     return _cloud_details()["resource_manager"].rstrip("/")
+
+
+def portal() -> str | None:
+    """Address of the portal that the cloud's metadata names; None for an emulator, whose portal nobody else can open.
+
+    Raises:
+        CloudError: `CloudUnreachable`, the address that names the cloud does not answer.
+    """
+    address = _cloud_details()["azure_portal"].rstrip("/")
+    host = (urlsplit(address).hostname or "").lower()
+    is_own = host in LOCAL_HOSTS or host.endswith(LOCAL_DOMAINS)
+    return None if is_own or not host else address
 
 
 def storage_suffix() -> str:

@@ -18,8 +18,8 @@ from retune import sign_in
 from retune.errors import CloudError, WaitExpired
 from retune.report import Decision, RegisteredModel, Report
 from retune.request import Request
-from retune.summary import question
 from retune.texts import find_invisible
+from retune.verdict import question
 from retune.waiting import wait_until
 from retune_cloud import ledger
 from tasks.job import Submission

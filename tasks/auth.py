@@ -59,6 +59,7 @@ def sign_in(workspace: Workspace) -> Identity:
         location=required(opened.location, "the workspace's region"),
         found_in=address.found_in,
         cloud=manager,
+        portal=cloud.portal(),
     )
     log.info("signed in as %s; workspace %s (from %s)", identity.principal, address.name, address.found_in)
     return identity

@@ -169,7 +169,9 @@ def _create(
     pipeline = build_pipeline(request, model, compute, data, component)
     name = pipeline.name = names.job_name(key, attempt)
     nodes = next((int(p.value) for p in model.parameters if p.name == "num_nodes_finetune"), 1)
-    pipeline.display_name = display_name(model.model.name, model.parameters, compute.gpus_per_node, nodes)
+    pipeline.display_name = display_name(
+        model.model.name, request.data.source, model.parameters, compute.gpus_per_node, nodes
+    )
     pipeline.tags = (
         names.tags(key, attempt)
         | names.lease_tags(request.limits.lease_minutes, holder)
@@ -208,5 +210,5 @@ def _report(job: "Job", attached: bool) -> JobReport:
         status=job_status(job),
         attached=attached,
         created=ledger.creation_time(job),
-        studio_url=job.studio_url,
+        studio_url=job.studio_url if cloud.portal() else None,
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
+from retune import names
 from retune.errors import BadRequest
 from retune.parameters import ComponentInput, merge, read_defaults, read_tag
 from retune.report import FoundationModel, Parameter, Part
@@ -26,6 +27,8 @@ log = logging.getLogger("retune.model")
 T = TypeVar("T")
 
 OUTPUT = "mlflow_model_folder"
+# What the guide calls its data.
+GUIDE_NAMES = {"ultrachat_200k": "ultrachat"}
 
 
 class ModelFacts(Part):
@@ -37,7 +40,6 @@ class ModelFacts(Part):
     parameters: list[Parameter]
     finetune_sizes: list[str] | None
     inference_sizes: list[str] | None
-    warnings: list[str]
 
 
 @repeatable_step
@@ -79,18 +81,22 @@ def read_model(request: Request) -> ModelFacts:
             component=f"{component.name}:{component.version}",
             archived=archived,
             retirement_date=retirement,
+            warnings=warnings,
         ),
         component_version=required(component.version, "the component's version"),
         inputs=list(inputs),
         parameters=parameters,
         finetune_sizes=_sizes(about, "finetune_compute_allow_list", "finetuneComputes"),
         inference_sizes=_sizes(about, "inference_compute_allow_list", "inferenceComputes"),
-        warnings=warnings,
     )
 
 
-def display_name(model: str, parameters: list[Parameter], gpus_per_node: int, nodes: int) -> str:
-    """The guide's display name, e.g. `Phi-3-mini-4k-instruct-ultrachat-bs8-cosine-ds2-lora-save_limit1-seqlen-1`."""
+def display_name(model: str, source: str, parameters: list[Parameter], gpus_per_node: int, nodes: int) -> str:
+    """The guide's display name, e.g. `Phi-3-mini-4k-instruct-ultrachat-bs8-cosine-ds2-lora-save_limit1-seqlen-1`.
+
+    Other data has its own name in the place of `ultrachat`.
+    """
+    data = names.data_name(source)
     value = {parameter.name: parameter.value for parameter in parameters}
     batch = (
         int(value.get("per_device_train_batch_size", 1))
@@ -101,7 +107,7 @@ def display_name(model: str, parameters: list[Parameter], gpus_per_node: int, no
     deepspeed = f"ds{value.get('deepspeed_stage', 2)}" if value.get("apply_deepspeed") == "true" else "nods"
     lora = "lora" if value.get("apply_lora") == "true" else "nolora"
     return (
-        f"{model}-ultrachat-bs{batch}-{value.get('lr_scheduler_type', 'linear')}-{deepspeed}-{lora}"
+        f"{model}-{GUIDE_NAMES.get(data, data)}-bs{batch}-{value.get('lr_scheduler_type', 'linear')}-{deepspeed}-{lora}"
         f"-save_limit{value.get('save_total_limit', -1)}-seqlen{value.get('max_seq_length', -1)}"
     )
 

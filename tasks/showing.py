@@ -12,16 +12,16 @@ from collections.abc import Callable
 from uuid import UUID
 
 from prefect.artifacts import (
-    create_image_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
 
-from retune.pictures import draw_losses
+from retune.data_facts import data_sheet
+from retune.facts import exchanges_of, losses_sheet, parameters_table
 from retune.report import Answer, Curve, Parameter, PreparedData, Report
-from retune.summary import parameters_table, picture_address, questions_table, to_markdown
+from retune.summary import exchange_cells, sheet_to_markdown, table_cells, to_markdown
 
 log = logging.getLogger("retune.page")
 
@@ -79,45 +79,40 @@ PAGE = Page()
 
 
 def show_data(prepared: PreparedData) -> None:
-    """What the rows look like, and a picture of their lengths."""
-    from chatdata.describe import picture_of
-    from chatdata.describe import to_markdown as data_page
-
-    def page() -> None:
-        create_markdown_artifact(data_page(prepared), key="chat-data", description="Rows, lengths, what was found.")
-        show_picture(picture_of(prepared), "chat-data-lengths", "Characters of the rows.")
-
-    PAGE.draw("chat-data", page)
+    """What the rows are, and how long."""
+    text = "Rows, lengths, what was found."
+    PAGE.draw("chat-data", lambda: _show_markdown("chat-data", sheet_to_markdown(data_sheet(prepared)), text))
 
 
 def show_parameters(parameters: list[Parameter]) -> None:
     """Where each input of the component came from."""
     text = "Inputs of the component, and whose values they are."
-    rows = parameters_table(parameters)
+    rows = table_cells(parameters_table(parameters))
     PAGE.draw("parameters", lambda: create_table_artifact(rows, key="parameters", description=text))
 
 
 def show_losses(curves: list[Curve]) -> None:
     """The losses as a picture, if any was logged more than once."""
     if curves:
-        PAGE.draw("loss", lambda: show_picture(draw_losses(curves), "loss", "Losses over the training steps."))
+        text = "Losses over the training steps."
+        PAGE.draw("loss", lambda: _show_markdown("loss", sheet_to_markdown(losses_sheet(curves)), text))
 
 
 def show_questions(answers: list[Answer]) -> None:
-    """The questions to the endpoint, the rows' own answers, and the endpoint's."""
-    rows = questions_table(answers)
+    """What the endpoint was asked, what the rows themselves answer, and what it answered."""
+    rows = [exchange_cells(exchange) for exchange in exchanges_of(answers)]
     PAGE.draw("questions", lambda: create_table_artifact(rows, key="questions", description="Questions and answers."))
 
 
 def show_summary(report: Report, status: str | None = None) -> None:
     """What the run did, what it made and deleted, what it cost; `status` is that of one that goes on."""
     text = to_markdown(report, status)
-    PAGE.draw("summary", lambda: create_markdown_artifact(text, key="summary", description="What this run did."))
+    PAGE.draw("summary", lambda: _show_markdown("summary", text, "What this run did."))
 
 
-def show_picture(picture: bytes, key: str, description: str) -> None:
-    """An image artifact that holds its picture; PNG."""
-    create_image_artifact(picture_address(picture), key=key, description=description)
+def _show_markdown(key: str, text: str, description: str) -> None:
+    """Pictures too: below an image artifact Prefect prints the picture's address, which is the whole picture."""
+    create_markdown_artifact(text, key=key, description=description)
 
 
 class Progress:

@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 
 import pytest
 from pydantic import BaseModel
-from test_page import Seen, is_picture
+from test_page import PICTURE, Seen, pictures_in
 
-from chatdata.describe import to_markdown as data_to_markdown
+from retune.data_facts import data_sheet
+from retune.page import to_html
 from retune.printing import render, render_swept
 from retune.report import Report, Swept
-from retune.summary import to_html, to_markdown
+from retune.summary import sheet_to_markdown, to_markdown
 from retune_cli.resources import RunResources, render_resources
 from retune_cli.running import _StepFormatter
 
@@ -73,22 +74,31 @@ def filled(kind: object, text: str) -> object:
 def test_a_page_is_changed_by_no_text(text: str) -> None:
     """Wherever it stands in a report: no picture, link, heading or script of others."""
     report, usual = filled(Report, text), filled(Report, "usual")
-    page, before = (Seen(to_html(one, data_to_markdown(one.data))) for one in (report, usual))
+    page, before = (Seen(to_html(one)) for one in (report, usual))
 
     assert sorted(page.tags) == sorted(before.tags)
-    assert [address for address in page.addresses if not is_picture(address)] == []
+    assert page.addresses == []
 
 
 @pytest.mark.parametrize("text", PAGE)
 def test_prefect_s_page_makes_no_link_of_a_text(text: str) -> None:
     """It makes links of bare addresses too."""
     report = filled(Report, text)
-    # The first rows of the data stand in blocks of code.
-    outside = data_to_markdown(report.data).partition("## First rows")[0]
-
-    for shown in (to_markdown(report), outside):
+    for page in (to_markdown(report), sheet_to_markdown(data_sheet(report.data))):
+        # The commands stand in blocks of code, and our own pictures are part of the page.
+        shown = PICTURE.sub("", page.partition("## Next")[0])
         assert re.findall(r"(?i)://|www\.|@\w", shown) == []
         assert shown.replace("\\!\\[", "").count("![") == 0
+
+
+@pytest.mark.parametrize("text", [*PAGE, *TERMINAL])
+def test_a_chart_is_changed_by_no_text(text: str) -> None:
+    """Names of metrics and splits stand in it. It stays a picture that can be read, of its own elements."""
+    pictures = pictures_in(to_markdown(filled(Report, text)))
+    names = {element.tag.rpartition("}")[2] for picture in pictures for element in picture.iter()}
+
+    assert len(pictures) == 2
+    assert names <= {"svg", "style", "line", "text", "g", "polyline", "circle", "rect"}
 
 
 @pytest.mark.parametrize("text", TERMINAL)

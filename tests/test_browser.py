@@ -32,15 +32,16 @@ RUN_SECONDS, FIRED_SECONDS, LOOK_SECONDS = 300, 400, 30
 # A name that a hostile page makes point to this machine.
 REBOUND = "rebound.test"
 WIDTH, HEIGHT = 1400, 1000
-# What is to be read in those that are no picture.
+# What is to be read in each artifact, and how many charts are to be seen in those that have any.
 SHOWN = {
     "chat-data": "train",
+    "loss": "Over the training steps",
     "parameters": "parameter",
     "questions": "asked",
     "summary": "Retune: completed",
     "training": "Completed",
 }
-ARTIFACTS = ("chat-data-lengths", "loss", *SHOWN)
+CHARTS = {"chat-data": 3, "loss": 1, "summary": 4}
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
 
@@ -133,21 +134,20 @@ def test_one_click_runs_to_completion_and_the_page_shows_it(browser: Browser, lo
     wait_for_state(local, run, "Completed")
 
     browser.open(f"/runs/flow-run/{run}?tab=Artifacts")
-    for name in ARTIFACTS:
+    for name in SHOWN:
         expect(page.get_by_text(name, exact=True).first).to_be_visible()
     browser.keep("artifacts")
     with local.client() as client:
         made = artifacts_of(client, run)
-    assert {*made} == {*ARTIFACTS}
+    assert {*made} == {*SHOWN}
     for name, artifact in made.items():
         browser.open(f"/artifacts/artifact/{artifact.id}")
-        if artifact.type == "image":
-            picture = page.locator("img[src^='data:image/png']").first
-            expect(picture).to_be_visible()
-            assert picture.evaluate("image => image.naturalWidth") > 500
-        else:
-            # The same text stands once more, as it was stored, where nobody looks.
-            expect(page.get_by_text(SHOWN[name]).filter(visible=True).first).to_be_visible()
+        # The same text stands once more, as it was stored, where nobody looks.
+        expect(page.get_by_text(SHOWN[name]).filter(visible=True).first).to_be_visible()
+        pictures = page.locator("img[src^='data:image/svg+xml']").filter(visible=True)
+        expect(pictures).to_have_count(CHARTS.get(name, 0))
+        assert all(image.evaluate("image => image.naturalWidth") > 400 for image in pictures.all())
+        assert page.get_by_text("base64").filter(visible=True).count() == 0
         browser.keep(name)
 
 

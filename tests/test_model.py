@@ -6,9 +6,10 @@ import pytest
 from conftest import Emulator
 
 from retune.errors import BadRequest
+from retune.report import Parameter
 from retune.request import Request, load
 from tasks.compute import inspect_compute
-from tasks.model import read_model
+from tasks.model import display_name, read_model
 
 A100 = [
     "standard_nc24ads_a100_v4",
@@ -57,7 +58,7 @@ def test_latest_is_resolved_to_a_version() -> None:
     assert (facts.model.name, facts.model.version, facts.model.archived) == ("Phi-4", "8", False)
     assert facts.model.id == "azureml://registries/azureml/models/Phi-4/versions/8"
     assert facts.model.component == "chat_completion_pipeline:0.0.82"
-    assert facts.warnings == []
+    assert facts.model.warnings == []
 
 
 @pytest.mark.usefixtures("emulator")
@@ -92,3 +93,16 @@ def test_low_priority_is_tried_when_dedicated_is_refused_and_only_then(emulator:
 
     assert (used.created, used.tier) == (True, "low_priority")
     assert emulator.client().compute.get("fallback").tier == "low_priority"
+
+
+@pytest.mark.parametrize(
+    ("source", "data"),
+    [("HuggingFaceH4/ultrachat_200k", "ultrachat"), ("deployments/data/chat_sample", "chat_sample")],
+)
+def test_the_display_name_names_the_data(source: str, data: str) -> None:
+    """As the guide does for its own."""
+    parameters = [Parameter(name="per_device_train_batch_size", value=8, source="user")]
+
+    assert (
+        display_name("Phi-4", source, parameters, 2, 1) == f"Phi-4-{data}-bs16-linear-nods-nolora-save_limit-1-seqlen-1"
+    )

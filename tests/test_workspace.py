@@ -12,7 +12,7 @@ from commands import ROOT
 from conftest import Emulator
 
 from retune.request import Workspace
-from retune_cloud.workspace import workspace_client
+from retune_cloud.workspace import portal, workspace_client
 
 # In a process of its own: the SDK asks for the cloud while it is imported for the first time.
 AWAY_AND_BACK = """
@@ -73,3 +73,28 @@ def test_an_operation_is_looked_at_again_after_seconds(fresh_emulator: Emulator)
     between = [(later - earlier).total_seconds() for earlier, later in itertools.pairwise(looks)]
     assert between
     assert max(between) < 10
+
+
+@pytest.mark.usefixtures("emulator")
+def test_an_emulator_has_no_portal() -> None:
+    """Its metadata names one that nobody can open."""
+    assert portal() is None
+
+
+@pytest.mark.parametrize(
+    ("named", "address"),
+    [
+        ("https://portal.azure.com/", "https://portal.azure.com"),
+        ("https://portal.azure.us", "https://portal.azure.us"),
+        ("https://portal.azure.local", None),
+        ("https://localhost:8443", None),
+        ("https://127.0.0.1:8443/", None),
+        ("https://azure.localhost", None),
+        ("", None),
+    ],
+)
+def test_a_portal_is_one_that_others_can_open(named: str, address: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links in a report lead there, and prices count as real."""
+    monkeypatch.setattr("retune_cloud.workspace._cloud_details", lambda: {"azure_portal": named})
+
+    assert portal() == address

@@ -57,7 +57,7 @@ ERRORS = "errors.log"
 # What takes long to import comes before the line, so that moments fall into the work.
 PREPARE = """
 import sys
-import chatdata.describe, chatdata.prepare, datasets, matplotlib.figure
+import chatdata.prepare, datasets
 from flows.signals import SIGNALS
 from retune.request import Data, Request
 from chatdata.data_step import prepare

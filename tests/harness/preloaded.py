@@ -164,7 +164,7 @@ if __name__ == "__main__":
     running.quiet_libraries()
     running.import_what_the_flow_uses()
     # And what a run loads on its way.
-    for module in ("prefect.engine", "prefect.flow_engine", "prefect.task_engine", "matplotlib.backends.backend_agg"):
+    for module in ("prefect.engine", "prefect.flow_engine", "prefect.task_engine"):
         importlib.import_module(module)
     # The collector need not look at it in each program.
     gc.freeze()
