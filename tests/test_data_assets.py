@@ -206,7 +206,7 @@ def test_a_foreign_version_is_named(emulator: Emulator, data: PreparedData, tmp_
     client.data.create_or_update(Data(name=name, version=version, path=other, type="uri_file", tags={"team": "b"}))
     client.data.archive(name, version=version)
     before = count_requests(emulator)
-    with pytest.raises(CloudError, match=r"rename the source") as error:
+    with pytest.raises(CloudError, match=r"rename the data source") as error:
         register_data.fn(REQUEST, data)
 
     assert error.value.code == "DataAssetTaken"
