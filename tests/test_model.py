@@ -43,7 +43,7 @@ def test_an_archived_and_retired_model_is_warned_about(caplog: pytest.LogCapture
     caplog.set_level(logging.INFO, "retune.model")
     facts = read_model.fn(request_for("Phi-3-mini-4k-instruct"))
 
-    assert facts.warnings == [
+    assert facts.model.warnings == [
         "Model 'Phi-3-mini-4k-instruct:15' is archived. Plan a move to another model.",
         "Model 'Phi-3-mini-4k-instruct:15' is past its retirement date 2025-08-30.",
     ]

@@ -100,7 +100,7 @@ def test_a_run_shows_what_it_did(finetune: Callable[..., Run], emulator: Emulato
     assert {curve.metric: [*zip(curve.steps, curve.values, strict=True)] for curve in report.curves} == logged
     assert 0 < report.cost.training_usd < 1
 
-    title = "Phi-3-mini-4k-instruct on chat_sample"
+    title = "Phi-4 on chat_sample"
     flow_run_name, task_run_names = names_of(report.run.flow_run_id)
     assert re.fullmatch(rf"{title}, \d{{4}}-\d\d-\d\d \d\d:\d\d", flow_run_name)
     assert {
