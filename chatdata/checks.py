@@ -29,6 +29,7 @@ NOT_TEXT = "content is not text"
 UNKNOWN_ROLE = "unknown role"
 EMPTY_TURN = "empty turn"
 TOOLS_NOT_A_LIST = "tools is not a list"
+BAD_TOOL_CALL = "a tool call without the name of its function"
 # Kinds of the roles' order.
 SYSTEM_NOT_FIRST = "system message not at the start"
 SEVERAL_SYSTEM = "more than one system message"
@@ -46,15 +47,24 @@ DUPLICATE = "duplicate"
 NEAR_DUPLICATE = "near duplicate"
 IN_VALIDATION = "also in the validation split"
 IN_TEST = "also in the test split"
+NEAR_VALIDATION = "nearly in the validation split"
+NEAR_TEST = "nearly in the test split"
 TOO_LONG = "longer than max_seq_length"
 PRIVATE = "personal data or secrets"
 
-# Only counted: the component cuts such a row, so it is neither dropped nor refused.
-ONLY_COUNTED = frozenset({TOO_LONG})
+# What a row that nearly repeats another is called, by what one is called that repeats it exactly.
+NEARLY = {DUPLICATE: NEAR_DUPLICATE, IN_VALIDATION: NEAR_VALIDATION, IN_TEST: NEAR_TEST}
+# The setting that says what becomes of the rows of a kind; of other kinds data.on_bad_row says it.
+SWITCHES = {
+    DUPLICATE: "duplicates",
+    IN_VALIDATION: "evaluation_overlap",
+    IN_TEST: "evaluation_overlap",
+    **dict.fromkeys(NEARLY.values(), "near_duplicates"),
+}
 
 BAD_CHARACTERS = {
-    # C0 except tab, line feed and carriage return; DEL; C1.
-    CONTROL_CHARACTERS: r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]",
+    # C0 except tab, line and form feeds and carriage return; DEL; C1 except the next line: these are white space.
+    CONTROL_CHARACTERS: r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]",
     REPLACEMENT_CHARACTERS: "\ufffd",
     # UTF-8 that was read as Latin-1 or Windows-1252 and written as UTF-8 again.
     WRONG_CHARACTER_SET: r"Ã[\x80-\xbf]|â€|Â[\xa0-\xbf]",
@@ -66,10 +76,14 @@ SUSPICIOUS_CHARACTERS = [*map(chr, range(0x80, 0xA0)), "\ufffd", "Ã", "Â", "â
 ROLE_OF_LETTER = {role[0]: role for role in ROLES}
 
 
-def problems_of_conversation(messages: object) -> list[tuple[str, str]]:
+def problems_of_conversation(messages: list[dict[str, str]]) -> list[tuple[str, str]]:
     """Kind and detail of everything that is wrong with a conversation; empty for a usable one."""
-    problems = problems_of_form(messages)
-    return problems or problems_of_characters("\n".join(message["content"] for message in messages))
+    return problems_of_form(messages) or problems_of_texts(messages)
+
+
+def problems_of_texts(messages: list[dict[str, str]]) -> list[tuple[str, str]]:
+    """What is wrong with the characters of a conversation whose form is fit."""
+    return problems_of_characters("\n".join(message["content"] for message in messages))
 
 
 def problems_of_row(messages: object, tools: object) -> list[tuple[str, str]]:
@@ -97,6 +111,11 @@ def problems_of_form(messages: object) -> list[tuple[str, str]]:
         roles.append(role)
         if role not in ROLES:
             problems[UNKNOWN_ROLE] = f"{role!r}"[:60]
+        calls = message.get("tool_calls")
+        if calls is not None and not are_calls(calls):
+            problems[BAD_TOOL_CALL] = f"message {number}"
+        if calls and role == "assistant" and content == "":
+            continue
         if type(content) is not str:
             problems[NOT_TEXT] = f"message {number} is {kind_of(content)}"
         elif not content or content.isspace():
@@ -106,6 +125,14 @@ def problems_of_form(messages: object) -> list[tuple[str, str]]:
     elif not problems.keys() & {NOT_A_MESSAGE, UNKNOWN_ROLE}:
         problems |= dict.fromkeys(problems_of_order(roles), "-".join(roles)[:60])
     return list(problems.items())
+
+
+def are_calls(calls: object) -> bool:
+    """Whether these are tool calls, each with the name of its function."""
+    if not isinstance(calls, list):
+        return False
+    functions = [call.get("function") if isinstance(call, dict) else None for call in calls]
+    return all(isinstance(function, dict) and isinstance(function.get("name"), str) for function in functions)
 
 
 def problems_of_order(roles: Sequence[str]) -> list[str]:

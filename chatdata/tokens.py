@@ -4,7 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chatdata.sources import unreachable
+from chatdata.source_files import unreachable
 from retune.errors import BadRequest
 
 if TYPE_CHECKING:

@@ -11,10 +11,12 @@ import polars as pl
 from chatdata import checks
 from chatdata.conversations import Conversation, lines_of, to_json, to_series
 from chatdata.reading import Batch, read_ahead
-from chatdata.repetitions import RowLocation, WrittenRows, ends_of, find_repetitions
+from chatdata.repetitions import ends_of, find_repetitions
 from chatdata.sources import file_digest
 from chatdata.statistics import summarize
 from chatdata.tokens import CHARACTERS_PER_TOKEN, count_tokens
+from chatdata.written import RowLocation, WrittenRows
+from retune.data_settings import Data
 from retune.report import BadRows, Split
 from retune.waiting import pause
 
@@ -49,7 +51,7 @@ class Checks(NamedTuple):
     max_seq_length: int | None
     tokenizer: "Tokenizer | None"
     scanner: "Scanner | None"
-    redact: bool
+    data: Data
 
 
 class Chosen(NamedTuple):
@@ -64,17 +66,22 @@ class Problems:
 
     def __init__(self) -> None:
         self.dropped: Counter[str] = Counter()
+        self.noted: Counter[str] = Counter()
         self._rows: Counter[str] = Counter()
         self._examples: defaultdict[str, list[str]] = defaultdict(list)
 
     def drop(self, location: RowLocation, problems: list[tuple[str, str]]) -> None:
         """Counts a row for each of its problems, and as dropped for the first."""
         for kind, detail in problems:
-            self.note(kind, location, detail)
+            self._count(kind, location, detail)
         self.dropped[problems[0][0]] += 1
 
     def note(self, kind: str, location: RowLocation, detail: str) -> None:
-        """Counts a row."""
+        """Counts a row that is kept."""
+        self._count(kind, location, detail)
+        self.noted[kind] += 1
+
+    def _count(self, kind: str, location: RowLocation, detail: str) -> None:
         self._rows[kind] += 1
         if len(self._examples[kind]) < EXAMPLES:
             self._examples[kind].append(f"{location} ({detail})"[:EXAMPLE_CHARACTERS] if detail else str(location))
@@ -114,7 +121,7 @@ class SplitWriting:
             rows=len(rows),
             selected=self._selected,
             dropped=dict(self._problems.dropped),
-            noted={bad.kind: bad.rows for bad in self._problems.report() if bad.kind in checks.ONLY_COUNTED},
+            noted=dict(self._problems.noted),
             bad_rows=self._problems.report(),
             redacted=dict(self._redacted),
             bytes=self._path.stat().st_size,
@@ -165,7 +172,7 @@ class SplitWriting:
             content, found = self._checks.scanner.redact(message["content"])
             findings.update(finding.kind for finding in found)
             clean.append(message | {"content": content})
-        if not findings or self._checks.redact:
+        if not findings or self._checks.data.privacy == "redact":
             self._redacted.update(findings)
             return conversation._replace(messages=clean), []
         return conversation, [(checks.PRIVATE, ", ".join(f"{count} {kind}" for kind, count in findings.items()))]
@@ -175,8 +182,10 @@ class SplitWriting:
         unfit = [letters for letters in rows["letters"].unique() if not checks.are_fit(letters)]
         suspects = rows.filter(pl.col("unfit") | pl.col("letters").is_in(unfit))
         dropped = []
-        for row, number, messages in suspects.select("row", "number", "messages").iter_rows():
-            if problems := checks.problems_of_conversation(messages):
+        for row, number, messages, coded in suspects.select("row", "number", "messages", "coded").iter_rows():
+            # What has more than roles and contents, such as tool calls, was checked with all that it has.
+            judge = checks.problems_of_conversation if coded is None else checks.problems_of_texts
+            if problems := judge(messages):
                 self._problems.drop(RowLocation(batch.file, number), problems)
                 dropped.append(row)
         return rows.filter(~pl.col("row").is_in(dropped)) if dropped else rows
@@ -196,11 +205,16 @@ class SplitWriting:
 
     def _drop_repetitions(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows that repeat no other; the file has these alone afterwards."""
-        dropped = []
+        data, dropped = self._checks.data, []
+        actions = {kind: getattr(data, setting) for kind, setting in checks.SWITCHES.items()}
         with closing(WrittenRows(self._path, rows)) as file:
-            for row, kind, detail in find_repetitions(file, self._evaluation):
-                self._problems.drop(file.location(row), [(kind, detail)])
-                dropped.append(row)
+            for row, kind, detail in find_repetitions(file, self._evaluation, near=data.near_duplicates != "off"):
+                match actions[kind]:
+                    case "note":
+                        self._problems.note(kind, file.location(row), detail)
+                    case "drop" | "bad_row":
+                        self._problems.drop(file.location(row), [(kind, detail)])
+                        dropped.append(row)
         if not dropped:
             return rows
         kept = rows.with_columns(kept=~pl.col("row").is_in(dropped))

@@ -119,6 +119,10 @@ class Split(Part):
     """One prepared file of chat data."""
 
     rows: int = Field(description="Rows written.")
+    source_split: str = Field("", description="Split of the source, or file, that the rows come from.")
+    held_out: str = Field("", description="How the rows were held out of the split to train on, where they were.")
+    format: str = Field("", description="Shape of the source's rows as recognised, and its columns.")
+    source_row: str = Field("", description="The first row as it is in the source, cut to a few hundred characters.")
     selected: int = Field(0, description="Rows that data.fraction chose.")
     dropped: dict[str, int] = Field({}, description="Rows left out, by reason.")
     noted: dict[str, int] = Field({}, description="Rows kept though something is notable about them, by kind.")

@@ -13,8 +13,9 @@ import pytest
 from chatdata import reading
 from chatdata.conversations import LEVELS
 from chatdata.reading import Batch, Reader
-from chatdata.sources import SourceFile, kind_of
+from chatdata.source_files import SourceFile, kind_of
 from chatdata.text_files import BadFile
+from retune.data_settings import Data
 
 ROW = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
 LINE = json.dumps(ROW).encode() + b"\n"
@@ -23,7 +24,7 @@ LINE = json.dumps(ROW).encode() + b"\n"
 def read(file: Path) -> list[Batch]:
     """All batches of the file."""
     source = SourceFile(file.name, str(file), kind_of(file.name))
-    return list(Reader(fsspec.filesystem("file"), file.parent).batches(source, None))
+    return list(Reader(fsspec.filesystem("file"), file.parent, Data()).batches(source, None))
 
 
 def problems(file: Path) -> dict[int, str]:
