@@ -42,6 +42,8 @@ CONTROL_CHARACTERS = "control characters"
 REPLACEMENT_CHARACTERS = "replacement characters"
 WRONG_CHARACTER_SET = "text of another character set"
 LONE_SURROGATES = "half a character"
+# A kind of what the component does not know.
+WEIGHT = "weight on a message"
 # Kinds that need other rows, the tokenizer or a scanner.
 DUPLICATE = "duplicate"
 NEAR_DUPLICATE = "near duplicate"
@@ -56,6 +58,7 @@ PRIVATE = "personal data or secrets"
 NEARLY = {DUPLICATE: NEAR_DUPLICATE, IN_VALIDATION: NEAR_VALIDATION, IN_TEST: NEAR_TEST}
 # The setting that says what becomes of the rows of a kind; of other kinds data.on_bad_row says it.
 SWITCHES = {
+    WEIGHT: "weights",
     DUPLICATE: "duplicates",
     IN_VALIDATION: "evaluation_overlap",
     IN_TEST: "evaluation_overlap",
@@ -133,6 +136,16 @@ def are_calls(calls: object) -> bool:
         return False
     functions = [call.get("function") if isinstance(call, dict) else None for call in calls]
     return all(isinstance(function, dict) and isinstance(function.get("name"), str) for function in functions)
+
+
+def has_weight(messages: list[dict[str, object]]) -> bool:
+    """Whether an answer is to count less than others, which the component does not know: it trains on all of them."""
+    return any(message["role"] == "assistant" and message.get("weight", 1) != 1 for message in messages)
+
+
+def uses_tools(messages: list[dict[str, object]], tools: object) -> bool:
+    """Whether a row has tools, a tool call, or what a tool has answered."""
+    return bool(tools) or any(message["role"] == "tool" or "tool_calls" in message for message in messages)
 
 
 def problems_of_order(roles: Sequence[str]) -> list[str]:

@@ -5,13 +5,14 @@ The evaluation splits come first, because training rows are compared with theirs
 
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chatdata import checks
+from chatdata.chat_template import lost_tools
 from chatdata.choosing import MINIMUM_TRAINING_ROWS, choose, hold_out
 from chatdata.reading import Reader
 from chatdata.source_files import PinnedData, Source, SourceSplit, open_source
@@ -77,11 +78,18 @@ def prepare(
             problems += refusals(split.name, splits[role], data)
             problems += too_few(role, split.name, splits[role], data)
         fetched = reader.fetched_bytes
+    notes, refused = about_tools(pinned, splits)
+    problems += refused
     if problems:
-        raise BadRequest(problems, advise(problems, data))
+        raise BadRequest(problems, advise(problems, splits, data))
     splits = {role: splits[role] for role in ("train", "validation", "test")}
     return PreparedData(
-        source=data.source, revision=pinned.revision, selection=data.selection, splits=splits, fetched_bytes=fetched
+        source=data.source,
+        revision=pinned.revision,
+        selection=data.selection,
+        splits=splits,
+        fetched_bytes=fetched,
+        notes=notes + about_weights(splits) + about_unused(source),
     )
 
 
@@ -108,6 +116,46 @@ def describe_source(reader: Reader, split: SourceSplit, role: Role, source: Sour
         "source_row": recognised[0].first_row,
         "held_out": f"{shares[role]:.0%} of '{split.name}', by digest" if role not in source.splits else "",
     }
+
+
+def about_tools(pinned: PinnedData, splits: dict[Role, Split]) -> tuple[list[str], list[str]]:
+    """Notes on rows whose tools the model may never see, and problems where such rows are to be refused."""
+    rows = sum(split.tool_rows for split in splits.values())
+    if not rows:
+        return [], []
+    beginning = f"{rows:,} rows have tools, tool calls or tool messages"
+    if pinned.chat_template is None:
+        named = pinned.data.tokenizer
+        advice = (
+            f"'{named}' has no chat template" if named else "name the model's tokenizer in data.tokenizer to find out"
+        )
+        sentence = f"{beginning}; whether the model's chat template renders them is unknown: {advice}."
+    else:
+        from jinja2 import TemplateError
+
+        try:
+            lost = lost_tools(pinned.chat_template)
+        except TemplateError as error:
+            return [], [f"{beginning}, which the chat template of '{pinned.data.tokenizer}' refuses: {error}."]
+        if not lost:
+            return [], []
+        sentence = f"{beginning}; the chat template of '{pinned.data.tokenizer}' leaves out {', '.join(lost)}."
+    if pinned.data.on_lost_tools == "fail":
+        return [], [f"{sentence} data.on_lost_tools=warn trains on them all the same."]
+    return [sentence], []
+
+
+def about_weights(splits: Mapping[str, Split]) -> list[str]:
+    """A note on weights that have no effect."""
+    rows = sum(split.noted.get(checks.WEIGHT, 0) for split in splits.values())
+    return (
+        [f"{rows:,} rows have weights, which the component ignores: it trains on all answers in full."] if rows else []
+    )
+
+
+def about_unused(source: Source) -> list[str]:
+    """A note on splits that nothing is read from."""
+    return [f"Splits that are not read: {', '.join(source.unused)}."] if source.unused else []
 
 
 def report_progress(progress: Progress, role: str, rows: int | None, reader: Reader, done: int) -> None:
@@ -140,9 +188,11 @@ def load_scanner(data: Data) -> "Scanner | None":
     return load()
 
 
-def advise(problems: list[str], data: Data) -> str:
+def advise(problems: list[str], splits: Mapping[Role, Split], data: Data) -> str:
     """What to do about the problems, in the state that the request is in."""
-    if any(BAD_ROWS.search(problem) for problem in problems) and data.on_bad_row == "fail":
+    bad_rows = any(BAD_ROWS.search(problem) for problem in problems)
+    enough = not any(too_few(role, "", split, data) or beyond_limit("", split, data) for role, split in splits.items())
+    if bad_rows and data.on_bad_row == "fail" and enough:
         return "Mend the rows, or set data.on_bad_row=drop to leave them out."
     return "Do what each line says, then run it again."
 
@@ -178,7 +228,9 @@ def beyond_limit(name: str, split: Split, data: Data) -> list[str]:
 
 
 def describe_bad_rows(bad: BadRows) -> str:
-    return f"{bad.rows} row(s): {bad.kind}, e.g. {'; '.join(bad.examples)}."
+    switch = checks.SWITCHES.get(bad.kind)
+    keep = f" data.{switch}=note keeps such rows." if switch else ""
+    return f"{bad.rows} row(s): {bad.kind}, e.g. {'; '.join(bad.examples)}.{keep}"
 
 
 def too_few(role: Role, name: str, split: Split, data: Data) -> list[str]:

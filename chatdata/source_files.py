@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
+from chatdata.chat_template import ChatTemplate
 from chatdata.splits import ROLES, Role, assign_roles, named_splits, splits_by_name
 from retune.errors import BadRequest, CloudError
 from retune.folders import home
@@ -47,6 +48,7 @@ class PinnedData(Part):
     # SHA-256 of the tokenizer's file, and where that is; None where no tokenizer is named.
     tokenizer: str | None = None
     tokenizer_file: str | None = None
+    chat_template: ChatTemplate | None = None
 
 
 class SourceFile(NamedTuple):

@@ -8,6 +8,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from chatdata.chat_template import read_template
 from chatdata.source_files import (
     CHECK_NAME,
     PinnedData,
@@ -40,10 +41,12 @@ def pin(data: Data, workspace: Workspace) -> PinnedData:
     pinned = _pin_source(data, workspace)
     if data.tokenizer is None:
         return pinned
-    from chatdata.tokens import tokenizer_file
+    from chatdata.tokens import template_files, tokenizer_file
 
     file = tokenizer_file(data.tokenizer)
-    return pinned.model_copy(update={"tokenizer": file_digest(file), "tokenizer_file": str(file)})
+    template = read_template(template_files(data.tokenizer))
+    tokenizer = {"tokenizer": file_digest(file), "tokenizer_file": str(file), "chat_template": template}
+    return pinned.model_copy(update=tokenizer)
 
 
 def _pin_source(data: Data, workspace: Workspace) -> PinnedData:

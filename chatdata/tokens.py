@@ -4,6 +4,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chatdata.chat_template import FILES as TEMPLATE_FILES
 from chatdata.source_files import unreachable
 from retune.errors import BadRequest
 
@@ -41,6 +42,30 @@ def tokenizer_file(name: str) -> Path:
         raise BadRequest([problem], "Check the name; for a private one set HF_TOKEN.") from error
     except (HTTPError, LocalEntryNotFoundError, OSError) as error:
         raise unreachable(name, error) from error
+
+
+def template_files(name: str) -> list[Path]:
+    """The files beside a tokenizer that may hold its chat template.
+
+    Raises:
+        CloudError: `DataUnreachable`, the hub did not answer.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError
+
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return [folder / file for file in TEMPLATE_FILES if (folder / file).is_file()]
+    files = []
+    for file in TEMPLATE_FILES:
+        try:
+            files.append(Path(hf_hub_download(name, file)))
+        # A model has no file, or one, or both.
+        except EntryNotFoundError:
+            continue
+        except (HfHubHTTPError, HTTPError, OSError) as error:
+            raise unreachable(name, error) from error
+    return files
 
 
 def count_tokens(tokenizer: "Tokenizer", conversations: list[list[dict[str, object]]]) -> list[int]:

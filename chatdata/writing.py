@@ -10,6 +10,7 @@ import polars as pl
 
 from chatdata import checks
 from chatdata.conversations import Conversation, lines_of, to_json, to_series
+from chatdata.questions import last_question
 from chatdata.reading import Batch, read_ahead
 from chatdata.repetitions import ends_of, find_repetitions
 from chatdata.sources import file_digest
@@ -31,7 +32,7 @@ EXAMPLE_CHARACTERS = 160
 TOKEN_SAMPLE = 20
 COPIED_BYTES = 1 << 20
 # Of rows that have more than roles and contents: the messages as JSON, and the line.
-NO_LINES = [pl.lit(None, pl.String).alias(name) for name in ("coded", "whole")]
+NO_LINES = [*(pl.lit(None, pl.String).alias(name) for name in ("coded", "whole")), pl.lit(False).alias("tools")]
 # What is known of each row that is written. `exact` and `ends` are digests that repetitions have in common.
 WRITTEN = {
     "file": pl.String,
@@ -42,6 +43,7 @@ WRITTEN = {
     "tokens": pl.UInt32,
     "exact": pl.UInt64,
     "ends": pl.List(pl.UInt64),
+    "tools": pl.Boolean,
 }
 
 
@@ -119,6 +121,8 @@ class SplitWriting:
         sample = rows.filter(pl.col("row") % TOKEN_SAMPLE == 0)["tokens"] if self._checks.tokenizer else pl.Series()
         split = Split(
             rows=len(rows),
+            tool_rows=int((rows["tools"] | rows["letters"].str.contains("t")).sum()),
+            question_rows=int(rows["letters"].is_in([*filter(can_be_asked, rows["letters"].unique())]).sum()),
             selected=self._selected,
             dropped=dict(self._problems.dropped),
             noted=dict(self._problems.noted),
@@ -146,23 +150,34 @@ class SplitWriting:
         return self._with_tokens(rows).select(pl.col(name).cast(kind) for name, kind in WRITTEN.items())
 
     def _well_formed(self, batch: Batch) -> pl.DataFrame:
-        """Rows whose form is fit; (number, messages, coded, whole). Of a column of plain conversations, all rows."""
+        """Rows whose form is fit; (number, messages, coded, whole, tools). Of a plain column, all rows."""
         if isinstance(batch.conversations, pl.Series) and not self._checks.scanner:
             return pl.DataFrame({"number": batch.numbers, "messages": batch.conversations}).with_columns(NO_LINES)
-        numbers, conversations = [], []
+        numbers, conversations, tools = [], [], []
         for position, (number, conversation) in enumerate(zip(batch.numbers, rows_of(batch), strict=True)):
             problem = batch.broken.get(position)
             problems = [problem] if problem else checks.problems_of_row(*conversation)
             if self._checks.scanner and not problems:
                 conversation, problems = self._scan(conversation)
+            if not problems and checks.has_weight(conversation.messages):
+                problems = self._weigh(RowLocation(batch.file, number))
             if problems:
                 self._problems.drop(RowLocation(batch.file, number), problems)
             else:
                 numbers.append(number)
                 conversations.append(conversation)
+                tools.append(checks.uses_tools(*conversation))
         messages = to_series([conversation.messages for conversation in conversations])
         lines = pl.DataFrame(map(lines_of, conversations), {"coded": pl.String, "whole": pl.String}, orient="row")
-        return lines.select(pl.Series("number", numbers, pl.Int64), messages, "coded", "whole")
+        flags = pl.Series("tools", tools, pl.Boolean)
+        return lines.select(pl.Series("number", numbers, pl.Int64), messages, "coded", "whole", flags)
+
+    def _weigh(self, location: RowLocation) -> list[tuple[str, str]]:
+        """What is wrong with a row that has a weight; nothing where weights are only noted."""
+        if self._checks.data.weights == "note":
+            self._problems.note(checks.WEIGHT, location, "")
+            return []
+        return [(checks.WEIGHT, "")]
 
     def _scan(self, conversation: Conversation) -> tuple[Conversation, list[tuple[str, str]]]:
         """The conversation, without personal data and secrets where they are to be replaced, and what was found."""
@@ -228,6 +243,11 @@ class SplitWriting:
             long = rows.filter(pl.col("tokens") > self._checks.max_seq_length)
             for file, number, tokens in long.select("file", "number", "tokens").iter_rows():
                 self._problems.note(checks.TOO_LONG, RowLocation(file, number), f"{about}{tokens} tokens")
+
+
+def can_be_asked(letters: str) -> bool:
+    """Whether the endpoint can be asked a conversation with these roles, by their letters."""
+    return last_question([checks.ROLE_OF_LETTER[letter] for letter in letters]) is not None
 
 
 def rows_of(batch: Batch) -> Iterable[Conversation]:

@@ -89,6 +89,16 @@ class Data(Section):
         description="Rows that nearly repeat another one of their split, or training rows that nearly repeat one of an "
         "evaluation split: a guess, so such rows are kept unless `drop` is asked for.",
     )
+    weights: Literal["bad_row", "drop", "note"] = Field(
+        "bad_row",
+        description="Rows with an answer whose `weight` is not 1. The component does not know weights: with `note` it "
+        "trains on such answers in full.",
+    )
+    on_lost_tools: Literal["warn", "fail"] = Field(
+        "warn",
+        description="What to do where rows have tools or tool calls that the model's chat template leaves out, or "
+        "where data.tokenizer does not say which template that is.",
+    )
     drop_limit: float = Field(
         0.5, gt=0, le=1, description="Share of a split's rows that one check may leave out; beyond, the run is refused."
     )
