@@ -72,6 +72,13 @@ def render(report: Report) -> None:
         console.print(Text(f"Next: {report.error.fix}"))
 
 
+def render_data(console: Console, data: PreparedData) -> None:
+    """Print what is known of prepared data, with its warnings."""
+    console.print(_two_columns(_data_rows(data)))
+    for warning in data.warnings:
+        console.print(Text(f"warning: {warning}", style="yellow"))
+
+
 def render_swept(swept: Swept) -> None:
     """Print what a sweep did for a person, on stdout."""
     swept = for_terminal(swept)
@@ -128,10 +135,12 @@ def _data_rows(data: PreparedData) -> list[tuple[str, str]]:
     """Where the rows came from, what each file holds, and what was found with the first example."""
     how = "found and verified" if data.cached else f"prepared in {data.seconds:g} s"
     rows = [("source", f"{data.source} at {data.revision[:12]}, {how}")]
+    rows += [("format", text) for text in dict.fromkeys(split.format for split in data.splits.values()) if text]
     for role, split in data.splits.items():
         about = split.statistics
+        held_out = f", held out: {split.held_out}" if split.held_out else ""
         lengths = f", median {about.turns.p50:g} turns, {about.characters.p50:,.0f} characters" if about else ""
-        rows.append((role, f"{split.rows:,} rows{lengths}"))
+        rows.append((role, f"{split.rows:,} rows{lengths}{held_out}"))
         for bad in split.bad_rows:
             fate = "kept" if bad.kind in split.noted else "left out"
             rows.append(("", f"{bad.rows:,} {fate}: {bad.kind}, e.g. {bad.examples[0]}"))

@@ -194,10 +194,11 @@ class Request(Section):
         return compute
 
 
-def load(preset: str, assignments: list[str]) -> Request:
+def load(preset: str, assignments: list[str], source: str | None = None) -> Request:
     """The request of a preset with `section.key=value` assignments applied over it.
 
-    `preset` is a name in deployments/presets or a path of a YAML file.
+    `preset` is a name in deployments/presets or a path of a YAML file. A `source` takes the place of the preset's
+    section `data`.
 
     Raises:
         BadRequest: with every problem at once, file and line included.
@@ -218,6 +219,8 @@ def load(preset: str, assignments: list[str]) -> Request:
     lines = dict(_lines(node)) if node else {}
     if not isinstance(document, dict):
         raise BadRequest([f"{path}: expected sections such as `model:` and `data:`, found {quoted(document)}."])
+    if source is not None:
+        document["data"] = {"source": source}
     problems = _apply(document, assignments)
     assigned = {assignment.partition("=")[0] for assignment in assignments}
     places = {key: f"{path}:{line}" for key, line in lines.items()} | dict.fromkeys(assigned, "--set")

@@ -53,15 +53,20 @@ def questions_table(answers: list[Answer]) -> list[dict[str, str]]:
 
 def to_html(report: Report, *more: str) -> str:
     """The page with its pictures and tables, and `more` sections in Markdown, as one file."""
-    from markdown_it import MarkdownIt
-
     parts = [to_markdown(report)]
     if report.curves:
         parts.append(f"## Loss\n\n{embedded('losses over the training steps', draw_losses(report.curves))}")
     parts += [_table(title, rows) for title, rows in _tables(report).items() if rows]
-    # Chats are text of others: what looks like HTML in them is shown as it is.
-    body = MarkdownIt("commonmark", {"html": False}).enable("table").render("\n\n".join([*parts, *more]))
     title = f"Retune: {report.status}, run {report.run.key or report.run.flow_run_id}"
+    return page_of(title, "\n\n".join([*parts, *more]))
+
+
+def page_of(title: str, text: str) -> str:
+    """A page with a text in Markdown, as one file."""
+    from markdown_it import MarkdownIt
+
+    # Chats are text of others: what looks like HTML in them is shown as it is.
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
     return PAGE.substitute(title=html.escape(title), body=body)
 
 

@@ -30,6 +30,7 @@ Example: python -m flows.finetune --preset local --set data.fraction=0.5 --set t
     "--preset", default="local", metavar="NAME|FILE", show_default=True, help="Complete run, see deployments/presets."
 )
 @click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable.")
+@click.option("--data", "source", metavar="SOURCE", help="Train on this, in place of the preset's section `data`.")
 @click.option("--run-key", metavar="KEY", help="Key that Azure names derive from. Default: the flow run's id.")
 @click.option("--force", is_flag=True, help="Train also when nothing has changed since the last good model.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
@@ -38,6 +39,7 @@ Example: python -m flows.finetune --preset local --set data.fraction=0.5 --set t
 def main(
     preset: str,
     assignments: tuple[str, ...],
+    source: str | None,
     run_key: str | None,
     force: bool,
     as_json: bool,
@@ -54,7 +56,7 @@ def main(
 
     with progress_on_stderr(quiet):
         try:
-            request, key = load(preset, list(assignments)), parse_run_key(run_key)
+            request, key = load(preset, list(assignments), source), parse_run_key(run_key)
             with servers_for(request.workspace, prefect=True):
                 report = run_flow(request, key, force=force)
         except RetuneError as error:
