@@ -241,7 +241,7 @@ def explain_unknown(columns: Sequence[str], rows: Sequence[Row], data: Data) -> 
     wanted = data.format if data.format != "auto" else nearest(columns)
     required = SHAPES[wanted].required
     listed_values = any(isinstance(parse_text(row.get(column)), list) for row in rows for column in texts)
-    if len(texts) < len(required) or (len(texts) == 1 and not listed_values):
+    if not columns or len(texts) < len(required) or (len(texts) == 1 and not listed_values):
         advice = "A row needs a question and an answer: `messages`, or columns such as `prompt` and `completion`."
         return f"no column 'messages'; its columns: {listed(columns)}. {advice}"
     guesses = dict(zip(required, (guess(part, wanted, texts, at) for at, part in enumerate(required)), strict=True))
@@ -269,7 +269,7 @@ def nearest(columns: Sequence[str]) -> str:
 
     pairs = [name for name, shape in SHAPES.items() if len(shape.required) == 2 and name != "preference"]
     best = max(SHAPES, key=likeness) if columns else "openai"
-    return best if likeness(best) > 0.7 or len(columns) < 2 else max(pairs, key=likeness)
+    return best if len(columns) < 2 or likeness(best) > 0.7 else max(pairs, key=likeness)
 
 
 def guess(part: str, shape: str, columns: Sequence[str], position: int) -> str:

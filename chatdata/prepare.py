@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from chatdata import checks
 from chatdata.chat_template import lost_tools
-from chatdata.choosing import MINIMUM_TRAINING_ROWS, choose, hold_out
+from chatdata.choosing import MINIMUM_TRAINING_ROWS, HeldOut, choose, hold_out
 from chatdata.reading import Reader
 from chatdata.source_files import PinnedData, Source, SourceSplit, open_source
 from chatdata.splits import ROLES, Role
@@ -60,9 +60,14 @@ def prepare(
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch, ExitStack() as opened:
         reader = Reader(source.system, Path(scratch), data)
         reader.fetch_footers(file for split in source.splits.values() for file in split.files)
-        problems += (unreadable := unknown_formats(reader, source, data))
-        held = hold_out(reader, source, data) if not unreadable else {}
-        for role in ROLES if not unreadable else ():
+        problems += unknown_formats(reader, source, data)
+        held: dict[Role, HeldOut] = {}
+        if not problems:
+            try:
+                held = hold_out(reader, source, data)
+            except BadFile as error:
+                problems.append(f"Split '{source.splits['train'].name}' of '{data.source}': {error}")
+        for role in ROLES if not problems else ():
             evaluation = {EVALUATION_KINDS[other]: rows for other, rows in written.items()} if role == "train" else {}
             writing = SplitWriting(looked_for, folder / f"{role}.jsonl", evaluation)
             split = source.splits.get(role) or held[role].split

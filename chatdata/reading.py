@@ -154,8 +154,14 @@ class Reader:
         if file.kind == "arrow":
             batches = list(itertools.islice(self._arrow(file), 1))
             return (batches[0].schema.names if batches else []), sample_of(iter(batches))
-        rows = next(self._text(file, SAMPLE_ROWS), [])
-        values = [row.columns for row in rows if row.problem is None]
+        unread: list[Row] = []
+        for rows in self._text(file, SAMPLE_ROWS):
+            values = [row.columns for row in rows if row.problem is None]
+            if values:
+                break
+            unread = unread or rows
+        else:
+            raise BadFile(f"{file.name}: {no_row(unread)}")
         return list(dict.fromkeys(name for row in values for name in row)), values
 
     def _parquet(self, file: SourceFile, rows: int | None, form: Format | None) -> Iterator[pa.RecordBatch]:
@@ -357,6 +363,14 @@ def check_expansion(file: SourceFile, metadata: pq.FileMetaData, columns: Collec
                 sizes = f"{column.total_compressed_size} bytes expand to {column.total_uncompressed_size}"
                 place = f"row group {group + 1}, {column.path_in_schema}"
                 raise BadFile(f"{file.name}: {place}: its {sizes}, more than {EXPANSION} times as many.")
+
+
+def no_row(unread: list[Row]) -> str:
+    """Why a text file has no row that can be read."""
+    if not unread:
+        return "the file has no row."
+    kind, detail = unread[0].problem or ("", "")
+    return f"no row can be read; the first one, at {unread[0].number}, is {kind} ({detail})."
 
 
 def sample_of(batches: Iterator[pa.RecordBatch]) -> list[dict[str, object]]:

@@ -14,8 +14,6 @@ from chatdata import checks
 from chatdata.conversations import LEVELS, is_deep
 
 TOO_DEEP = f"nested deeper than {LEVELS} levels"
-# Containers that programs put a list of rows into.
-WRAPPERS = ("data", "rows", "examples", "train", "conversations", "items", "records", "instances", "samples")
 SNIFFED_BYTES = 1 << 16
 # A first line that begins an object with a list of objects that are no messages.
 WRAPPED = re.compile(rb'\{\s*"(data|rows|examples|train|items|records|instances|samples)"\s*:\s*\[\s*(\{|$)')
@@ -104,28 +102,27 @@ def holds_constant(value: object) -> bool:
 
 
 def wrapped_rows(text: bytes) -> Iterator[Row]:
-    """The rows of an object that holds them in a list, such as `{"data": [...]}`.
+    """The rows of an object that holds them in a list, such as `{"data": [...]}`, or that is a row itself; or of
+    objects over several lines each.
 
     Raises:
-        ValueError: it holds none, or the text is several objects over several lines each.
+        ValueError: it holds none, or the text is no JSON.
     """
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        if several_objects(text):
-            raise ValueError(
-                "it is pretty-printed JSON: each row must be one line. Convert it, e.g. "
-                "`jq -c . FILE > rows.jsonl`, and name the new file"
-            ) from error
-        raise
+        yield from printed_rows(text, error)
+        return
+    if looks_like_row(document):
+        yield from_element(1, document)
+        return
     lists = {name: value for name, value in document.items() if is_table(value)}
-    name = next((name for name in WRAPPERS if name in lists), next(iter(lists), None))
-    if name is None or len(lists) > 1:
+    name = next(iter(lists)) if len(lists) == 1 else None
+    if name is None:
         keys = ", ".join(map(str, document))
-        problem = "holds several lists of rows" if lists else "holds no list of rows"
         raise ValueError(
-            f"it is one JSON object over several lines that {problem}; its keys: {keys[:200]}. Write the rows alone, "
-            "e.g. `jq -c '.KEY[]' FILE > rows.jsonl`, and name the new file"
+            f"it is one JSON object that holds several lists of rows; its keys: {keys[:200]}. Write each list to a "
+            "file of its own, named for its split"
         )
     for number, value in enumerate(lists[name], start=1):
         yield from_element(number, value)
@@ -138,13 +135,29 @@ def is_table(value: object) -> bool:
     return not {"role", "from"} & value[0].keys()
 
 
-def several_objects(text: bytes) -> bool:
-    """Whether a text is JSON objects one after the other."""
-    try:
-        _, end = json.JSONDecoder().raw_decode(text.decode(errors="replace").lstrip())
-    except (ValueError, RecursionError):
-        return False
-    return end > 0
+def looks_like_row(document: dict[str, object]) -> bool:
+    """Whether an object is a row rather than what holds the rows: it has messages, or texts alone."""
+    return not any(map(is_table, document.values()))
+
+
+def printed_rows(text: bytes, error: orjson.JSONDecodeError) -> Iterator[Row]:
+    """Objects one after the other, each over several lines.
+
+    Raises:
+        ValueError: the text is no JSON from the start.
+    """
+    decoder, rest, number = json.JSONDecoder(parse_constant=Constant), text.decode().strip(), 0
+    while rest:
+        number += 1
+        try:
+            value, end = decoder.raw_decode(rest)
+        except (ValueError, RecursionError) as problem:
+            if number == 1:
+                raise error from problem
+            yield Row(number, {}, (checks.NOT_JSON, f"object {number}: {problem}"[:120]))
+            return
+        yield from_element(number, value)
+        rest = rest[end:].lstrip(" \t\r\n,")
 
 
 def array_rows(text: bytes) -> Iterator[Row]:

@@ -307,7 +307,9 @@ def test_what_the_client_does_not_repeat_is_a_named_error(hub: Hub, prepare_from
 def test_the_task_repeats_what_the_client_does_not(hub: Hub, client: Client, prefect_api: str, tmp_path: Path) -> None:
     """A look-up that was dropped or refused for its rate is made again, and the run goes on."""
     hub.fault(f"/api/datasets/{CHAT}", drop=True)
-    found = client.run(FLOW, home=tmp_path / "home", api=prefect_api, settings={"source": CHAT, "on_bad_row": "drop"})
+    found = client.run(
+        FLOW, home=tmp_path / "home", api=prefect_api, settings={"source": CHAT, "fraction": 0.05, "on_bad_row": "drop"}
+    )
     looked_up = [entry["status"] for entry in hub.requests() if entry["path"] == f"/api/datasets/{CHAT}"]
 
     assert found == ["Completed", 14]
@@ -361,7 +363,7 @@ def test_every_control_character_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     files = {name: f"{split}.jsonl" for name, split in LINES.items()}
     made = prepare(Request(data=Data(source=str(folder), fraction=1, on_bad_row="drop", **files)))
 
-    assert made.splits["train"].dropped == {"control characters": len(characters) - len("\t\n\r")}
+    assert made.splits["train"].dropped == {"control characters": len(characters) - len("\t\n\x0b\x0c\r\x85")}
 
 
 def test_every_kind_of_bad_row_is_documented() -> None:
