@@ -45,18 +45,19 @@ def hold_out(reader: Reader, source: Source, data: Data) -> dict[Role, HeldOut]:
     Raises:
         BadFile: a file cannot be read.
     """
-    missing = [role for role in ROLES if role not in source.splits]
+    missing: list[Role] = [role for role in ROLES if role not in source.splits]
     if not missing:
         return {}
     split = source.splits["train"]
     reader.fetch_whole(split.files)
-    shares = {"validation": data.validation_fraction, "test": data.test_fraction}
+    shares: dict[Role, float] = {"validation": data.validation_fraction, "test": data.test_fraction}
     digests = {file.path: digest_file(reader, file, data.seed) for file in split.files}
     whole = np.concatenate(list(digests.values()))
     sides = share_out(whole, {role: shares[role] for role in missing})
     ends = np.cumsum([len(part) for part in digests.values()])[:-1]
     held = HeldOut(split, dict(zip(digests, np.split(sides, ends), strict=True)))
-    return dict.fromkeys((*missing, "train"), held)
+    roles: list[Role] = [*missing, "train"]
+    return dict.fromkeys(roles, held)
 
 
 def digest_file(reader: Reader, file: SourceFile, seed: int) -> np.ndarray:

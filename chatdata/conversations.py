@@ -6,7 +6,7 @@ these two in any row, both text: then a whole column is taken over as it is, a p
 
 import ast
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import orjson
 import polars as pl
@@ -31,11 +31,18 @@ NUMPY_SEPARATOR = re.compile(r"\}\s*\n\s*\{")
 Broken = dict[int, tuple[str, str]]
 
 
+Messages = list[dict[str, Any]]
+
+
 class Conversation(NamedTuple):
     """One row; both values are as wrong as they were in the file, until they are checked."""
 
     messages: object
     tools: object = None
+
+    def checked(self) -> Messages:
+        """The messages of a row whose form has been checked."""
+        return cast("Messages", self.messages)
 
 
 def from_columns(batch: pa.RecordBatch, form: "Format", broken: Broken) -> pl.Series | list[Conversation]:
@@ -114,7 +121,7 @@ def encode_messages(conversations: pl.Series | list[Conversation]) -> list[bytes
 
 def lines_of(conversation: Conversation) -> tuple[str | None, str | None]:
     """The messages of a row that has more than roles and contents as JSON, as `to_json` writes others; and its line."""
-    messages, tools = conversation
+    messages, tools = conversation.checked(), conversation.tools
     if tools is None and all(len(message) == 2 for message in messages):
         return None, None
     rows = [{"messages": messages}, {"messages": messages} if tools is None else {"messages": messages, "tools": tools}]

@@ -35,6 +35,8 @@ def _lines(prepared: PreparedData) -> Iterator[str]:
     for role, split in prepared.splits.items():
         yield f"| **{markdown(role)}** | {' | '.join(_cells(split))} |"
     yield "\nTurns, characters and tokens: median, 90th percentile, largest of a row.\n"
+    yield from (f"- {markdown(warning)}" for warning in prepared.warnings)
+    yield from _read(prepared)
     yield from _found(prepared)
     yield from _roles(prepared)
     for role, split in prepared.splits.items():
@@ -62,6 +64,16 @@ def _cells(split: Split) -> Iterator[str]:
 
 def _spread(spread: Spread) -> str:
     return f"{spread.p50:,.0f}, {spread.p90:,.0f}, {spread.maximum:,.0f}"
+
+
+def _read(prepared: PreparedData) -> Iterator[str]:
+    """What the rows were recognised as, where they come from, and the first one before it was converted."""
+    yield "\n## How the rows were read\n\n| | split | format | held out |\n|---|---|---|---|"
+    for role, split in prepared.splits.items():
+        yield f"| {role} | {' | '.join(map(markdown, (split.source_split, split.format, split.held_out)))} |"
+    if row := next((split.source_row for split in prepared.splits.values() if split.source_row), ""):
+        yield "\nThe first row as it is in the source:\n"
+        yield _block(row)
 
 
 def _found(prepared: PreparedData) -> Iterator[str]:

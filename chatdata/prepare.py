@@ -92,7 +92,7 @@ def prepare(
         source=data.source,
         revision=pinned.revision,
         selection=data.selection,
-        splits=splits,
+        splits={**splits},
         fetched_bytes=fetched,
         notes=notes + about_weights(splits) + about_unused(source),
     )
@@ -150,7 +150,7 @@ def about_tools(pinned: PinnedData, splits: dict[Role, Split]) -> tuple[list[str
     return [sentence], []
 
 
-def about_weights(splits: Mapping[str, Split]) -> list[str]:
+def about_weights(splits: Mapping[Role, Split]) -> list[str]:
     """A note on weights that have no effect."""
     rows = sum(split.noted.get(checks.WEIGHT, 0) for split in splits.values())
     return (
@@ -176,7 +176,7 @@ def load_tokenizer(pinned: PinnedData) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_file(pinned.tokenizer_file)
+        return Tokenizer.from_file(str(pinned.tokenizer_file))
     # The package raises nothing narrower.
     except Exception as error:
         detail = " ".join(str(error).split())[:200]

@@ -6,7 +6,6 @@ Memory holds a few batches, whatever the size of the files.
 """
 
 import csv
-import io
 import itertools
 import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -17,17 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
 
-import fsspec
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-import xxhash
 
+from chatdata import expanding
 from chatdata.conversations import Broken, Conversation, from_columns, without_padding
+from chatdata.expanding import Expanding, as_bytes, open_text
 from chatdata.formats import SAMPLE_ROWS, Format, UnknownFormat, recognise
 from chatdata.parquet_ranges import groups_to_fetch, has_messages, ranges_to_fetch
-from chatdata.sniffing import check_beginning, compression_of
-from chatdata.source_files import COMPRESSED, SourceFile, unreachable
+from chatdata.sniffing import check_beginning
+from chatdata.source_files import SourceFile, unreachable
 from chatdata.text_files import BadFile, Row, csv_rows, json_rows, unfit_text
 from retune.data_settings import Data
 from retune.errors import RetuneError
@@ -39,12 +38,8 @@ T = TypeVar("T")
 NO_CONVERSATION = Conversation(None)
 SNIFFED_BYTES = 1 << 16
 ARROW_FILE = b"ARROW1"
-MAGIC_BYTES = 64
 BATCH_ROWS = 1000
 FOOTERS_AT_ONCE = 8
-# A row of chat has kilobytes, and text is compressed by a factor of ten: beyond these a file is meant to fill memory.
-ROW_BYTES = 64 << 20
-EXPANSION, FREE_BYTES, PART_BYTES = 100, 64 << 20, 1 << 20
 BOM = b"\xef\xbb\xbf"
 EXAMPLE_CHARACTERS = 400
 
@@ -67,7 +62,7 @@ class Batch:
         broken = {new: self.broken[old] for new, old in enumerate(positions) if old in self.broken}
         numbers = [self.numbers[position] for position in positions]
         if isinstance(self.conversations, pl.Series):
-            return Batch(self.file, numbers, self.conversations.gather(positions), broken)
+            return Batch(self.file, numbers, self.conversations.gather([*positions]), broken)
         return Batch(self.file, numbers, [self.conversations[position] for position in positions], broken)
 
 
@@ -179,7 +174,7 @@ class Reader:
     def _arrow(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
         """Batches of a file that `datasets` has saved: Arrow's stream format, or its file format."""
         here = self._here(file)
-        most = max(FREE_BYTES, EXPANSION * here.stat().st_size)
+        most = max(expanding.FREE_BYTES, expanding.EXPANSION * here.stat().st_size)
         with pa.memory_map(str(here)) as source:
             check_beginning(file.name, source.read(SNIFFED_BYTES), file.kind)
             source.seek(0)
@@ -191,7 +186,7 @@ class Reader:
                 batches = iter(pa.ipc.open_stream(source))
             for batch in batches:
                 if batch.nbytes > most:
-                    raise BadFile(f"{file.name}: expands to more than {EXPANSION} times its size.")
+                    raise BadFile(f"{file.name}: expands to more than {expanding.EXPANSION} times its size.")
                 for start in range(0, len(batch), BATCH_ROWS):
                     yield batch.slice(start, BATCH_ROWS)
 
@@ -208,7 +203,7 @@ class Reader:
                 parts[start, start + len(content)] = content
         # What lies elsewhere must not be taken for zeros.
         known = {"data": parts, "strict": True}
-        return groups, self._system.open(file.path, "rb", cache_type="parts", cache_options=known)
+        return groups, as_bytes(self._system.open(file.path, "rb", cache_type="parts", cache_options=known))
 
     def _footer(self, file: SourceFile) -> pq.FileMetaData:
         """Fetched once, though counting and reading both need it."""
@@ -218,7 +213,7 @@ class Reader:
                     self._footers[file.path] = pq.ParquetFile(stream).metadata
                 except pa.ArrowInvalid:
                     stream.seek(0)
-                    check_beginning(file.name, stream.read(MAGIC_BYTES), file.kind)
+                    check_beginning(file.name, stream.read(expanding.MAGIC_BYTES), file.kind)
                     raise
         return self._footers[file.path]
 
@@ -226,17 +221,17 @@ class Reader:
         """The rows of a text file, so many at a time."""
         here = self._here(file)
         with open_text(here, self._scratch) as opened:
-            stream = Expanding(opened, here.stat().st_size)
+            stream = as_bytes(Expanding(opened, here.stat().st_size))
             start = stream.read(SNIFFED_BYTES)
             check_beginning(file.name, start, file.kind)
             stream.seek(len(BOM) if start.startswith(BOM) else 0)
-            csv.field_size_limit(ROW_BYTES)
+            csv.field_size_limit(expanding.ROW_BYTES)
             parsed = csv_rows(file.name, stream) if file.kind == "csv" else json_rows(stream)
             yield from iter(lambda: list(itertools.islice(parsed, rows)), [])
 
     def _open(self, file: SourceFile) -> IO[bytes]:
         """The file, for reading by ranges; the store must not be asked for more than is wanted."""
-        return self._system.open(file.path, "rb", **{} if self._local else {"cache_type": "none"})
+        return as_bytes(self._system.open(file.path, "rb", **{} if self._local else {"cache_type": "none"}))
 
     def _here(self, file: SourceFile) -> Path:
         """The file on this machine."""
@@ -261,65 +256,6 @@ class Reader:
         return getattr(self._system, "fetched_bytes", 0) + whole
 
 
-def open_text(path: Path, scratch: Path) -> IO[bytes]:
-    """A text file as it reads when it is not compressed; what only its name says is compressed is read as it is."""
-    with path.open("rb") as file:
-        compression = compression_of(file.read(MAGIC_BYTES)) if path.suffix.lower() in COMPRESSED else None
-    if compression != "zstd":
-        return fsspec.open(str(path), "rb", compression=compression).open()
-    # Arrow reads it, but does not seek in it.
-    plain = scratch / f"{xxhash.xxh3_64_hexdigest(str(path).encode())}.plain"
-    if not plain.exists():
-        with pa.CompressedInputStream(str(path), "zstd") as stream, plain.open("wb") as target:
-            expanding = Expanding(stream, path.stat().st_size)
-            target.writelines(iter(lambda: expanding.read(PART_BYTES), b""))
-    return plain.open("rb")
-
-
-class Expanding(io.BufferedIOBase):
-    """A file that may be compressed, of which only so much is read as its size allows.
-
-    Raises:
-        ValueError: from its methods, when it expands to far more than its size.
-    """
-
-    def __init__(self, stream: IO[bytes], size: int) -> None:
-        self._stream, self._most, self._size = stream, max(FREE_BYTES, EXPANSION * size), size
-        self._read = 0
-
-    def _count(self, content: bytes) -> bytes:
-        self._read += len(content)
-        if self._read > self._most:
-            raise ValueError(f"its {self._size} bytes expand to over {self._most}, more than {EXPANSION} times as many")
-        return content
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1) -> bytes:
-        if size is None or size < 0:
-            # In parts: the file says only at its end how much it expands to.
-            return b"".join(iter(lambda: self.read(PART_BYTES), b""))
-        return self._count(self._stream.read(size))
-
-    def read1(self, size: int = -1) -> bytes:
-        return self.read(size if size >= 0 else io.DEFAULT_BUFFER_SIZE)
-
-    def readline(self, size: int | None = -1) -> bytes:
-        """The next line. Raises: ValueError also when it is longer than a row may be."""
-        line = self._count(self._stream.readline(ROW_BYTES + 1))
-        if len(line) > ROW_BYTES:
-            raise ValueError(f"a row is larger than {ROW_BYTES} bytes")
-        return line
-
-    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        self._read = self._stream.seek(place, whence)
-        return self._read
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-
 @contextmanager
 def guarded(file: SourceFile) -> Iterator[None]:
     """Turns what libraries raise for an unreadable file into BadFile, and for an absent store into a CloudError."""
@@ -339,9 +275,10 @@ def network_errors() -> tuple[type[Exception], ...]:
     a tenth of a second."""
     from aiohttp import ClientError
     from azure.core.exceptions import AzureError
-    from huggingface_hub.errors import HTTPError
 
-    return AzureError, ClientError, ConnectionError, HTTPError, TimeoutError
+    from chatdata.hub import TransportError
+
+    return AzureError, ClientError, ConnectionError, TransportError, TimeoutError
 
 
 def read_ahead(batches: Iterator[T]) -> Iterator[T]:
@@ -358,11 +295,11 @@ def check_expansion(file: SourceFile, metadata: pq.FileMetaData, columns: Collec
     for group in range(metadata.num_row_groups):
         about = metadata.row_group(group)
         for column in map(about.column, range(about.num_columns)):
-            most = max(FREE_BYTES, EXPANSION * column.total_compressed_size)
+            most = max(expanding.FREE_BYTES, expanding.EXPANSION * column.total_compressed_size)
             if column.path_in_schema.partition(".")[0] in columns and column.total_uncompressed_size > most:
                 sizes = f"{column.total_compressed_size} bytes expand to {column.total_uncompressed_size}"
                 place = f"row group {group + 1}, {column.path_in_schema}"
-                raise BadFile(f"{file.name}: {place}: its {sizes}, more than {EXPANSION} times as many.")
+                raise BadFile(f"{file.name}: {place}: its {sizes}, more than {expanding.EXPANSION} times as many.")
 
 
 def no_row(unread: list[Row]) -> str:

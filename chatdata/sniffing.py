@@ -3,6 +3,8 @@
 from chatdata.source_files import Kind
 from chatdata.text_files import BadFile
 
+# So many first bytes say what a file is.
+MAGIC_BYTES = 64
 LFS = b"version https://git-lfs.github.com/spec/"
 MAGIC = {
     b"\x1f\x8b": ("gzip", "Rename it to end in .gz"),

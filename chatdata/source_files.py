@@ -8,7 +8,7 @@ the files' names say it (`chatdata.splits`). A split that is itself the name of 
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from chatdata.chat_template import ChatTemplate
 from chatdata.splits import ROLES, Role, assign_roles, named_splits, splits_by_name
@@ -110,13 +110,16 @@ def _with_roles(data: Data, system: "AbstractFileSystem", root: str, known: dict
     named = named_splits(data)
     patterns = {name: matching_files(system, folder, name) for name in set(named.values()) if is_pattern(name)}
     taken = {file.path for files in patterns.values() for file in files}
+    every = list(known)
     known = {name: files for name, files in known.items() if not {file.path for file in files} <= taken}
     if missing := [name for name in dict.fromkeys(named.values()) if name not in patterns and name not in known]:
-        raise BadRequest([_no_split(data, name, [*known, *patterns]) for name in missing])
+        raise BadRequest([_no_split(data, name, every) for name in missing])
     if not known and not patterns:
         raise BadRequest([f"data.source '{data.source}' holds no file that is read ({', '.join(KINDS)})."])
     roles = assign_roles(data, known)
-    splits = {role: SourceSplit(name, patterns.get(name) or known[name]) for role, name in roles.items()}
+    splits: dict[Role, SourceSplit] = {
+        role: SourceSplit(name, patterns.get(name) or known[name]) for role, name in roles.items()
+    }
     return Source(system, splits, [name for name in known if name not in roles.values()])
 
 
@@ -220,11 +223,11 @@ def matching_files(system: "AbstractFileSystem", root: str, split: str) -> list[
     else:
         path = f"{root.rstrip('/')}/{split}"
     try:
-        found = sorted(system.glob(path)) if any(c in split for c in "*?[") else [path] * system.exists(path)
+        pattern = any(character in split for character in "*?[")
+        paths = sorted(map(str, system.glob(path))) if pattern else [path] * system.exists(path)
     except (OSError, ValueError) as error:
         raise unreachable(path, error) from error
-    files = [(file, kind_of(file)) for file in found]
-    wanted = [SourceFile(_below(file, root), file, kind) for file, kind in files if kind]
+    wanted = [SourceFile(_below(file, root), file, kind) for file in paths if (kind := kind_of(file))]
     # A user may name files of elsewhere; a folder's own links and patterns may not.
     if is_local(system) and not split.startswith("/") and ".." not in split.split("/"):
         for file in wanted:
@@ -264,29 +267,30 @@ def _layout(pinned: PinnedData, system: "CountingHub | None") -> dict[str, list[
 
 def _named_by_card(pinned: PinnedData, system: "CountingHub") -> dict[str, list[str]]:
     """The files that the data set's card names for each split; none where the hub refuses: `datasets` says why."""
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+    from huggingface_hub.errors import HfHubHTTPError
 
-    from chatdata.hub import files_named_by_card
+    from chatdata.hub import TransportError, files_named_by_card
 
     try:
         return files_named_by_card(system, pinned.data.source, pinned.revision, pinned.data.subset)
-    except (HfHubHTTPError, HTTPError, OSError):
+    except (HfHubHTTPError, TransportError, OSError):
         return {}
 
 
 def files_found_by_datasets(pinned: PinnedData) -> dict[str, list[str]]:
     """The files of each split, as `datasets` finds them."""
     import datasets
+    from datasets.exceptions import DatasetNotFoundError, DatasetsError
 
     data = pinned.data
-    where = {"path": data.source, "revision": pinned.revision}
+    where: dict[str, Any] = {"path": data.source, "revision": pinned.revision}
     if pinned.place:
         where = {"path": pinned.place, "cache_dir": str(home() / "datasets")}
     try:
         builder = datasets.load_dataset_builder(name=data.subset, **where)
-    except (ValueError, FileNotFoundError, datasets.exceptions.DatasetsError) as error:
+    except (ValueError, FileNotFoundError, DatasetsError) as error:
         # The cause says what is wrong in a file, but of a data set that is not there only an HTTP status.
-        missing = isinstance(error, datasets.exceptions.DatasetNotFoundError)
+        missing = isinstance(error, DatasetNotFoundError)
         detail = " ".join(str(error if missing else error.__cause__ or error).split())
         problem = f"data.source '{data.source}': {detail}"
         raise BadRequest([f"{problem} {CHECK_NAME}" if missing else problem]) from error

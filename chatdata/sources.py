@@ -138,10 +138,12 @@ def _hub_commit(data: Data) -> str:
         # It reads the certificates, which takes as long as the import, and leaves the interpreter to that.
         pool.submit(get_session)
         from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+
+    from chatdata.hub import TransportError
 
     try:
-        return HfApi().dataset_info(data.source, revision=data.revision).sha
+        return str(HfApi().dataset_info(data.source, revision=data.revision).sha)
     except HFValidationError as error:
         raise BadRequest([f"data.source '{data.source}' is neither a folder nor a hub id."]) from error
     except HfHubHTTPError as error:
@@ -154,5 +156,5 @@ def _hub_commit(data: Data) -> str:
                 f"(HTTP {error.response.status_code}). {CHECK_NAME}"
             ]
         ) from error
-    except (HTTPError, OSError, OfflineModeIsEnabled) as error:
+    except (TransportError, OSError, OfflineModeIsEnabled) as error:
         raise unreachable(data.source, error) from error

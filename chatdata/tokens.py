@@ -30,7 +30,9 @@ def tokenizer_file(name: str) -> Path:
             ["data.tokenizer needs the package 'tokenizers'."], "pip install tokenizers, or leave data.tokenizer out."
         )
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    from chatdata.hub import TransportError
 
     path = Path(name).expanduser() / FILE
     if path.is_file():
@@ -40,7 +42,7 @@ def tokenizer_file(name: str) -> Path:
     except (HFValidationError, HfHubHTTPError) as error:
         problem = f"data.tokenizer '{name}' is neither a folder with a {FILE} nor a model of the hub with one."
         raise BadRequest([problem], "Check the name; for a private one set HF_TOKEN.") from error
-    except (HTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (TransportError, LocalEntryNotFoundError, OSError) as error:
         raise unreachable(name, error) from error
 
 
@@ -51,7 +53,9 @@ def template_files(name: str) -> list[Path]:
         CloudError: `DataUnreachable`, the hub did not answer.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HTTPError
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    from chatdata.hub import TransportError
 
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -63,7 +67,7 @@ def template_files(name: str) -> list[Path]:
         # A model has no file, or one, or both.
         except EntryNotFoundError:
             continue
-        except (HfHubHTTPError, HTTPError, OSError) as error:
+        except (HfHubHTTPError, TransportError, OSError) as error:
             raise unreachable(name, error) from error
     return files
 

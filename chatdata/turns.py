@@ -95,16 +95,15 @@ def to_message(spelling: str, content: object, turn: dict[str, object]) -> Messa
     return message
 
 
-def parse_calls(content: object) -> list[object] | None:
+def parse_calls(content: object) -> list[dict[str, object]] | None:
     """The tool calls that a text or object names; None where it names none."""
     try:
         value = orjson.loads(content) if isinstance(content, str) else content
     except orjson.JSONDecodeError:
         return None
     calls = value if isinstance(value, list) else [value]
-    if not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
-        return None
-    return [to_call(call) for call in calls]
+    named = [call for call in calls if isinstance(call, dict) and isinstance(call.get("name"), str)]
+    return [to_call(call) for call in named] if len(named) == len(calls) else None
 
 
 def to_call(call: dict[str, object]) -> dict[str, object]:

@@ -158,16 +158,16 @@ class SplitWriting:
             problem = batch.broken.get(position)
             problems = [problem] if problem else checks.problems_of_row(*conversation)
             if self._checks.scanner and not problems:
-                conversation, problems = self._scan(conversation)
-            if not problems and checks.has_weight(conversation.messages):
+                conversation, problems = self._scan(self._checks.scanner, conversation)
+            if not problems and checks.has_weight(conversation.checked()):
                 problems = self._weigh(RowLocation(batch.file, number))
             if problems:
                 self._problems.drop(RowLocation(batch.file, number), problems)
             else:
                 numbers.append(number)
                 conversations.append(conversation)
-                tools.append(checks.uses_tools(*conversation))
-        messages = to_series([conversation.messages for conversation in conversations])
+                tools.append(checks.uses_tools(conversation.checked(), conversation.tools))
+        messages = to_series([conversation.checked() for conversation in conversations])
         lines = pl.DataFrame(map(lines_of, conversations), {"coded": pl.String, "whole": pl.String}, orient="row")
         flags = pl.Series("tools", tools, pl.Boolean)
         return lines.select(pl.Series("number", numbers, pl.Int64), messages, "coded", "whole", flags)
@@ -179,12 +179,12 @@ class SplitWriting:
             return []
         return [(checks.WEIGHT, "")]
 
-    def _scan(self, conversation: Conversation) -> tuple[Conversation, list[tuple[str, str]]]:
+    def _scan(self, scanner: "Scanner", conversation: Conversation) -> tuple[Conversation, list[tuple[str, str]]]:
         """The conversation, without personal data and secrets where they are to be replaced, and what was found."""
         findings: Counter[str] = Counter()
         clean = []
-        for message in conversation.messages:
-            content, found = self._checks.scanner.redact(message["content"])
+        for message in conversation.checked():
+            content, found = scanner.redact(message["content"])
             findings.update(finding.kind for finding in found)
             clean.append(message | {"content": content})
         if not findings or self._checks.data.privacy == "redact":

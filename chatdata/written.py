@@ -6,6 +6,8 @@ from typing import IO, NamedTuple
 import orjson
 import polars as pl
 
+from chatdata.conversations import Messages
+
 
 class RowLocation(NamedTuple):
     """Where a row stands in the source."""
@@ -34,7 +36,7 @@ class WrittenRows:
         """Where a row stands in the source."""
         return RowLocation(self.rows["file"][row], self.rows["number"][row])
 
-    def messages(self, row: int) -> list[dict[str, object]]:
+    def messages(self, row: int) -> Messages:
         """The conversation of a row."""
         if self._file is None:
             self._file = self.path.open("rb")

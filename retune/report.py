@@ -119,10 +119,14 @@ class Split(Part):
     """One prepared file of chat data."""
 
     rows: int = Field(description="Rows written.")
-    source_split: str = Field("", description="Split of the source, or file, that the rows come from.")
-    held_out: str = Field("", description="How the rows were held out of the split to train on, where they were.")
-    format: str = Field("", description="Shape of the source's rows as recognised, and its columns.")
-    source_row: str = Field("", description="The first row as it is in the source, cut to a few hundred characters.")
+    source_split: str = Field(default="", description="Split of the source, or file, that the rows come from.")
+    held_out: str = Field(
+        default="", description="How the rows were held out of the split to train on, where they were."
+    )
+    format: str = Field(default="", description="Shape of the source's rows as recognised, and its columns.")
+    source_row: str = Field(
+        default="", description="The first row as it is in the source, cut to a few hundred characters."
+    )
     tool_rows: int = Field(0, description="Rows with tools, tool calls or tool messages.")
     question_rows: int = Field(0, description="Rows with a user turn that the endpoint can be asked.")
     selected: int = Field(0, description="Rows that data.fraction chose.")
@@ -142,13 +146,17 @@ class PreparedData(Part):
     source: str = Field(description="Data set id, folder, URL or data asset.")
     revision: str = Field(description="Commit of the data set, or digest of the files' content.")
     selection: str = Field("head", description="How rows were chosen.")
-    key: str = Field("", description="Digest of everything that decides the files' content; names them in the cache.")
+    key: str = Field(
+        default="", description="Digest of everything that decides the files' content; names them in the cache."
+    )
     splits: dict[str, Split] = Field(description="By role: train, validation, test.")
     notes: list[str] = Field([], description="What somebody should know of the data though it is usable.")
-    cached: bool = Field(False, description="The files of an earlier run were used, after a check of their digests.")
+    cached: bool = Field(
+        default=False, description="The files of an earlier run were used, after a check of their digests."
+    )
     fetched_bytes: int = Field(0, description="Bytes of content that this run fetched from elsewhere.")
-    seconds: float = Field(0, description="Time of the preparation, seconds.")
-    assets: dict[str, str] = Field({}, description="Data assets that the job reads, by role: full asset ids.")
+    seconds: float = Field(default=0, description="Time of the preparation, seconds.")
+    assets: dict[str, str] = Field(default={}, description="Data assets that the job reads, by role: full asset ids.")
 
     @property
     def warnings(self) -> list[str]:

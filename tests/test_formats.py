@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from public_shapes import ROWS, SHAPES, Case, chat, lines
 
+from chatdata.describe import to_markdown
 from chatdata.prepare import prepare
 from chatdata.sources import pin
 from retune.errors import BadRequest
@@ -48,11 +49,15 @@ def test_the_report_says_what_was_recognised_and_shows_a_row_before_and_after(tm
     """Format, columns, what is not read, and the first row as it was."""
     case = SHAPES["sharegpt"](tmp_path / "source")
 
-    split = prepared(case.source, tmp_path / "out").splits["train"]
+    data = prepared(case.source, tmp_path / "out")
 
+    split = data.splits["train"]
     assert split.format == "sharegpt (ShareGPT): conversations as messages; not read: id"
     assert split.source_row.startswith('{"id": "x0", "conversations": [{"from": "human"')
     assert split.statistics.preview[0].startswith('{"messages":[{"role":"user"')
+    page = to_markdown(data)
+    assert "sharegpt (ShareGPT)" in page
+    assert '{"id": "x0", "conversations": [{"from": "human"' in page
 
 
 UNKNOWN = {
