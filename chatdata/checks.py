@@ -14,6 +14,8 @@ from itertools import pairwise
 import polars as pl
 
 ROLES = ("system", "user", "assistant", "tool")
+# Of a value that is no good, so many characters are shown.
+SHOWN_CHARACTERS = 40
 
 # Kinds that the reader finds, before there is a row.
 NOT_JSON = "not valid JSON"
@@ -65,6 +67,26 @@ SWITCHES = {
     **dict.fromkeys(NEARLY.values(), "near_duplicates"),
 }
 
+# Why it matters.
+FAILS = "the training would fail on it"
+LEFT_OUT = "the component would leave it out without a word"
+REFUSED = "most chat templates refuse it, and the training would fail"
+REASONS = {
+    **dict.fromkeys((NOT_JSON, NOT_UTF8, NOT_OBJECT, OTHER_COLUMNS, NOT_A_LIST, NOT_A_MESSAGE, NOT_TEXT), FAILS),
+    **dict.fromkeys((UNKNOWN_ROLE, TOOLS_NOT_A_LIST, BAD_TOOL_CALL, LONE_SURROGATES), FAILS),
+    **dict.fromkeys((NO_MESSAGES, TOO_SHORT, NO_ASSISTANT), LEFT_OUT),
+    **dict.fromkeys((SYSTEM_NOT_FIRST, SEVERAL_SYSTEM, USER_NOT_FIRST, SAME_ROLE_TWICE, TOOL_WITHOUT_CALL), REFUSED),
+    EMPTY_TURN: "the model would learn to say nothing",
+    CONTROL_CHARACTERS: "the model would learn to write them",
+    REPLACEMENT_CHARACTERS: "the text was lost in a conversion, and the model would learn that",
+    WRONG_CHARACTER_SET: "the model would learn to write such characters",
+    WEIGHT: "the component does not know weights and would train on the answer in full",
+    DUPLICATE: "the model would learn it twice",
+    IN_VALIDATION: "the loss would be measured on what was trained on",
+    IN_TEST: "the endpoint would be asked what was trained on",
+    PRIVATE: "the model may repeat it to anybody",
+}
+
 BAD_CHARACTERS = {
     # C0 except tab, line and form feeds and carriage return; DEL; C1 except the next line: these are white space.
     CONTROL_CHARACTERS: r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]",
@@ -104,11 +126,11 @@ def problems_of_form(messages: object) -> list[tuple[str, str]]:
     if isinstance(messages, str) and not messages.strip():
         return [(TOO_SHORT, "")]
     if not isinstance(messages, list):
-        return [(NOT_A_LIST, f"it is {kind_of(messages)}")]
+        return [(NOT_A_LIST, f"it is {show(messages)}")]
     roles, problems = [], {}
     for number, message in enumerate(messages, start=1):
         if not isinstance(message, dict) or "role" not in message or "content" not in message:
-            problems[NOT_A_MESSAGE] = f"message {number}"
+            problems[NOT_A_MESSAGE] = f"message {number} {show_message(message)}"
             continue
         role, content = message["role"], message["content"]
         roles.append(role)
@@ -120,7 +142,7 @@ def problems_of_form(messages: object) -> list[tuple[str, str]]:
         if calls and role == "assistant" and content == "":
             continue
         if type(content) is not str:
-            problems[NOT_TEXT] = f"message {number} is {kind_of(content)}"
+            problems[NOT_TEXT] = f"message {number} is {show(content)}"
         elif not content or content.isspace():
             problems[EMPTY_TURN] = f"message {number}"
     if len(messages) < 2:
@@ -183,6 +205,20 @@ def kind_of(value: object) -> str:
     """A value's type, for a sentence."""
     names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list"}
     return names.get(type(value), "an object")
+
+
+def show(value: object) -> str:
+    """A value's type and its first characters, for a sentence."""
+    text = repr(value)
+    shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+    return kind_of(value) if value is None or isinstance(value, bool) else f"{kind_of(value)}: {shown}"
+
+
+def show_message(message: object) -> str:
+    """What there is in the place of a message."""
+    if isinstance(message, dict):
+        return f"has the keys {', '.join(map(str, message)) or 'none'}"[:120]
+    return f"is {show(message)}"
 
 
 def letter_of_role(role: pl.Expr) -> pl.Expr:

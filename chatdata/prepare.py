@@ -235,7 +235,8 @@ def beyond_limit(name: str, split: Split, data: Data) -> list[str]:
 def describe_bad_rows(bad: BadRows) -> str:
     switch = checks.SWITCHES.get(bad.kind)
     keep = f" data.{switch}=note keeps such rows." if switch else ""
-    return f"{bad.rows} row(s): {bad.kind}, e.g. {'; '.join(bad.examples)}.{keep}"
+    why = f" Why it matters: {reason}." if (reason := checks.REASONS.get(bad.kind)) else ""
+    return f"{bad.rows} row(s): {bad.kind}, e.g. {'; '.join(bad.examples)}.{why}{keep}"
 
 
 def too_few(role: Role, name: str, split: Split, data: Data) -> list[str]:

@@ -20,7 +20,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chatdata import expanding
+from chatdata import checks, expanding
 from chatdata.conversations import Broken, Conversation, from_columns, without_padding
 from chatdata.expanding import Expanding, as_bytes, open_text
 from chatdata.formats import SAMPLE_ROWS, Format, UnknownFormat, recognise
@@ -343,5 +343,8 @@ def from_text(file: str, rows: list[Row], form: Format) -> Batch:
         read = [row.columns[column] for column in form.columns.values() if column in row.columns]
         if problem := row.problem or unfit_text(read):
             broken[position] = problem
-        conversations.append(NO_CONVERSATION if problem else form.conversation(row.columns))
+        conversation = NO_CONVERSATION if problem else form.conversation(row.columns)
+        if conversation.messages is None and not problem:
+            broken[position] = (checks.NO_MESSAGES, f"its keys: {', '.join(row.columns) or 'none'}"[:120])
+        conversations.append(conversation)
     return Batch(file, [row.number for row in rows], conversations, broken)

@@ -4,7 +4,7 @@ A role without a split is held out from another one; `chatdata.choosing` does th
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Literal
 
@@ -34,7 +34,7 @@ KEYWORDS = {name: role for role in ROLES for name in NAMES[role]}
 KEYWORD = re.compile(rf"(?:^|[^a-zA-Z])({'|'.join(sorted(KEYWORDS, key=len, reverse=True))})(?:[^a-zA-Z]|$)", re.I)
 # Beginnings of shards that name no split, such as those of `datasets.save_to_disk`.
 GENERIC = ("data", "part", "shard", "chunk", "file")
-ALL_FILES = "all files"
+ALL_FILES, OTHER_FILES = "all files", "other files"
 # Files that describe others.
 METADATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "package.json", "config.json")
 
@@ -51,15 +51,18 @@ def split_of(path: str) -> str | None:
 
 
 def splits_by_name(paths: Iterable[str]) -> dict[str, list[str]]:
-    """The files of each split, by names below the source; of files that name none, all are one split."""
-    paths = [path for path in sorted(paths) if is_data(path)]
-    named: dict[str, list[str]] = {}
-    for path in paths:
+    """The files of each split, by names below the source; the files that name none are one split."""
+    splits: dict[str, list[str]] = {}
+    unnamed = []
+    for path in filter(is_data, sorted(paths)):
         if (split := split_of(path)) is not None:
-            named.setdefault(split, []).append(path)
-    if named or not paths:
-        return named
-    return {PurePosixPath(paths[0]).name if len(paths) == 1 else ALL_FILES: paths}
+            splits.setdefault(split, []).append(path)
+        else:
+            unnamed.append(path)
+    if unnamed:
+        several = OTHER_FILES if splits else ALL_FILES
+        splits[PurePosixPath(unnamed[0]).name if len(unnamed) == 1 else several] = unnamed
+    return splits
 
 
 def is_data(path: str) -> bool:
@@ -93,18 +96,17 @@ def assign_roles(data: Data, known: Iterable[str]) -> dict[Role, str]:
         if role not in chosen and (name := find_split(role, free, chosen.get("train", ""))):
             chosen[role] = name
             free.remove(name)
-    if "train" not in chosen and len(known) == 1 and not chosen.keys() - {"train"} - roles_of(known[0], chosen):
+    # The only split there is, whatever its name, or the only one that has no role.
+    if "train" not in chosen and len(known) == 1 and not named_splits(data):
         return {"train": known[0]}
+    if "train" not in chosen and len(free) == 1:
+        chosen["train"] = free[0]
     if "train" not in chosen:
         raise BadRequest(
             [f"data.source '{data.source}' has no split that is named for training; its splits: {', '.join(known)}."],
             f"Name one, e.g. --set data.train_split={(free or known or ['train'])[0]}",
         )
     return {role: chosen[role] for role in ROLES if role in chosen}
-
-
-def roles_of(name: str, chosen: Mapping[Role, str]) -> set[Role]:
-    return {role for role, split in chosen.items() if split == name}
 
 
 def find_split(role: Role, free: list[str], train: str) -> str | None:

@@ -265,7 +265,7 @@ def unreadable(line: bytes, error: orjson.JSONDecodeError) -> tuple[str, str]:
         return checks.NOT_UTF8, f"byte {undecodable.start}"
     if "surrogate" in str(error) or "hex escape" in str(error):
         return checks.LONE_SURROGATES, "an escape such as \\ud800"
-    return checks.NOT_JSON, str(error)[:120]
+    return checks.NOT_JSON, f"{str(error)[:60]}: {line[:40].decode(errors='replace').strip()!r}"
 
 
 def csv_rows(name: str, stream: IO[bytes]) -> Iterator[Row]:

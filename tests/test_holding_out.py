@@ -149,3 +149,18 @@ def test_a_source_whose_splits_have_no_usual_names_says_what_to_set(tmp_path: Pa
     data = prepared(tmp_path / "named", names, train_split=caught.value.fix.rpartition("=")[2])
 
     assert data.splits["train"].rows > 20
+
+
+def test_a_file_without_a_split_in_its_name_trains_where_no_other_does(tmp_path: Path) -> None:
+    """Beside a test file; where a file is named for training, the other is said not to be read."""
+    both = {
+        "chats.jsonl": [row(number) for number in range(40)],
+        "test.jsonl": [row(number, "test") for number in range(9)],
+    }
+
+    data = prepared(tmp_path / "two", both)
+    named = prepared(tmp_path / "three", both | {"train.jsonl": [row(number, "more") for number in range(40)]})
+
+    assert (data.splits["train"].source_split, data.splits["test"].rows) == ("chats.jsonl", 9)
+    assert named.splits["train"].source_split == "train"
+    assert named.warnings == ["Splits that are not read: chats.jsonl."]
