@@ -67,15 +67,22 @@ SWITCHES = {
     **dict.fromkeys(NEARLY.values(), "near_duplicates"),
 }
 
-# Why it matters.
-FAILS = "the training would fail on it"
-LEFT_OUT = "the component would leave it out without a word"
-REFUSED = "most chat templates refuse it, and the training would fail"
+# Why a row of a kind matters.
+COMMON_REASONS = {
+    "fails": "the training would fail on it",
+    "left out": "the component would leave it out without a word",
+    "refused": "most chat templates refuse it, and the training would fail",
+}
 REASONS = {
-    **dict.fromkeys((NOT_JSON, NOT_UTF8, NOT_OBJECT, OTHER_COLUMNS, NOT_A_LIST, NOT_A_MESSAGE, NOT_TEXT), FAILS),
-    **dict.fromkeys((UNKNOWN_ROLE, TOOLS_NOT_A_LIST, BAD_TOOL_CALL, LONE_SURROGATES), FAILS),
-    **dict.fromkeys((NO_MESSAGES, TOO_SHORT, NO_ASSISTANT), LEFT_OUT),
-    **dict.fromkeys((SYSTEM_NOT_FIRST, SEVERAL_SYSTEM, USER_NOT_FIRST, SAME_ROLE_TWICE, TOOL_WITHOUT_CALL), REFUSED),
+    **dict.fromkeys(
+        (NOT_JSON, NOT_UTF8, NOT_OBJECT, OTHER_COLUMNS, NOT_A_LIST, NOT_A_MESSAGE, NOT_TEXT), COMMON_REASONS["fails"]
+    ),
+    **dict.fromkeys((UNKNOWN_ROLE, TOOLS_NOT_A_LIST, BAD_TOOL_CALL, LONE_SURROGATES), COMMON_REASONS["fails"]),
+    **dict.fromkeys((NO_MESSAGES, TOO_SHORT, NO_ASSISTANT), COMMON_REASONS["left out"]),
+    **dict.fromkeys(
+        (SYSTEM_NOT_FIRST, SEVERAL_SYSTEM, USER_NOT_FIRST, SAME_ROLE_TWICE, TOOL_WITHOUT_CALL),
+        COMMON_REASONS["refused"],
+    ),
     EMPTY_TURN: "the model would learn to say nothing",
     CONTROL_CHARACTERS: "the model would learn to write them",
     REPLACEMENT_CHARACTERS: "the text was lost in a conversion, and the model would learn that",
