@@ -35,11 +35,20 @@ class Shape(NamedTuple):
 
 
 def from_openai(parts: Parts) -> object:
-    return parse_text(parts.get("messages"))
+    return turns.with_system(parse_text(parts.get("messages")), parts.get("system"))
 
 
 def from_turns(parts: Parts) -> object:
-    return turns.with_system(turns.to_messages(parse_text(parts.get("messages"))), parts.get("system"))
+    return turns.with_system(turns.to_messages(turn_list(parts.get("messages"))), parts.get("system"))
+
+
+def turn_list(value: object) -> object:
+    """The list of turns that a value holds, also as JSON text or as an object of lists, as `datasets` writes it."""
+    value = parse_text(value)
+    columns = list(value.values()) if isinstance(value, dict) else []
+    if not columns or not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
+        return value
+    return [dict(zip(value, turn, strict=True)) for turn in zip(*columns, strict=True)]
 
 
 def from_alpaca(parts: Parts) -> object:
@@ -71,7 +80,7 @@ def from_preference(parts: Parts) -> object:
 
 
 SHAPES: dict[str, Shape] = {
-    "openai": Shape({"messages": ("messages",), "tools": TOOLS}, ("messages",), from_openai),
+    "openai": Shape({"messages": ("messages",), "tools": TOOLS, "system": SYSTEM}, ("messages",), from_openai),
     "sharegpt": Shape(
         {
             "messages": (
@@ -215,7 +224,8 @@ def choose(fitting: dict[str, dict[str, str]], rows: Sequence[Row]) -> str:
     """The first shape that fits; for a column `messages`, the one that its values have, and never a shape of lists for
     a column of text."""
     for name in [name for name in ("openai", "sharegpt") if name in fitting]:
-        values = [parse_text(row.get(fitting[name]["messages"])) for row in rows]
+        read = parse_text if name == "openai" else turn_list
+        values = [read(row.get(fitting[name]["messages"])) for row in rows]
         lists = [value for value in values if isinstance(value, list) and value]
         if name == "openai" and (not lists or len(fitting) == 1 or any(map(turns.is_openai, lists))):
             return name

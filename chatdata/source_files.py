@@ -162,6 +162,8 @@ def _no_data(data: Data, paths: list[str]) -> str:
     """A sentence for a folder that holds nothing that is read."""
     if not paths:
         return f"data.source '{data.source}' is an empty folder."
+    if paths == [""]:
+        return f"data.source '{data.source}' is no file that is read ({', '.join(KINDS)}). Export it as one of these."
     shown = ", ".join(sorted(paths)[:5])
     return f"data.source '{data.source}' holds no file that is read ({', '.join(KINDS)}), but {shown}."
 

@@ -15,6 +15,7 @@ from chatdata.source_files import (
     file_bounds,
     is_local,
     is_pattern,
+    kind_of,
     matching_files,
     open_files,
     open_url,
@@ -58,7 +59,7 @@ def _pin_source(data: Data, workspace: Workspace) -> PinnedData:
     place = Path(source).expanduser()
     if place.exists():
         return PinnedData(data=data, revision=_digest_of_files(data, place), place=str(place.resolve()))
-    if source.startswith((".", "/", "~")) or source.count("/") > 1:
+    if source.startswith((".", "/", "~")) or source.count("/") > 1 or kind_of(source):
         raise BadRequest([f"data.source '{source}': no such folder or file (looked from {Path.cwd()})."])
     return PinnedData(data=data, revision=_hub_commit(data))
 

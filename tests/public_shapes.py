@@ -342,6 +342,22 @@ def files_by_split(folder: Path) -> Case:
     return Case(folder, "openai", ("train", "validation", "test"))
 
 
+def object_of_lists(folder: Path) -> Case:
+    def row(n: int) -> Row:
+        return {"conversations": {"from": ["human", "gpt"], "value": [question(n), answer(n)]}}
+
+    return Case(table(folder / "sequence.parquet", each(row)), "sharegpt")
+
+
+def system_beside(folder: Path) -> Case:
+    def row(n: int) -> Row:
+        texts = [message | {"content": [{"text": message["content"]}]} for message in chat(n)]
+        return {"schemaVersion": "v", "system": [{"text": "Be brief."}], "messages": texts}
+
+    first = [{"role": "system", "content": "Be brief."}, *chat(0)]
+    return Case(lines(folder / "converse.jsonl", each(row)), "openai", first=first)
+
+
 def german_columns(folder: Path) -> Case:
     rows = each(lambda n: {"Frage": question(n), "Antwort": answer(n), "Nummer": n})
     settings = {"columns": {"question": "Frage", "answer": "Antwort"}}
@@ -363,6 +379,6 @@ SHAPES: dict[str, Callable[[Path], Case]] = {
         *(contents_of_parts, alpaca, alpaca_with_input, instruction_response, prompt_completion),
         *(prompt_completion_messages, prompt_response, query_response, question_answer, system_question_response),
         *(preference_transcripts, preference_messages, preference_texts, saved_to_disk, wrapped, zstandard),
-        *(files_by_split, german_columns, chats_by_another_name),
+        *(files_by_split, object_of_lists, system_beside, german_columns, chats_by_another_name),
     )
 }

@@ -216,6 +216,8 @@ def test_a_missing_folder_is_refused() -> None:
     """A path that is no folder is not looked up on the hub."""
     with pytest.raises(BadRequest, match="no such folder"):
         pin(Data(source="./nowhere"), Workspace())
+    with pytest.raises(BadRequest, match="no such folder or file"):
+        pin(Data(source="nowhere.jsonl"), Workspace())
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
