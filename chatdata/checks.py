@@ -83,6 +83,8 @@ REASONS = {
         (SYSTEM_NOT_FIRST, SEVERAL_SYSTEM, USER_NOT_FIRST, SAME_ROLE_TWICE, TOOL_WITHOUT_CALL),
         COMMON_REASONS["refused"],
     ),
+    NOT_UTF8: "the training would fail on it; if most rows are so, convert the file, e.g. from Windows-1252 with "
+    "`iconv -f WINDOWS-1252 -t UTF-8 FILE > utf8-FILE`",
     EMPTY_TURN: "the model would learn to say nothing",
     CONTROL_CHARACTERS: "the model would learn to write them",
     REPLACEMENT_CHARACTERS: "the text was lost in a conversion, and the model would learn that",

@@ -16,6 +16,8 @@ from retune.data_settings import FORMATS, Data
 Row = Mapping[str, object]
 Parts = dict[str, object]
 SAMPLE_ROWS = 20
+# No column has a longer name.
+LONGEST_NAME = 60
 SYSTEM = ("system", "system_prompt", "system_message")
 TOOLS = ("tools", "functions")
 
@@ -247,8 +249,20 @@ def listed(columns: Iterable[str]) -> str:
 
 def explain_unknown(columns: Sequence[str], rows: Sequence[Row], data: Data) -> str:
     """Why no shape fits: what the file has, the nearest shape, and the line to add."""
+    if data.format != "auto":
+        shape = SHAPES[data.format]
+        known = "; ".join(" or ".join(shape.parts[part]) for part in shape.required)
+        return (
+            f"rows are not {data.format}, which needs {known}; its columns: {listed(columns)}. Set data.format=auto, "
+            "or say which column is which with data.columns."
+        )
+    if any(len(column) > LONGEST_NAME or column.endswith(("?", ".")) for column in columns):
+        return (
+            f"no column 'messages'; its columns: {listed(columns)}. The first line looks like a row: put a line with "
+            "the names of the columns before it, e.g. `prompt,completion`."
+        )
     texts = [column for column in columns if any(isinstance(row.get(column), str) for row in rows)] or list(columns)
-    wanted = data.format if data.format != "auto" else nearest(columns)
+    wanted = nearest(columns)
     required = SHAPES[wanted].required
     listed_values = any(isinstance(parse_text(row.get(column)), list) for row in rows for column in texts)
     if not columns or len(texts) < len(required) or (len(texts) == 1 and not listed_values):

@@ -153,6 +153,12 @@ BROKEN: dict[str, Broken] = {
     "a misspelt column": Broken(
         "chats.csv", delimited(",").replace("completion", "completoin").encode(), "completion: completoin", map_columns
     ),
+    "no header": Broken(
+        "chats.csv",
+        delimited(",").replace("prompt,completion", "How do I keep it?,Water it.").encode(),
+        "The first line looks like a row",
+        replace(delimited(",").encode()),
+    ),
     "running text": Broken(
         "chats.jsonl",
         b"".join(json.dumps({"text": f"Story {n}."}).encode() + b"\n" for n in range(ROWS)),

@@ -93,6 +93,8 @@ def test_a_format_that_is_named_is_used(tmp_path: Path) -> None:
     path = lines(tmp_path / "chats.jsonl", rows)
 
     data = prepared(path, tmp_path / "out", format="question-answer")
+    with pytest.raises(BadRequest, match=r"rows are not alpaca, which needs instruction.* Set data\.format=auto"):
+        prepared(path, tmp_path / "refused", format="alpaca")
 
     assert rows_of(data, "train")[0]["messages"][0]["content"].startswith("What is")
 
