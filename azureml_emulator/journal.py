@@ -60,7 +60,8 @@ class Journal:
 
 def read_log(file: Path) -> list[Json]:
     """The lines of a request log."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    with file.open("rb") as lines:
+        return [json.loads(line) for line in lines]
 
 
 def exchange(call: Call, answer: Answer) -> dict[str, object]:

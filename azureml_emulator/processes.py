@@ -87,7 +87,7 @@ class Child:
     def _read_status(self) -> int:
         """The status line; without one the supervisor itself was killed, and the group is ended in its place."""
         assert self._supervisor.stdout
-        lines = self._supervisor.stdout.read().splitlines()
+        lines = list(self._supervisor.stdout)
         self._supervisor.stdout.close()
         with suppress(BrokenPipeError):
             if self._supervisor.stdin:

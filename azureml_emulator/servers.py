@@ -212,7 +212,8 @@ def last_lines(file: Path, count: int) -> list[str]:
     """At most `count` last lines of a text file; none when it does not exist."""
     if not file.exists() or count <= 0:
         return []
-    return file.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
+    text = file.read_text(encoding="utf-8", errors="replace").rstrip("\n")
+    return text.split("\n")[-count:] if text else []
 
 
 def mlflow_folder(folder: Path) -> Path:

@@ -109,7 +109,7 @@ class Console:
             stream.seek(position)
             new = stream.read()
         complete = new[: new.rfind(b"\n") + 1]
-        lines = complete.decode("utf-8", errors="replace").splitlines()
+        lines = complete.decode("utf-8", errors="replace").split("\n")[:-1]
         self._append("".join(f"[{name}] {line}\n" for line in lines))
         return position + len(complete)
 
@@ -285,7 +285,7 @@ class StepRun:
         ending = f"exit code {status}" if status > 0 else f"killed by signal {-status}"
         if status > 128:
             ending += f" (signal {status - 128})"
-        lines = self._runs.log_file(self._run_id).read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = self._runs.log_file(self._run_id).read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
         log_tail = "\n".join(lines[-LOG_TAIL_LINES:]) or "(empty)"
         folder = f"user_logs/std_log.txt of run {self._run_id}"
         return f"Execution failed. Step '{self._name}' ended with {ending}. The end of {folder}:\n{log_tail}"

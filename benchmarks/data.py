@@ -27,8 +27,8 @@ from rich.table import Table
 
 from benchmarks import ultrachat
 from benchmarks.hub import Hub
+from chatdata.splits import GUIDE
 from retune.folders import home
-from retune.request import Data
 
 NAME = "HuggingFaceH4/ultrachat_200k"
 ROOT = Path(__file__).resolve().parent.parent
@@ -211,10 +211,8 @@ def own_homes(folder: Path) -> dict[str, str]:
 
 def size_of_groups(place: Path, fraction: float) -> int:
     """Compressed size, all columns, of the row groups that hold the leading share of each wanted split."""
-    data = Data()
     return sum(
-        size_of_leading_groups(sorted((place / "data").glob(f"{split}-*")), fraction)
-        for split in (data.train_split, data.validation_split, data.test_split)
+        size_of_leading_groups(sorted((place / "data").glob(f"{split}-*")), fraction) for split in GUIDE.values()
     )
 
 

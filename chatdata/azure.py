@@ -97,7 +97,7 @@ def pin_asset(workspace: Workspace, source: str) -> PinnedAsset:
     with _container(workspace, account_url, container) as storage:
         blobs = _list(storage, source, asset.type, path)
     log.info("%s is version %s: %d file(s)", source, asset.version, len(blobs))
-    return PinnedAsset(asset.name, str(asset.version), asset.type, account_url, container, tuple(blobs))
+    return PinnedAsset(str(asset.name), str(asset.version), asset.type, account_url, container, tuple(blobs))
 
 
 def fetch_asset(workspace: Workspace, asset: PinnedAsset, folder: Path) -> Path:

@@ -1,6 +1,7 @@
 """Storage accounts as fsspec file systems, through `adlfs`, which is an extra."""
 
 import os
+from typing import Any
 
 from adlfs import AzureBlobFileSystem
 from azure.identity.aio import DefaultAzureCredential
@@ -27,7 +28,7 @@ def open_account(account: str, suffix: str) -> SignedIn:
     )
 
 
-def trusted() -> dict[str, str]:
+def trusted() -> dict[str, Any]:
     """The certificates that the SDK's other clients trust: aiohttp does not know REQUESTS_CA_BUNDLE."""
     bundle = os.environ.get("REQUESTS_CA_BUNDLE")
     return {"connection_verify": bundle} if bundle else {}

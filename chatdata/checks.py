@@ -14,6 +14,8 @@ from itertools import pairwise
 import polars as pl
 
 ROLES = ("system", "user", "assistant", "tool")
+# Of a value that is no good, so many characters are shown.
+SHOWN_CHARACTERS = 40
 
 # Kinds that the reader finds, before there is a row.
 NOT_JSON = "not valid JSON"
@@ -29,6 +31,7 @@ NOT_TEXT = "content is not text"
 UNKNOWN_ROLE = "unknown role"
 EMPTY_TURN = "empty turn"
 TOOLS_NOT_A_LIST = "tools is not a list"
+BAD_TOOL_CALL = "a tool call without the name of its function"
 # Kinds of the roles' order.
 SYSTEM_NOT_FIRST = "system message not at the start"
 SEVERAL_SYSTEM = "more than one system message"
@@ -41,20 +44,61 @@ CONTROL_CHARACTERS = "control characters"
 REPLACEMENT_CHARACTERS = "replacement characters"
 WRONG_CHARACTER_SET = "text of another character set"
 LONE_SURROGATES = "half a character"
+# A kind of what the component does not know.
+WEIGHT = "weight on a message"
 # Kinds that need other rows, the tokenizer or a scanner.
 DUPLICATE = "duplicate"
 NEAR_DUPLICATE = "near duplicate"
 IN_VALIDATION = "also in the validation split"
 IN_TEST = "also in the test split"
+NEAR_VALIDATION = "nearly in the validation split"
+NEAR_TEST = "nearly in the test split"
 TOO_LONG = "longer than max_seq_length"
 PRIVATE = "personal data or secrets"
 
-# Only counted: the component cuts such a row, so it is neither dropped nor refused.
-ONLY_COUNTED = frozenset({TOO_LONG})
+# What a row that nearly repeats another is called, by what one is called that repeats it exactly.
+NEARLY = {DUPLICATE: NEAR_DUPLICATE, IN_VALIDATION: NEAR_VALIDATION, IN_TEST: NEAR_TEST}
+# The setting that says what becomes of the rows of a kind; of other kinds data.on_bad_row says it.
+SWITCHES = {
+    WEIGHT: "weights",
+    DUPLICATE: "duplicates",
+    IN_VALIDATION: "evaluation_overlap",
+    IN_TEST: "evaluation_overlap",
+    **dict.fromkeys(NEARLY.values(), "near_duplicates"),
+}
+
+# Why a row of a kind matters.
+COMMON_REASONS = {
+    "fails": "the training would fail on it",
+    "left out": "the component would leave it out without a word",
+    "refused": "most chat templates refuse it, and the training would fail",
+}
+REASONS = {
+    **dict.fromkeys(
+        (NOT_JSON, NOT_UTF8, NOT_OBJECT, OTHER_COLUMNS, NOT_A_LIST, NOT_A_MESSAGE, NOT_TEXT), COMMON_REASONS["fails"]
+    ),
+    **dict.fromkeys((UNKNOWN_ROLE, TOOLS_NOT_A_LIST, BAD_TOOL_CALL, LONE_SURROGATES), COMMON_REASONS["fails"]),
+    **dict.fromkeys((NO_MESSAGES, TOO_SHORT, NO_ASSISTANT), COMMON_REASONS["left out"]),
+    **dict.fromkeys(
+        (SYSTEM_NOT_FIRST, SEVERAL_SYSTEM, USER_NOT_FIRST, SAME_ROLE_TWICE, TOOL_WITHOUT_CALL),
+        COMMON_REASONS["refused"],
+    ),
+    NOT_UTF8: "the training would fail on it; if most rows are so, convert the file, e.g. from Windows-1252 with "
+    "`iconv -f WINDOWS-1252 -t UTF-8 FILE > utf8-FILE`",
+    EMPTY_TURN: "the model would learn to say nothing",
+    CONTROL_CHARACTERS: "the model would learn to write them",
+    REPLACEMENT_CHARACTERS: "the text was lost in a conversion, and the model would learn that",
+    WRONG_CHARACTER_SET: "the model would learn to write such characters",
+    WEIGHT: "the component does not know weights and would train on the answer in full",
+    DUPLICATE: "the model would learn it twice",
+    IN_VALIDATION: "the loss would be measured on what was trained on",
+    IN_TEST: "the endpoint would be asked what was trained on",
+    PRIVATE: "the model may repeat it to anybody",
+}
 
 BAD_CHARACTERS = {
-    # C0 except tab, line feed and carriage return; DEL; C1.
-    CONTROL_CHARACTERS: r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]",
+    # C0 except tab, line and form feeds and carriage return; DEL; C1 except the next line: these are white space.
+    CONTROL_CHARACTERS: r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]",
     REPLACEMENT_CHARACTERS: "\ufffd",
     # UTF-8 that was read as Latin-1 or Windows-1252 and written as UTF-8 again.
     WRONG_CHARACTER_SET: r"Ã[\x80-\xbf]|â€|Â[\xa0-\xbf]",
@@ -66,10 +110,14 @@ SUSPICIOUS_CHARACTERS = [*map(chr, range(0x80, 0xA0)), "\ufffd", "Ã", "Â", "â
 ROLE_OF_LETTER = {role[0]: role for role in ROLES}
 
 
-def problems_of_conversation(messages: object) -> list[tuple[str, str]]:
+def problems_of_conversation(messages: list[dict[str, str]]) -> list[tuple[str, str]]:
     """Kind and detail of everything that is wrong with a conversation; empty for a usable one."""
-    problems = problems_of_form(messages)
-    return problems or problems_of_characters("\n".join(message["content"] for message in messages))
+    return problems_of_form(messages) or problems_of_texts(messages)
+
+
+def problems_of_texts(messages: list[dict[str, str]]) -> list[tuple[str, str]]:
+    """What is wrong with the characters of a conversation whose form is fit."""
+    return problems_of_characters("\n".join(message["content"] for message in messages))
 
 
 def problems_of_row(messages: object, tools: object) -> list[tuple[str, str]]:
@@ -87,18 +135,23 @@ def problems_of_form(messages: object) -> list[tuple[str, str]]:
     if isinstance(messages, str) and not messages.strip():
         return [(TOO_SHORT, "")]
     if not isinstance(messages, list):
-        return [(NOT_A_LIST, f"it is {kind_of(messages)}")]
+        return [(NOT_A_LIST, f"it is {show(messages)}")]
     roles, problems = [], {}
     for number, message in enumerate(messages, start=1):
         if not isinstance(message, dict) or "role" not in message or "content" not in message:
-            problems[NOT_A_MESSAGE] = f"message {number}"
+            problems[NOT_A_MESSAGE] = f"message {number} {show_message(message)}"
             continue
         role, content = message["role"], message["content"]
         roles.append(role)
         if role not in ROLES:
             problems[UNKNOWN_ROLE] = f"{role!r}"[:60]
+        calls = message.get("tool_calls")
+        if calls is not None and not are_calls(calls):
+            problems[BAD_TOOL_CALL] = f"message {number}"
+        if calls and role == "assistant" and content == "":
+            continue
         if type(content) is not str:
-            problems[NOT_TEXT] = f"message {number} is {kind_of(content)}"
+            problems[NOT_TEXT] = f"message {number} is {show(content)}"
         elif not content or content.isspace():
             problems[EMPTY_TURN] = f"message {number}"
     if len(messages) < 2:
@@ -106,6 +159,24 @@ def problems_of_form(messages: object) -> list[tuple[str, str]]:
     elif not problems.keys() & {NOT_A_MESSAGE, UNKNOWN_ROLE}:
         problems |= dict.fromkeys(problems_of_order(roles), "-".join(roles)[:60])
     return list(problems.items())
+
+
+def are_calls(calls: object) -> bool:
+    """Whether these are tool calls, each with the name of its function."""
+    if not isinstance(calls, list):
+        return False
+    functions = [call.get("function") if isinstance(call, dict) else None for call in calls]
+    return all(isinstance(function, dict) and isinstance(function.get("name"), str) for function in functions)
+
+
+def has_weight(messages: list[dict[str, object]]) -> bool:
+    """Whether an answer is to count less than others, which the component does not know: it trains on all of them."""
+    return any(message["role"] == "assistant" and message.get("weight", 1) != 1 for message in messages)
+
+
+def uses_tools(messages: list[dict[str, object]], tools: object) -> bool:
+    """Whether a row has tools, a tool call, or what a tool has answered."""
+    return bool(tools) or any(message["role"] == "tool" or "tool_calls" in message for message in messages)
 
 
 def problems_of_order(roles: Sequence[str]) -> list[str]:
@@ -143,6 +214,20 @@ def kind_of(value: object) -> str:
     """A value's type, for a sentence."""
     names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list"}
     return names.get(type(value), "an object")
+
+
+def show(value: object) -> str:
+    """A value's type and its first characters, for a sentence."""
+    text = repr(value)
+    shown = text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+    return kind_of(value) if value is None or isinstance(value, bool) else f"{kind_of(value)}: {shown}"
+
+
+def show_message(message: object) -> str:
+    """What there is in the place of a message."""
+    if isinstance(message, dict):
+        return f"has the keys {', '.join(map(str, message)) or 'none'}"[:120]
+    return f"is {show(message)}"
 
 
 def letter_of_role(role: pl.Expr) -> pl.Expr:

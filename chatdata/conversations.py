@@ -4,21 +4,34 @@ A conversation is a list of messages, objects with `role` and `content` and perh
 these two in any row, both text: then a whole column is taken over as it is, a polars Series of type CONVERSATION.
 """
 
-from typing import NamedTuple
+import ast
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import orjson
 import polars as pl
 import pyarrow as pa
 
 from chatdata import checks
+from chatdata.checks import ROLES
 
-# The columns that are read; the component drops all others.
-COLUMNS = ("messages", "tools")
+if TYPE_CHECKING:
+    from chatdata.formats import Format
+
 CONVERSATION = pl.List(pl.Struct({"role": pl.String, "content": pl.String}))
 # A conversation has few; beyond these a row is meant to exhaust the stack of what reads it.
 LEVELS = 64
+# Names that OpenAI gives to two roles in later, and in earlier, versions of its chats.
+OTHER_ROLES = {"developer": "system", "function": "tool"}
+# What Python writes for a list of objects; more brackets than a long chat has are meant to exhaust its parser.
+PYTHON_LIST = re.compile(r"\s*\[\s*\{\s*'")
+PYTHON_BRACKETS = 2000
+NUMPY_SEPARATOR = re.compile(r"\}\s*\n\s*\{")
 # Kinds and details of rows that could not be read, by position.
 Broken = dict[int, tuple[str, str]]
+
+
+Messages = list[dict[str, Any]]
 
 
 class Conversation(NamedTuple):
@@ -27,18 +40,37 @@ class Conversation(NamedTuple):
     messages: object
     tools: object = None
 
+    def checked(self) -> Messages:
+        """The messages of a row whose form has been checked."""
+        return cast("Messages", self.messages)
 
-def from_row(row: dict[str, object]) -> Conversation:
-    """The conversation of a row's columns, by name."""
-    return Conversation(tidy(parse_text(row.get("messages"))), parse_text(row.get("tools")))
 
-
-def from_columns(batch: pa.RecordBatch, broken: Broken) -> pl.Series | list[Conversation]:
+def from_columns(batch: pa.RecordBatch, form: "Format", broken: Broken) -> pl.Series | list[Conversation]:
     """The conversations of a batch of rows; values that are not UTF-8 are noted as broken."""
-    if batch.schema.names == ["messages"] and is_plain(batch.column(0)):
-        return from_plain(batch.column(0))
+    if form.is_plain and batch.num_columns == 1 and is_plain(column := narrowed(batch.column(0))):
+        return from_plain(column)
     columns = [values_of(column, broken) for column in batch.columns]
-    return [from_row(dict(zip(batch.schema.names, row, strict=True))) for row in zip(*columns, strict=True)]
+    rows = zip(*columns, strict=True) if columns else ()
+    return [form.conversation(dict(zip(batch.schema.names, row, strict=True))) for row in rows]
+
+
+def narrowed(column: pa.Array) -> pa.Array:
+    """A column of lists of structs of texts with 32-bit offsets, as other writers have them; any other as it is."""
+    kind = column.type
+    if not pa.types.is_large_list(kind) and not pa.types.is_list(kind):
+        return column
+    if not pa.types.is_struct(kind.value_type) or kind.value_type.num_fields != 2:
+        return column
+    fields = [kind.value_type.field(number) for number in range(2)]
+    if pa.types.is_list(kind) and all(pa.types.is_string(field.type) for field in fields):
+        return column
+    if not all(pa.types.is_large_string(field.type) or pa.types.is_string(field.type) for field in fields):
+        return column
+    wanted = pa.list_(pa.struct([pa.field(field.name, pa.string()) for field in fields]))
+    try:
+        return column.cast(wanted)
+    except pa.ArrowInvalid:
+        return column
 
 
 def is_plain(column: pa.Array) -> bool:
@@ -89,7 +121,7 @@ def encode_messages(conversations: pl.Series | list[Conversation]) -> list[bytes
 
 def lines_of(conversation: Conversation) -> tuple[str | None, str | None]:
     """The messages of a row that has more than roles and contents as JSON, as `to_json` writes others; and its line."""
-    messages, tools = conversation
+    messages, tools = conversation.checked(), conversation.tools
     if tools is None and all(len(message) == 2 for message in messages):
         return None, None
     rows = [{"messages": messages}, {"messages": messages} if tools is None else {"messages": messages, "tools": tools}]
@@ -100,27 +132,58 @@ def lines_of(conversation: Conversation) -> tuple[str | None, str | None]:
 def values_of(column: pa.Array, broken: Broken) -> list[object]:
     """A column's values, null for one that is not UTF-8."""
     try:
-        return column.to_pylist()
+        return [without_padding(value) for value in column.to_pylist()]
     except UnicodeDecodeError:
         values = []
         for position, value in enumerate(column):
             try:
-                values.append(value.as_py())
+                values.append(without_padding(value.as_py()))
             except UnicodeDecodeError as error:
                 values.append(None)
                 broken[position] = (checks.NOT_UTF8, f"byte {error.start}")
         return values
 
 
+def without_padding(value: object) -> object:
+    """A list of a column without the nulls by which Arrow fills up the objects in it; anything else as it is."""
+    return [_without_nulls(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _without_nulls(value: object) -> object:
+    """Messages keep `content`, because a null there means something."""
+    match value:
+        case dict(members):
+            return {
+                name: _without_nulls(member)
+                for name, member in members.items()
+                if member is not None or name in ("role", "content")
+            }
+        case list(entries):
+            return [_without_nulls(entry) for entry in entries]
+    return value
+
+
 def parse_text(value: object) -> object:
-    """A list or object that was written as JSON text; anything else, and what is nested too deep, as it is."""
+    """A list or object that was written as JSON text, or by Python's `str`; anything else, and what is nested too deep,
+    as it is."""
     if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
         return value
     try:
         parsed = orjson.loads(value)
     except orjson.JSONDecodeError:
-        return value
+        return parse_python(value)
     return value if is_deep(parsed) else parsed
+
+
+def parse_python(text: str) -> object:
+    """The list that Python, or numpy, has written as text; any other text as it is."""
+    if PYTHON_LIST.match(text) is None or text.count("[") + text.count("{") > PYTHON_BRACKETS:
+        return text
+    try:
+        # numpy writes line ends in the place of commas; inside a text Python writes none.
+        return ast.literal_eval(NUMPY_SEPARATOR.sub("},\\n{", text.strip()))
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 def is_deep(value: object) -> bool:
@@ -144,7 +207,37 @@ def tidy(messages: object) -> object:
 
 
 def tidy_message(message: dict[str, object]) -> dict[str, object]:
-    known = {name: message[name] for name in ("role", "content") if name in message}
-    if len(known) == len(message):
-        return known
-    return known | {name: value for name, value in message.items() if name not in known and value is not None}
+    """A message in the one spelling that is written: text for its parts, `tool_calls` for the older `function_call`,
+    and an empty text beside a bare tool call, because templates add to what they find there."""
+    if len(message) == 2 and type(message.get("content")) is str and message.get("role") in ROLES:
+        return {"role": message["role"], "content": message["content"]}
+    extra = {name: value for name, value in message.items() if name not in ("role", "content") and value is not None}
+    if isinstance(call := extra.get("function_call"), dict) and "tool_calls" not in extra:
+        extra["tool_calls"] = [{"type": "function", "function": call}]
+        del extra["function_call"]
+    content = plain_text(message.get("content"))
+    known: dict[str, object] = {}
+    if "role" in message:
+        role = message["role"]
+        known["role"] = OTHER_ROLES.get(role, role) if isinstance(role, str) else role
+    if content is None and extra.get("tool_calls"):
+        content = ""
+    if "content" in message or content is not None:
+        known["content"] = content
+    return known | extra
+
+
+def plain_text(content: object) -> object:
+    """The text of a list of parts, where all are text; anything else as it is."""
+    if not isinstance(content, list) or not content:
+        return content
+    texts = [part if isinstance(part, str) else text_of_part(part) for part in content]
+    return "".join(map(str, texts)) if all(isinstance(text, str) for text in texts) else content
+
+
+def text_of_part(part: object) -> str | None:
+    """The text of a part `{"type": "text", "text": ...}`; None for a picture or a sound."""
+    if not isinstance(part, dict) or part.get("type", "text") not in ("text", "input_text", "output_text"):
+        return None
+    text = part.get("text")
+    return text if isinstance(text, str) else None

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chatdata import cache
-from chatdata.sources import PinnedData, pin
+from chatdata.source_files import PinnedData
+from chatdata.sources import pin
 from retune.report import PreparedData
 from retune.request import Request
 

@@ -4,9 +4,9 @@ huggingface_hub repeats a request that was refused for its rate or cut off; noth
 """
 
 import threading
-from typing import Literal
+from typing import Any, Literal
 
-from huggingface_hub import HfApi, HfFileSystem
+from huggingface_hub import HfApi, HfFileSystem, errors
 from huggingface_hub.hf_file_system import HfFileSystemFile
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -36,6 +36,8 @@ class Subset(BaseModel):
     data_files: list[NamedFiles]
 
 
+# What the hub's client raises where no answer came.
+TransportError: type[Exception] = errors.HTTPError  # pyright: ignore[reportPrivateImportUsage]
 SUBSETS = TypeAdapter(list[Subset])
 
 
@@ -57,7 +59,7 @@ class CountingHub(HfFileSystem):
     # Instances of fsspec's file systems are shared; the count belongs to one preparation.
     cachable = False
 
-    def __init__(self, *args: object, **settings: object) -> None:
+    def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self.fetched_bytes = 0
         self._lock = threading.Lock()
@@ -66,7 +68,9 @@ class CountingHub(HfFileSystem):
         with self._lock:
             self.fetched_bytes += size
 
-    def _open(self, path: str, mode: str = "rb", **settings: object) -> CountingFile:
+    def _open(  # pyright: ignore[reportIncompatibleMethodOverride] the hub's own takes more, which fsspec does not pass
+        self, path: str, mode: str = "rb", **settings: Any
+    ) -> CountingFile:
         return CountingFile(self, path, mode=mode, **{"revision": None} | settings)
 
 

@@ -3,22 +3,23 @@
 The evaluation splits come first, because training rows are compared with theirs.
 """
 
+import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import xxhash
-
 from chatdata import checks
-from chatdata.conversations import encode_messages
-from chatdata.reading import Batch, Reader
-from chatdata.repetitions import WrittenRows
-from chatdata.sources import PinnedData, Source, open_source, wanted_splits
+from chatdata.chat_template import lost_tools
+from chatdata.choosing import MINIMUM_TRAINING_ROWS, HeldOut, choose, hold_out
+from chatdata.reading import Reader
+from chatdata.source_files import PinnedData, Source, SourceSplit, open_source
+from chatdata.splits import ROLES, Role
 from chatdata.text_files import BadFile
-from chatdata.writing import Checks, Chosen, SplitWriting
+from chatdata.writing import Checks, SplitWriting
+from chatdata.written import WrittenRows
 from retune.errors import BadRequest
 from retune.report import BadRows, PreparedData, Split
 from retune.request import Data
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 
     from chatdata.privacy import Scanner
 
-MINIMUM_TRAINING_ROWS = 10
-UINT64_VALUES = 2**64
-EVALUATION_KINDS = {"validation": checks.IN_VALIDATION, "test": checks.IN_TEST}
+# How `describe_bad_rows` begins, after the split and the source.
+BAD_ROWS = re.compile(r": \d+ row\(s\): ")
+EVALUATION_KINDS: dict[Role, str] = {"validation": checks.IN_VALIDATION, "test": checks.IN_TEST}
 
 # Role of the file that is written, rows looked at, rows in all where that is known, bytes fetched from elsewhere.
 Progress = Callable[[str, int, int | None, int], None]
@@ -52,72 +53,118 @@ def prepare(
     data = pinned.data
     source = open_source(pinned)
     tokenizer = load_tokenizer(pinned) if pinned.tokenizer_file else None
-    looked_for = Checks(max_seq_length, tokenizer, load_scanner(data), data.privacy == "redact")
-    written: dict[str, WrittenRows] = {}
-    splits, problems = {}, []
+    looked_for = Checks(max_seq_length, tokenizer, load_scanner(data), data)
+    written: dict[Role, WrittenRows] = {}
+    splits: dict[Role, Split] = {}
+    problems: list[str] = []
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch, ExitStack() as opened:
-        reader = Reader(source.system, Path(scratch))
-        reader.fetch_footers(file for files in source.splits.values() for file in files)
-        for role, name in wanted_splits(data).items():
+        reader = Reader(source.system, Path(scratch), data)
+        reader.fetch_footers(file for split in source.splits.values() for file in split.files)
+        problems += unknown_formats(reader, source, data)
+        held: dict[Role, HeldOut] = {}
+        if not problems:
+            try:
+                held = hold_out(reader, source, data)
+            except BadFile as error:
+                problems.append(f"Split '{source.splits['train'].name}' of '{data.source}': {error}")
+        for role in ROLES if not problems else ():
             evaluation = {EVALUATION_KINDS[other]: rows for other, rows in written.items()} if role == "train" else {}
             writing = SplitWriting(looked_for, folder / f"{role}.jsonl", evaluation)
+            split = source.splits.get(role) or held[role].split
             try:
-                chosen = choose(reader, source, name, data)
+                chosen = choose(reader, split, data, role, held.get(role))
                 report = partial(report_progress, progress, role, chosen.rows, reader)
                 splits[role], written[role] = writing.write(chosen, report)
             except BadFile as error:
-                problems.append(f"Split '{name}' of '{data.source}': {error}")
+                problems.append(f"Split '{split.name}' of '{data.source}': {error}")
                 continue
             opened.callback(written[role].close)
-            if data.on_bad_row == "fail":
-                problems += [
-                    f"Split '{name}' of '{data.source}': {describe_bad_rows(bad)}" for bad in unfit(splits[role])
-                ]
-            problems += too_few(role, name, splits[role])
+            splits[role] = splits[role].model_copy(update=describe_source(reader, split, role, source, data))
+            problems += refusals(split.name, splits[role], data)
+            problems += too_few(role, split.name, splits[role], data)
         fetched = reader.fetched_bytes
+    notes, refused = about_tools(pinned, splits)
+    problems += refused
     if problems:
-        raise BadRequest(problems, "Mend the rows, or set data.on_bad_row=drop to leave them out.")
+        raise BadRequest(problems, advise(problems, splits, data))
     splits = {role: splits[role] for role in ("train", "validation", "test")}
     return PreparedData(
-        source=data.source, revision=pinned.revision, selection=data.selection, splits=splits, fetched_bytes=fetched
+        source=data.source,
+        revision=pinned.revision,
+        selection=data.selection,
+        splits={**splits},
+        fetched_bytes=fetched,
+        notes=notes + about_weights(splits) + about_unused(source),
     )
+
+
+def unknown_formats(reader: Reader, source: Source, data: Data) -> list[str]:
+    """A sentence for each split with files that cannot be read, or whose columns make no known shape."""
+    problems = []
+    for split in source.splits.values():
+        for file in split.files:
+            try:
+                reader.recognise(file)
+            except BadFile as error:
+                problems.append(f"Split '{split.name}' of '{data.source}': {error}")
+                break
+    return problems
+
+
+def describe_source(reader: Reader, split: SourceSplit, role: Role, source: Source, data: Data) -> dict[str, str]:
+    """What the report says of where a role's rows come from: the split, the format, the first row, what is held out."""
+    recognised = [reader.recognise(file) for file in split.files]
+    shares = {"validation": data.validation_fraction, "test": data.test_fraction}
+    return {
+        "source_split": split.name,
+        "format": "; ".join(dict.fromkeys(each.format.describe() for each in recognised)),
+        "source_row": recognised[0].first_row,
+        "held_out": f"{shares[role]:.0%} of '{split.name}', by digest" if role not in source.splits else "",
+    }
+
+
+def about_tools(pinned: PinnedData, splits: dict[Role, Split]) -> tuple[list[str], list[str]]:
+    """Notes on rows whose tools the model may never see, and problems where such rows are to be refused."""
+    rows = sum(split.tool_rows for split in splits.values())
+    if not rows:
+        return [], []
+    beginning = f"{rows:,} rows have tools, tool calls or tool messages"
+    if pinned.chat_template is None:
+        named = pinned.data.tokenizer
+        advice = (
+            f"'{named}' has no chat template" if named else "name the model's tokenizer in data.tokenizer to find out"
+        )
+        sentence = f"{beginning}; whether the model's chat template renders them is unknown: {advice}."
+    else:
+        from jinja2 import TemplateError
+
+        try:
+            lost = lost_tools(pinned.chat_template)
+        except TemplateError as error:
+            return [], [f"{beginning}, which the chat template of '{pinned.data.tokenizer}' refuses: {error}."]
+        if not lost:
+            return [], []
+        sentence = f"{beginning}; the chat template of '{pinned.data.tokenizer}' leaves out {', '.join(lost)}."
+    if pinned.data.on_lost_tools == "fail":
+        return [], [f"{sentence} data.on_lost_tools=warn trains on them all the same."]
+    return [sentence], []
+
+
+def about_weights(splits: Mapping[Role, Split]) -> list[str]:
+    """A note on weights that have no effect."""
+    rows = sum(split.noted.get(checks.WEIGHT, 0) for split in splits.values())
+    return (
+        [f"{rows:,} rows have weights, which the component ignores: it trains on all answers in full."] if rows else []
+    )
+
+
+def about_unused(source: Source) -> list[str]:
+    """A note on splits that nothing is read from."""
+    return [f"Splits that are not read: {', '.join(source.unused)}."] if source.unused else []
 
 
 def report_progress(progress: Progress, role: str, rows: int | None, reader: Reader, done: int) -> None:
     progress(role, done, rows, reader.fetched_bytes)
-
-
-def choose(reader: Reader, source: Source, split: str, data: Data) -> Chosen:
-    """The chosen rows of a split.
-
-    Raises:
-        BadFile: a file cannot be read.
-    """
-    files = source.splits[split]
-    if data.selection == "hash" and data.fraction < 1:
-        every = (batch for file in files for batch in reader.batches(file, None))
-        return Chosen((choose_by_digest(batch, data.seed, data.fraction) for batch in every), None)
-    counts = [reader.count_rows(file) for file in files]
-    # As `datasets` rounds a percent slice, but never to nothing.
-    rows = max(round(sum(counts) * data.fraction), min(sum(counts), 1))
-
-    def leading() -> Iterator[Batch]:
-        left = rows
-        for file, count in zip(files, counts, strict=True):
-            for batch in reader.batches(file, min(left, count)) if left else ():
-                taken = batch if len(batch) <= left else batch.only(range(left))
-                left -= len(taken)
-                yield taken
-                if not left:
-                    return
-
-    return Chosen(leading(), rows)
-
-
-def choose_by_digest(batch: Batch, seed: int, fraction: float) -> Batch:
-    """The rows whose digest falls below the fraction; that of messages is the same in any file and format."""
-    digests = [xxhash.xxh3_64_intdigest(messages, seed) for messages in encode_messages(batch.conversations)]
-    return batch.only([number for number, digest in enumerate(digests) if digest < fraction * UINT64_VALUES])
 
 
 def load_tokenizer(pinned: PinnedData) -> "Tokenizer":
@@ -129,7 +176,7 @@ def load_tokenizer(pinned: PinnedData) -> "Tokenizer":
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_file(pinned.tokenizer_file)
+        return Tokenizer.from_file(str(pinned.tokenizer_file))
     # The package raises nothing narrower.
     except Exception as error:
         detail = " ".join(str(error).split())[:200]
@@ -146,21 +193,61 @@ def load_scanner(data: Data) -> "Scanner | None":
     return load()
 
 
-def unfit(split: Split) -> list[BadRows]:
-    """What was found of the kinds that make a row unfit."""
-    return [bad for bad in split.bad_rows if bad.kind not in checks.ONLY_COUNTED]
+def advise(problems: list[str], splits: Mapping[Role, Split], data: Data) -> str:
+    """What to do about the problems, in the state that the request is in."""
+    bad_rows = any(BAD_ROWS.search(problem) for problem in problems)
+    enough = not any(too_few(role, "", split, data) or beyond_limit("", split, data) for role, split in splits.items())
+    if bad_rows and data.on_bad_row == "fail" and enough:
+        return "Mend the rows, or set data.on_bad_row=drop to leave them out."
+    return "Do what each line says, then run it again."
+
+
+def unfit(split: Split, data: Data) -> list[BadRows]:
+    """What was found of the kinds that make a row unfit, but for those that a setting of their own leaves out."""
+    own = {kind for kind, setting in checks.SWITCHES.items() if getattr(data, setting) == "drop"}
+    return [bad for bad in split.bad_rows if bad.kind not in split.noted and bad.kind not in own]
+
+
+def refusals(name: str, split: Split, data: Data) -> list[str]:
+    """A sentence for each kind of rows for which the data is refused."""
+    bad_rows = unfit(split, data) if data.on_bad_row == "fail" else []
+    told = [f"Split '{name}' of '{data.source}': {describe_bad_rows(bad)}" for bad in bad_rows]
+    refused = {bad.kind for bad in bad_rows}
+    left = split.model_copy(update={"dropped": {k: n for k, n in split.dropped.items() if k not in refused}})
+    return told + beyond_limit(name, left, data)
+
+
+def beyond_limit(name: str, split: Split, data: Data) -> list[str]:
+    """A sentence for each check that would leave out more of a split than a check may."""
+    examples = {bad.kind: "; ".join(bad.examples[:2]) for bad in split.bad_rows}
+    sentences = []
+    for kind, rows in split.dropped.items():
+        if rows > data.drop_limit * split.selected:
+            switch = checks.SWITCHES.get(kind)
+            keep = f"Keep such rows with data.{switch}=note, or leave" if switch else "Mend them, or leave"
+            sentences.append(
+                f"Split '{name}' of '{data.source}': the check '{kind}' would leave out {rows:,} of {split.selected:,} "
+                f"rows, e.g. {examples[kind]}. {keep} them out all the same with data.drop_limit=1."
+            )
+    return sentences
 
 
 def describe_bad_rows(bad: BadRows) -> str:
-    return f"{bad.rows} row(s): {bad.kind}, e.g. {'; '.join(bad.examples)}."
+    switch = checks.SWITCHES.get(bad.kind)
+    keep = f" data.{switch}=note keeps such rows." if switch else ""
+    why = f" Why it matters: {reason}." if (reason := checks.REASONS.get(bad.kind)) else ""
+    return f"{bad.rows} row(s): {bad.kind}, e.g. {'; '.join(bad.examples)}.{why}{keep}"
 
 
-def too_few(role: str, name: str, split: Split) -> list[str]:
+def too_few(role: Role, name: str, split: Split, data: Data) -> list[str]:
     """A sentence when the component would refuse the file for having too few rows."""
     needed = MINIMUM_TRAINING_ROWS if role == "train" else 1
     if split.rows >= needed:
         return []
-    return [
-        f"Split '{name}' has {split.rows} usable row(s), {role} needs at least {needed}. "
-        "Raise data.fraction or choose another split."
-    ]
+    if split.selected > split.rows and split.selected >= needed:
+        advice = f"{split.selected - split.rows} of {split.selected} were left out; mend those."
+    elif data.fraction < 1:
+        advice = "Raise data.fraction."
+    else:
+        advice = "Add rows, or choose another split."
+    return [f"Split '{name}' has {split.rows} usable row(s), {role} needs at least {needed}. {advice}"]

@@ -141,7 +141,9 @@ class Scanner:
     def _find_personal(self, text: str) -> Iterator[Finding]:
         for rule in self._rules:
             for begin, stop in _windows(text, rule.near, rule.margin):
-                for result in rule.recognizer.analyze(text[begin:stop], rule.recognizer.supported_entities, None):
+                part, entities = text[begin:stop], rule.recognizer.supported_entities
+                # Rules that find by form take no analysis of the language.
+                for result in rule.recognizer.analyze(part, entities, None):  # pyright: ignore[reportArgumentType]
                     start, end = begin + result.start, begin + result.end
                     if result.score >= _THRESHOLD and rule.holds(text, start, end):
                         yield Finding(rule.kind, start, end)

@@ -6,44 +6,42 @@ Memory holds a few batches, whatever the size of the files.
 """
 
 import csv
-import io
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
 
-import fsspec
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from chatdata.conversations import COLUMNS, Broken, Conversation, from_columns
-from chatdata.sources import SourceFile, unreachable
-from chatdata.text_files import BadFile, Row, csv_rows, json_rows, list_columns
+from chatdata import checks, expanding
+from chatdata.conversations import Broken, Conversation, from_columns, without_padding
+from chatdata.expanding import Expanding, as_bytes, open_text
+from chatdata.formats import SAMPLE_ROWS, Format, UnknownFormat, recognise
+from chatdata.parquet_ranges import groups_to_fetch, has_messages, ranges_to_fetch
+from chatdata.sniffing import check_beginning
+from chatdata.source_files import SourceFile, unreachable
+from chatdata.text_files import BadFile, Row, csv_rows, json_rows, unfit_text
+from retune.data_settings import Data
 from retune.errors import RetuneError
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 T = TypeVar("T")
+NO_CONVERSATION = Conversation(None)
+SNIFFED_BYTES = 1 << 16
+ARROW_FILE = b"ARROW1"
 BATCH_ROWS = 1000
-# Row groups are fetched together, because a request costs as much time as a few megabytes; the first ones of a file
-# up to the first size, so that work begins soon, then twice as much each time, up to the second.
-FIRST_FETCH_BYTES, FETCH_BYTES = 2 << 20, 8 << 20
-# For the same reason what lies between two wanted columns is fetched with them up to this size.
-GAP_BYTES = 1 << 19
-# Of a column that an early parquet-cpp wrote, so many bytes more are read than it says it has.
-PADDING_BYTES = 100
 FOOTERS_AT_ONCE = 8
-# A row of chat has kilobytes, and text is compressed by a factor of ten: beyond these a file is meant to fill memory.
-ROW_BYTES = 64 << 20
-EXPANSION, FREE_BYTES, PART_BYTES = 100, 64 << 20, 1 << 20
 BOM = b"\xef\xbb\xbf"
-UTF16 = (b"\xff\xfe", b"\xfe\xff")
+EXAMPLE_CHARACTERS = 400
 
 
 @dataclass(frozen=True)
@@ -64,15 +62,23 @@ class Batch:
         broken = {new: self.broken[old] for new, old in enumerate(positions) if old in self.broken}
         numbers = [self.numbers[position] for position in positions]
         if isinstance(self.conversations, pl.Series):
-            return Batch(self.file, numbers, self.conversations.gather(positions), broken)
+            return Batch(self.file, numbers, self.conversations.gather([*positions]), broken)
         return Batch(self.file, numbers, [self.conversations[position] for position in positions], broken)
+
+
+class Recognised(NamedTuple):
+    """How a file is read, and its first row as it stands there, as JSON text."""
+
+    format: Format
+    first_row: str
 
 
 class Reader:
     """Reads files of one file system; those that must be whole to be read are fetched into `scratch`."""
 
-    def __init__(self, system: "AbstractFileSystem", scratch: Path) -> None:
-        self._system, self._scratch = system, scratch
+    def __init__(self, system: "AbstractFileSystem", scratch: Path, data: Data) -> None:
+        self._system, self._scratch, self._data = system, scratch, data
+        self._formats: dict[str, Recognised] = {}
         self._local = "file" in system.protocol
         self._fetched: dict[str, Path] = {}
         self._footers: dict[str, pq.FileMetaData] = {}
@@ -105,64 +111,127 @@ class Reader:
         Raises:
             BadFile: the file cannot be read.
         """
+        form = self.recognise(file).format
+        number = 1
         with guarded(file):
-            yield from self._parquet(file, rows) if file.kind == "parquet" else self._text(file)
+            if file.kind == "json" or file.kind == "csv":
+                for chunk in self._text(file, BATCH_ROWS):
+                    yield from_text(file.name, chunk, form)
+                return
+            for batch in self._parquet(file, rows, form) if file.kind == "parquet" else self._arrow(file):
+                yield from_arrow(file.name, number, batch, form)
+                number += len(batch)
 
-    def _parquet(self, file: SourceFile, rows: int | None) -> Iterator[Batch]:
+    def recognise(self, file: SourceFile) -> Recognised:
+        """How a file is read, from its columns and first rows.
+
+        Raises:
+            BadFile: the file cannot be read, or its columns make no known shape.
+        """
+        if file.path not in self._formats:
+            with guarded(file):
+                columns, rows = self._first_rows(file)
+            try:
+                form = recognise(columns, rows, self._data)
+            except UnknownFormat as error:
+                raise BadFile(f"{file.name}: {error}") from error
+            self._formats[file.path] = Recognised(form, show_row(rows[0] if rows else {}))
+        return self._formats[file.path]
+
+    def _first_rows(self, file: SourceFile) -> tuple[list[str], list[dict[str, object]]]:
+        """The columns of a file, and some of its first rows; none of a parquet file whose columns say enough."""
+        if file.kind == "parquet":
+            schema = self._footer(file).schema.to_arrow_schema()
+            if not self._local and has_messages(schema) and self._data.format in ("auto", "openai"):
+                return schema.names, []
+            batches = self._parquet(file, SAMPLE_ROWS, None)
+            return schema.names, sample_of(batches)
+        if file.kind == "arrow":
+            batches = list(itertools.islice(self._arrow(file), 1))
+            return (batches[0].schema.names if batches else []), sample_of(iter(batches))
+        unread: list[Row] = []
+        for rows in self._text(file, SAMPLE_ROWS):
+            values = [row.columns for row in rows if row.problem is None]
+            if values:
+                break
+            unread = unread or rows
+        else:
+            raise BadFile(f"{file.name}: {no_row(unread)}")
+        return list(dict.fromkeys(name for row in values for name in row)), values
+
+    def _parquet(self, file: SourceFile, rows: int | None, form: Format | None) -> Iterator[pa.RecordBatch]:
+        """Batches of the columns that a format reads, or of all."""
         footer = self._footer(file)
         names = footer.schema.to_arrow_schema().names
-        if "messages" not in names:
-            raise BadFile(f"{file.name}: no column 'messages'; its columns: {list_columns(names)}.")
-        columns = [name for name in COLUMNS if name in names]
-        check_expansion(file, footer)
-        number = 1
-        for groups, stream in read_ahead(map(partial(self._fetch_groups, file), groups_to_fetch(footer, rows))):
+        columns = [name for name in names if form is None or name in form.columns.values()]
+        check_expansion(file, footer, columns)
+        fetch = partial(self._fetch_groups, file, columns)
+        for groups, stream in read_ahead(map(fetch, groups_to_fetch(footer, rows, columns))):
             with stream:
                 opened = pq.ParquetFile(stream, metadata=footer)
-                for batch in opened.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns):
-                    yield from_arrow(file.name, number, batch)
-                    number += len(batch)
+                yield from opened.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns)
 
-    def _fetch_groups(self, file: SourceFile, groups: list[int]) -> tuple[list[int], IO[bytes]]:
+    def _arrow(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
+        """Batches of a file that `datasets` has saved: Arrow's stream format, or its file format."""
+        here = self._here(file)
+        most = max(expanding.FREE_BYTES, expanding.EXPANSION * here.stat().st_size)
+        with pa.memory_map(str(here)) as source:
+            check_beginning(file.name, source.read(SNIFFED_BYTES), file.kind)
+            source.seek(0)
+            if source.read(len(ARROW_FILE)) == ARROW_FILE:
+                opened = pa.ipc.open_file(source)
+                batches = map(opened.get_batch, range(opened.num_record_batches))
+            else:
+                source.seek(0)
+                batches = iter(pa.ipc.open_stream(source))
+            for batch in batches:
+                if batch.nbytes > most:
+                    raise BadFile(f"{file.name}: expands to more than {expanding.EXPANSION} times its size.")
+                for start in range(0, len(batch), BATCH_ROWS):
+                    yield batch.slice(start, BATCH_ROWS)
+
+    def _fetch_groups(self, file: SourceFile, columns: list[str], groups: list[int]) -> tuple[list[int], IO[bytes]]:
         """Row groups, and the file with their columns fetched."""
-        if self._local:
-            return groups, self._open(file)
+        if self._local or file.path in self._fetched:
+            return groups, self._here(file).open("rb")
         with self._open(file) as stream:
             parts = {}
-            for start, end in ranges_to_fetch(self._footer(file), groups):
+            for start, end in ranges_to_fetch(self._footer(file), groups, columns):
                 stream.seek(start)
                 content = stream.read(end - start)
                 # Near the end of a file there may be less.
                 parts[start, start + len(content)] = content
         # What lies elsewhere must not be taken for zeros.
         known = {"data": parts, "strict": True}
-        return groups, self._system.open(file.path, "rb", cache_type="parts", cache_options=known)
+        return groups, as_bytes(self._system.open(file.path, "rb", cache_type="parts", cache_options=known))
 
     def _footer(self, file: SourceFile) -> pq.FileMetaData:
         """Fetched once, though counting and reading both need it."""
         if file.path not in self._footers:
             with guarded(file), self._open(file) as stream:
-                self._footers[file.path] = pq.ParquetFile(stream).metadata
+                try:
+                    self._footers[file.path] = pq.ParquetFile(stream).metadata
+                except pa.ArrowInvalid:
+                    stream.seek(0)
+                    check_beginning(file.name, stream.read(expanding.MAGIC_BYTES), file.kind)
+                    raise
         return self._footers[file.path]
 
-    def _text(self, file: SourceFile) -> Iterator[Batch]:
+    def _text(self, file: SourceFile, rows: int) -> Iterator[list[Row]]:
+        """The rows of a text file, so many at a time."""
         here = self._here(file)
-        with fsspec.open(str(here), "rb", compression="infer") as opened:
-            stream = Expanding(opened, here.stat().st_size)
-            start = stream.read(len(BOM))
-            if not start:
-                raise BadFile(f"{file.name}: the file is empty.")
-            if start.startswith(UTF16):
-                raise BadFile(f"{file.name}: the file is UTF-16. Convert it to UTF-8.")
-            stream.seek(len(BOM) if start == BOM else 0)
-            csv.field_size_limit(ROW_BYTES)
-            rows = csv_rows(file.name, stream) if file.kind == "csv" else json_rows(stream)
-            for chunk in iter(lambda: list(itertools.islice(rows, BATCH_ROWS)), []):
-                yield from_text(file.name, chunk)
+        with open_text(here, self._scratch) as opened:
+            stream = as_bytes(Expanding(opened, here.stat().st_size))
+            start = stream.read(SNIFFED_BYTES)
+            check_beginning(file.name, start, file.kind)
+            stream.seek(len(BOM) if start.startswith(BOM) else 0)
+            csv.field_size_limit(expanding.ROW_BYTES)
+            parsed = csv_rows(file.name, stream) if file.kind == "csv" else json_rows(stream)
+            yield from iter(lambda: list(itertools.islice(parsed, rows)), [])
 
     def _open(self, file: SourceFile) -> IO[bytes]:
         """The file, for reading by ranges; the store must not be asked for more than is wanted."""
-        return self._system.open(file.path, "rb", **{} if self._local else {"cache_type": "none"})
+        return as_bytes(self._system.open(file.path, "rb", **{} if self._local else {"cache_type": "none"}))
 
     def _here(self, file: SourceFile) -> Path:
         """The file on this machine."""
@@ -174,55 +243,17 @@ class Reader:
             self._fetched[file.path] = target
         return self._fetched[file.path]
 
+    def fetch_whole(self, files: Iterable[SourceFile]) -> None:
+        """Fetch files that are to be read more than once, so that they are read here."""
+        for file in files:
+            with guarded(file):
+                self._here(file)
+
     @property
     def fetched_bytes(self) -> int:
         """Bytes of content that came from elsewhere."""
         whole = sum(path.stat().st_size for path in self._fetched.values())
         return getattr(self._system, "fetched_bytes", 0) + whole
-
-
-class Expanding(io.BufferedIOBase):
-    """A file that may be compressed, of which only so much is read as its size allows.
-
-    Raises:
-        ValueError: from its methods, when it expands to far more than its size.
-    """
-
-    def __init__(self, stream: IO[bytes], size: int) -> None:
-        self._stream, self._most, self._size = stream, max(FREE_BYTES, EXPANSION * size), size
-        self._read = 0
-
-    def _count(self, content: bytes) -> bytes:
-        self._read += len(content)
-        if self._read > self._most:
-            raise ValueError(f"its {self._size} bytes expand to over {self._most}, more than {EXPANSION} times as many")
-        return content
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1) -> bytes:
-        if size is None or size < 0:
-            # In parts: the file says only at its end how much it expands to.
-            return b"".join(iter(lambda: self.read(PART_BYTES), b""))
-        return self._count(self._stream.read(size))
-
-    def read1(self, size: int = -1) -> bytes:
-        return self.read(size if size >= 0 else io.DEFAULT_BUFFER_SIZE)
-
-    def readline(self, size: int | None = -1) -> bytes:
-        """The next line. Raises: ValueError also when it is longer than a row may be."""
-        line = self._count(self._stream.readline(ROW_BYTES + 1))
-        if len(line) > ROW_BYTES:
-            raise ValueError(f"a row is larger than {ROW_BYTES} bytes")
-        return line
-
-    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        self._read = self._stream.seek(place, whence)
-        return self._read
-
-    def tell(self) -> int:
-        return self._stream.tell()
 
 
 @contextmanager
@@ -244,9 +275,10 @@ def network_errors() -> tuple[type[Exception], ...]:
     a tenth of a second."""
     from aiohttp import ClientError
     from azure.core.exceptions import AzureError
-    from huggingface_hub.errors import HTTPError
 
-    return AzureError, ClientError, ConnectionError, HTTPError, TimeoutError
+    from chatdata.hub import TransportError
+
+    return AzureError, ClientError, ConnectionError, TransportError, TimeoutError
 
 
 def read_ahead(batches: Iterator[T]) -> Iterator[T]:
@@ -258,67 +290,61 @@ def read_ahead(batches: Iterator[T]) -> Iterator[T]:
             yield batch
 
 
-def check_expansion(file: SourceFile, metadata: pq.FileMetaData) -> None:
+def check_expansion(file: SourceFile, metadata: pq.FileMetaData, columns: Collection[str]) -> None:
     """Raise BadFile when a wanted column expands to far more than its size."""
     for group in range(metadata.num_row_groups):
         about = metadata.row_group(group)
         for column in map(about.column, range(about.num_columns)):
-            most = max(FREE_BYTES, EXPANSION * column.total_compressed_size)
-            if column.path_in_schema.partition(".")[0] in COLUMNS and column.total_uncompressed_size > most:
+            most = max(expanding.FREE_BYTES, expanding.EXPANSION * column.total_compressed_size)
+            if column.path_in_schema.partition(".")[0] in columns and column.total_uncompressed_size > most:
                 sizes = f"{column.total_compressed_size} bytes expand to {column.total_uncompressed_size}"
                 place = f"row group {group + 1}, {column.path_in_schema}"
-                raise BadFile(f"{file.name}: {place}: its {sizes}, more than {EXPANSION} times as many.")
+                raise BadFile(f"{file.name}: {place}: its {sizes}, more than {expanding.EXPANSION} times as many.")
 
 
-def groups_to_fetch(metadata: pq.FileMetaData, rows: int | None) -> Iterator[list[int]]:
-    """Numbers of the row groups that hold the leading rows, as many together as should be fetched at once."""
-    together, size, left = [], 0, metadata.num_rows if rows is None else rows
-    most = FIRST_FETCH_BYTES
-    for number in range(metadata.num_row_groups):
-        if left <= 0:
-            break
-        bytes_ = sum(end - start for start, end in column_ranges(metadata, number))
-        if together and size + bytes_ > most:
-            yield together
-            together, size, most = [], 0, min(2 * most, FETCH_BYTES)
-        together, size, left = [*together, number], size + bytes_, left - metadata.row_group(number).num_rows
-    if together:
-        yield together
+def no_row(unread: list[Row]) -> str:
+    """Why a text file has no row that can be read."""
+    if not unread:
+        return "the file has no row."
+    kind, detail = unread[0].problem or ("", "")
+    return f"no row can be read; the first one, at {unread[0].number}, is {kind} ({detail})."
 
 
-def ranges_to_fetch(metadata: pq.FileMetaData, groups: list[int]) -> list[tuple[int, int]]:
-    """First byte and end of what holds the wanted columns of row groups, in as few ranges as is worth it."""
-    ranges: list[tuple[int, int]] = []
-    for start, end in sorted(itertools.chain.from_iterable(column_ranges(metadata, number) for number in groups)):
-        if ranges and start - ranges[-1][1] <= GAP_BYTES:
-            start, before = ranges.pop()
-            end = max(before, end)
-        ranges.append((start, end))
-    return ranges
+def sample_of(batches: Iterator[pa.RecordBatch]) -> list[dict[str, object]]:
+    """The first rows of batches; none where a value is not UTF-8."""
+    for batch in batches:
+        try:
+            rows = batch.slice(0, SAMPLE_ROWS).to_pylist()
+        except UnicodeDecodeError:
+            return []
+        return [{name: without_padding(value) for name, value in row.items()} for row in rows]
+    return []
 
 
-def column_ranges(metadata: pq.FileMetaData, group: int) -> Iterator[tuple[int, int]]:
-    """First byte and end of each wanted column of a row group."""
-    about = metadata.row_group(group)
-    for number in range(about.num_columns):
-        column = about.column(number)
-        if column.path_in_schema.partition(".")[0] in COLUMNS:
-            start = column.data_page_offset
-            # A dictionary comes before the pages that refer to it.
-            if column.has_dictionary_page and 0 < column.dictionary_page_offset < start:
-                start = column.dictionary_page_offset
-            yield start, start + column.total_compressed_size + PADDING_BYTES
+def show_row(row: dict[str, object]) -> str:
+    """A row as JSON text, cut where it is long."""
+    text = json.dumps(row, ensure_ascii=False, default=str)
+    return text if len(text) <= EXAMPLE_CHARACTERS else f"{text[:EXAMPLE_CHARACTERS]} ..."
 
 
-def from_arrow(file: str, number: int, columns: pa.RecordBatch) -> Batch:
-    """A batch of parquet rows."""
+def from_arrow(file: str, number: int, columns: pa.RecordBatch, form: Format) -> Batch:
+    """A batch of rows of columns."""
     broken: Broken = {}
-    conversations = from_columns(columns, broken)
+    wanted = columns.select([name for name in columns.schema.names if name in form.columns.values()])
+    conversations = from_columns(wanted, form, broken)
     return Batch(file, range(number, number + len(conversations)), conversations, broken)
 
 
-def from_text(file: str, rows: list[Row]) -> Batch:
+def from_text(file: str, rows: list[Row], form: Format) -> Batch:
     """A batch of rows of a text file."""
-    numbers, conversations, problems = zip(*rows, strict=True)
-    broken = {position: problem for position, problem in enumerate(problems) if problem}
-    return Batch(file, numbers, list(conversations), broken)
+    broken: Broken = {}
+    conversations = []
+    for position, row in enumerate(rows):
+        read = [row.columns[column] for column in form.columns.values() if column in row.columns]
+        if problem := row.problem or unfit_text(read):
+            broken[position] = problem
+        conversation = NO_CONVERSATION if problem else form.conversation(row.columns)
+        if conversation.messages is None and not problem:
+            broken[position] = (checks.NO_MESSAGES, f"its keys: {', '.join(row.columns) or 'none'}"[:120])
+        conversations.append(conversation)
+    return Batch(file, [row.number for row in rows], conversations, broken)

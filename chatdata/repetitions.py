@@ -1,48 +1,33 @@
 """Rows that repeat an earlier row of their split, or a row of an evaluation split: exactly, or nearly.
 
-Exactly: the same roles and texts. Nearly: `is_near_duplicate` says so. Comparing each row with all others would take
-too long, so only rows are compared that share two of the four ends (beginning and end) of their two longest turns. A
-near duplicate that differs in three of these four is missed.
+Exactly: the same roles and texts. Nearly: `is_near_duplicate` says so of the words that differ beyond a template that
+many rows share (`chatdata.templates`). Comparing each row with all others would take too long. Only rows are compared
+that share two of the four ends (beginning and end) of their two longest turns, of ends that few rows have. A near
+duplicate that differs in three of these four is missed. A row whose ends are a template's is compared by what is left
+without it.
 """
 
-import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
-import orjson
 import polars as pl
 
 from chatdata import checks
+from chatdata.templates import NO_TEMPLATE, Template, Templates, is_near_duplicate, words_of
+from chatdata.written import WrittenRows
 from retune.waiting import pause
 
-COMPARED_WORDS = 50
-SIMILARITY = 0.9
 # Of each end, so many letters and digits, looked for in so many characters.
 END_LETTERS, END_CHARACTERS = 40, 64
 # A single shared end is weak evidence: many chats open alike.
 SHARED_ENDS = 2
-# An end that so many dissimilar rows share (a template's first words) is no evidence at all.
+# An end that more different rows share is a template's; among few rows, one that more than a share of them have.
+CROWD, CROWD_SHARE, SMALLEST_CROWD = 8, 0.25, 2
+# A row with so many of them is compared by what is left without the template.
+CROWDED_ENDS = 2
+# An end that so many dissimilar rows share is no evidence at all.
 DISSIMILAR_ROWS = 4
-
-
-def is_near_duplicate(first: list[dict[str, object]], second: list[dict[str, object]]) -> bool:
-    """Whether two conversations have the same words, or, with 50 words or more, a Jaccard similarity of at least 0.9
-    over the sequences of three words, repeated ones counted as often as they occur."""
-    words, others = (
-        re.findall(r"\w+", " ".join(message["content"] for message in messages).casefold())
-        for messages in (first, second)
-    )
-    if words == others:
-        return True
-    few, many = sorted((len(words), len(others)))
-    # Texts of such different lengths cannot be that similar.
-    if few < COMPARED_WORDS or few < SIMILARITY * many:
-        return False
-    sequences, other_sequences = (Counter(zip(text, text[1:], text[2:], strict=False)) for text in (words, others))
-    shared = (sequences & other_sequences).total()
-    return shared >= SIMILARITY * (sequences.total() + other_sequences.total() - shared)
 
 
 def ends_of(texts: pl.Expr) -> pl.Expr:
@@ -56,101 +41,86 @@ def ends_of(texts: pl.Expr) -> pl.Expr:
     return pl.concat_list(texts.list.eval(heads), texts.list.eval(tails))
 
 
+class Suspect(NamedTuple):
+    """A row that may repeat another."""
+
+    number: int
+    exact: int
+    # The ends that it shares with few rows, and the one that it shares with most if that is a template's.
+    ends: list[int]
+    crowd: int | None
+    crowded: int
+
+
 def select_candidates(rows: pl.DataFrame) -> pl.DataFrame:
-    """The rows that may repeat another one, with the ends that they share; (row, exact, shared)."""
+    """The rows that may repeat another one; (row, exact, ends, crowd, crowded) as in Suspect."""
     shared = (
-        rows.select("row", shared="ends")
-        .explode("shared")
-        .filter(pl.col("shared").is_duplicated())
-        .group_by("row", maintain_order=True)
-        .agg("shared")
-        .filter(pl.col("shared").list.len() >= SHARED_ENDS)
+        rows.select("row", "exact", end="ends").explode("end").filter(pl.col("end").is_duplicated()).drop_nulls("end")
     )
+    limit = min(CROWD, max(SMALLEST_CROWD, CROWD_SHARE * len(rows)))
+    crowds = shared.group_by("end").agg(different=pl.col("exact").n_unique()).filter(pl.col("different") > limit)
+    of_row = (
+        shared.join(crowds, on="end", how="left", maintain_order="left")
+        .group_by("row", maintain_order=True)
+        .agg(
+            ends=pl.col("end").filter(pl.col("different").is_null()),
+            crowd=pl.col("end")
+            .filter(pl.col("different").is_not_null())
+            .sort_by(pl.col("different").drop_nulls())
+            .last(),
+            crowded=pl.col("different").count(),
+        )
+    )
+    near = (pl.col("ends").list.len() >= SHARED_ENDS) | (pl.col("crowded") >= CROWDED_ENDS)
     return (
         rows.select("row", "exact", pl.col("exact").is_duplicated().alias("repeated"))
-        .join(shared, on="row", how="left", maintain_order="left")
-        .filter(pl.col("repeated") | pl.col("shared").is_not_null())
-        .select("row", "exact", pl.col("shared").fill_null([]))
+        .join(of_row.filter(near), on="row", how="left", maintain_order="left")
+        .filter(pl.col("repeated") | pl.col("ends").is_not_null())
+        .select("row", "exact", pl.col("ends").fill_null([]), "crowd", pl.col("crowded").fill_null(0))
     )
-
-
-class RowLocation(NamedTuple):
-    """Where a row stands in the source."""
-
-    file: str
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.number}"
-
-
-class WrittenRows:
-    """The rows of a prepared file, which can be read again one by one.
-
-    `rows` has, in the file's order: file, number, size, exact, ends, and more.
-    """
-
-    def __init__(self, path: Path, rows: pl.DataFrame) -> None:
-        self.path, self.rows = path, rows
-        self._offsets = rows["size"].cum_sum() - rows["size"]
-        self._file: IO[bytes] | None = None
-
-    def close(self) -> None:
-        """The rows are not read any more."""
-        if self._file is not None:
-            self._file.close()
-
-    def location(self, row: int) -> RowLocation:
-        """Where a row stands in the source."""
-        return RowLocation(self.rows["file"][row], self.rows["number"][row])
-
-    def messages(self, row: int) -> list[dict[str, object]]:
-        """The conversation of a row."""
-        if self._file is None:
-            self._file = self.path.open("rb")
-        self._file.seek(self._offsets[row])
-        return orjson.loads(self._file.readline())["messages"]
 
 
 class Compared:
     """The rows of one file that later rows are compared with."""
 
-    def __init__(self, file: WrittenRows) -> None:
-        self.file = file
-        # The first row that has a digest or an end.
+    def __init__(self, file: WrittenRows, templates: Templates) -> None:
+        self.file, self._templates = file, templates
+        # The first row that has a digest, or an end or what is left without the template.
         self._exact: dict[int, int] = {}
-        self._ends: dict[int, int] = {}
+        self._keys: dict[int, int] = {}
         # How often two rows that share an end were not alike.
         self._dissimilar: Counter[int] = Counter()
 
-    def add(self, row: int, exact: int, ends: list[int]) -> None:
+    def add(self, row: Suspect, keys: list[int]) -> None:
         """Later rows are compared with this one too."""
-        self._exact.setdefault(exact, row)
-        for end in ends:
-            self._ends.setdefault(end, row)
+        self._exact.setdefault(row.exact, row.number)
+        for key in keys:
+            self._keys.setdefault(key, row.number)
 
     def find_same(self, exact: int) -> int | None:
         """The row with this digest."""
         return self._exact.get(exact)
 
-    def find_near(self, ends: list[int], messages: list[dict[str, object]]) -> int | None:
-        """A row with two of these ends of which the messages are a near duplicate."""
-        holders = [self._ends.get(end) for end in ends]
+    def find_near(self, keys: list[int], needed: int, words: list[str], template: Template) -> int | None:
+        """A row with so many of these keys whose words are nearly the same beyond the template."""
+        holders = [self._keys.get(key) for key in keys]
         for row in dict.fromkeys(holders):
-            shared = [end for end, holder in zip(ends, holders, strict=True) if holder == row]
-            if row is None or len(shared) < SHARED_ENDS:
+            shared = [key for key, holder in zip(keys, holders, strict=True) if holder == row]
+            if row is None or len(shared) < needed:
                 continue
-            if any(self._dissimilar[end] > DISSIMILAR_ROWS for end in shared):
+            if any(self._dissimilar[key] > DISSIMILAR_ROWS for key in shared):
                 continue
-            if is_near_duplicate(messages, self.file.messages(row)):
+            if is_near_duplicate(words, words_of(self.file.messages(row)), template):
                 return row
             self._dissimilar.update(shared)
         return None
 
 
-def find_repetitions(file: WrittenRows, evaluation: dict[str, WrittenRows]) -> Iterator[tuple[int, str, str]]:
+def find_repetitions(
+    file: WrittenRows, evaluation: dict[str, WrittenRows], *, near: bool = True
+) -> Iterator[tuple[int, str, str]]:
     """Row, kind and detail of each row of a file that repeats an earlier one, or one of the evaluation splits, by their
-    kinds."""
+    kinds; with `near`, also of those that nearly do."""
     files = {checks.DUPLICATE: file, **evaluation}
     keys = [
         written.rows.select("exact", "ends", kind=pl.lit(kind), number=pl.int_range(pl.len()))
@@ -160,31 +130,52 @@ def find_repetitions(file: WrittenRows, evaluation: dict[str, WrittenRows]) -> I
     suspects = select_candidates(everything).join(
         everything.select("row", "kind", "number"), on="row", maintain_order="left"
     )
-    columns = ("number", "exact", "shared")
-    compared = {kind: Compared(written) for kind, written in files.items()}
-    for kind in evaluation:
-        for number, exact, ends in suspects.filter(kind=kind).select(columns).iter_rows():
-            compared[kind].add(number, exact, ends)
-    for number, exact, ends in suspects.filter(kind=checks.DUPLICATE).select(columns).iter_rows():
+    templates = Templates(
+        (crowd, files[kind], number)
+        for crowd, kind, number in suspects.drop_nulls("crowd").select("crowd", "kind", "number").iter_rows()
+    )
+    compared = {kind: Compared(written, templates) for kind, written in files.items()}
+    finder = Finder(file, compared, templates, near)
+    for kind, written in evaluation.items():
+        for row in suspects_of(suspects, kind):
+            compared[kind].add(row, finder.keys(written, row) if near else [])
+    for row in suspects_of(suspects, checks.DUPLICATE):
         pause(0)
-        if problem := find_repeated(file, number, exact, ends, compared):
-            yield number, *problem
+        if problem := finder.find(row):
+            yield row.number, *problem
         else:
-            compared[checks.DUPLICATE].add(number, exact, ends)
+            compared[checks.DUPLICATE].add(row, finder.keys(file, row) if near else [])
 
 
-def find_repeated(
-    file: WrittenRows, number: int, exact: int, ends: list[int], compared: dict[str, Compared]
-) -> tuple[str, str] | None:
-    """Kind and detail of the row that a row repeats: one that is the same, else one that is nearly the same."""
-    for kind, others in compared.items():
-        if (row := others.find_same(exact)) is not None:
-            return kind, f"of {others.file.location(row)}"
-    if len(ends) < SHARED_ENDS:
+def suspects_of(suspects: pl.DataFrame, kind: str) -> Iterator[Suspect]:
+    columns = ("number", "exact", "ends", "crowd", "crowded")
+    return (Suspect(*row) for row in suspects.filter(kind=kind).select(columns).iter_rows())
+
+
+class Finder:
+    """Finds the row that a row repeats."""
+
+    def __init__(self, file: WrittenRows, compared: dict[str, Compared], templates: Templates, near: bool) -> None:
+        self._file, self._compared, self._templates, self._near = file, compared, templates, near
+
+    def keys(self, file: WrittenRows, row: Suspect) -> list[int]:
+        """What a row shares with those that it may nearly repeat: ends, or what is left without the template."""
+        if row.crowd is None or row.crowded < CROWDED_ENDS:
+            return row.ends
+        return self._templates.of(row.crowd).keys(words_of(file.messages(row.number)))
+
+    def find(self, row: Suspect) -> tuple[str, str] | None:
+        """Kind and detail of the row that a row repeats: one that is the same, else one that is nearly the same."""
+        for kind, others in self._compared.items():
+            if (same := others.find_same(row.exact)) is not None:
+                return kind, f"of {others.file.location(same)}"
+        if not self._near or (row.crowded < CROWDED_ENDS and len(row.ends) < SHARED_ENDS):
+            return None
+        needed = 1 if row.crowded >= CROWDED_ENDS else SHARED_ENDS
+        words = words_of(self._file.messages(row.number))
+        template = NO_TEMPLATE if row.crowd is None else self._templates.of(row.crowd)
+        keys = template.keys(words) if row.crowded >= CROWDED_ENDS else row.ends
+        for kind, others in self._compared.items():
+            if (nearly := others.find_near(keys, needed, words, template)) is not None:
+                return checks.NEARLY[kind], f"nearly {others.file.location(nearly)}"
         return None
-    messages = file.messages(number)
-    for kind, others in compared.items():
-        if (row := others.find_near(ends, messages)) is not None:
-            near = checks.NEAR_DUPLICATE if kind == checks.DUPLICATE else kind
-            return near, f"nearly {others.file.location(row)}"
-    return None

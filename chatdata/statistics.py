@@ -24,7 +24,9 @@ def summarize(path: Path, rows: pl.DataFrame, tokens: pl.Series) -> SplitStatist
         characters=spread(rows["characters"]),
         tokens=spread(tokens) if len(tokens) else None,
         token_rows=len(tokens),
-        roles={role: counted[role] for role in sorted(ROLES, key=counted.get, reverse=True) if counted[role]},
+        roles={
+            role: counted[role] for role in sorted(ROLES, key=lambda role: counted[role], reverse=True) if counted[role]
+        },
         histogram_edges=edges,
         histogram_rows=counts,
         preview=preview(path),
@@ -33,8 +35,14 @@ def summarize(path: Path, rows: pl.DataFrame, tokens: pl.Series) -> SplitStatist
 
 def spread(values: pl.Series) -> Spread:
     """Mean, percentiles and maximum."""
-    p50, p90, p99 = (round(values.quantile(share, "linear"), 1) for share in (0.5, 0.9, 0.99))
-    return Spread(mean=round(values.mean(), 1), p50=p50, p90=p90, p99=p99, maximum=values.max())
+    p50, p90, p99 = (round(percentile(values, share), 1) for share in (0.5, 0.9, 0.99))
+    numbers = values.to_numpy()
+    return Spread(mean=round(float(numbers.mean()), 1), p50=p50, p90=p90, p99=p99, maximum=numbers.max().item())
+
+
+def percentile(values: pl.Series, share: float) -> float:
+    """The value that a share of all values is below; of none 0."""
+    return values.quantile(share, "linear") or 0.0
 
 
 def histogram(values: pl.Series) -> tuple[list[float], list[int]]:
@@ -42,7 +50,7 @@ def histogram(values: pl.Series) -> tuple[list[float], list[int]]:
 
     Long conversations are few; the last bin holds them, so that the others can be told apart.
     """
-    width = max(values.quantile(0.99, "linear"), 1) / BINS
+    width = max(percentile(values, 0.99), 1) / BINS
     edges = [width * number for number in range(BINS + 1)]
     bins = (pl.Series(edges).search_sorted(values, side="right") - 1).clip(0, BINS - 1)
     counts = dict(bins.value_counts().iter_rows())

@@ -3,18 +3,24 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import IO, NamedTuple
 
 import orjson
 
 from chatdata import checks
-from chatdata.conversations import COLUMNS, LEVELS, Conversation, from_row, is_deep
-from retune.texts import SHOWN_CHARACTERS
+from chatdata.conversations import LEVELS, is_deep
 
 TOO_DEEP = f"nested deeper than {LEVELS} levels"
-NO_ROW = Conversation(None)
+SNIFFED_BYTES = 1 << 16
+# A first line that begins an object with a list of objects that are no messages.
+WRAPPED = re.compile(rb'\{\s*"(data|rows|examples|train|items|records|instances|samples)"\s*:\s*\[\s*(\{|$)')
+# Texts in quotes, which may hold the others, and what structures a JSON text.
+TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+# What parts the values of a row, most usual first.
+DELIMITERS = (b",", b";", b"\t", b"|")
 
 
 class BadFile(Exception):
@@ -25,43 +31,197 @@ class Row(NamedTuple):
     """One row, or kind and detail of why it could not be read."""
 
     number: int
-    conversation: Conversation
+    columns: dict[str, object]
     problem: tuple[str, str] | None = None
 
 
 def json_rows(stream: IO[bytes]) -> Iterator[Row]:
-    """Rows of JSON lines, or of one JSON array."""
+    """Rows of JSON lines, of one JSON array, or of an object that holds one.
+
+    Raises:
+        ValueError: the text is none of these; what it is instead is named.
+    """
     start = stream.tell()
-    beginning = stream.read(64).lstrip()[:1]
+    beginning = stream.read(SNIFFED_BYTES)
     stream.seek(start)
-    if beginning == b"[":
+    if beginning.lstrip()[:1] == b"[":
         yield from array_rows(stream.read())
-        return
+    elif is_one_document(beginning):
+        yield from wrapped_rows(stream.read())
+    else:
+        yield from line_rows(stream)
+
+
+def is_one_document(beginning: bytes) -> bool:
+    """Whether a text that begins so is one object over several lines, or one that holds the rows in a list."""
+    first, _, rest = beginning.lstrip().partition(b"\n")
+    first = first.strip()
+    if not first.startswith(b"{"):
+        return False
+    return first == b"{" or first.endswith((b"[", b"{", b",")) or (not rest.strip() and bool(WRAPPED.match(first)))
+
+
+def line_rows(stream: IO[bytes]) -> Iterator[Row]:
+    """Rows of JSON lines."""
     for number, line in enumerate(stream, start=1):
         if line.isspace():
             continue
         try:
             value = orjson.loads(line)
         except orjson.JSONDecodeError as error:
-            yield Row(number, NO_ROW, unreadable(line, error))
-            continue
+            value = parse_constants(line)
+            if value is None:
+                yield Row(number, {}, unreadable(line, error))
+                continue
         problem = ambiguous(line, value)
-        yield Row(number, NO_ROW, (checks.NOT_JSON, problem)) if problem else from_object(number, value)
+        yield Row(number, {}, (checks.NOT_JSON, problem)) if problem else from_object(number, value)
+
+
+class Constant(float):
+    """NaN or an infinity, which JSON does not have; harmless in a column that is not read."""
+
+
+def parse_constants(text: bytes) -> object:
+    """The value of a text that is JSON but for NaN and infinities; None for any other."""
+    if b"NaN" not in text and b"Infinity" not in text:
+        return None
+    try:
+        return json.loads(text, parse_constant=Constant)
+    except (ValueError, RecursionError):
+        return None
+
+
+def holds_constant(value: object) -> bool:
+    """Whether NaN or an infinity is somewhere in a value."""
+    match value:
+        case dict(members):
+            return any(map(holds_constant, members.values()))
+        case list(entries):
+            return any(map(holds_constant, entries))
+    return isinstance(value, Constant)
+
+
+def wrapped_rows(text: bytes) -> Iterator[Row]:
+    """The rows of an object that holds them in a list, such as `{"data": [...]}`, or that is a row itself; or of
+    objects over several lines each.
+
+    Raises:
+        ValueError: it holds none, or the text is no JSON.
+    """
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        yield from printed_rows(text, error)
+        return
+    if looks_like_row(document):
+        yield from_element(1, document)
+        return
+    lists = {name: value for name, value in document.items() if is_table(value)}
+    name = next(iter(lists)) if len(lists) == 1 else None
+    if name is None:
+        keys = ", ".join(map(str, document))
+        raise ValueError(
+            f"it is one JSON object that holds several lists of rows; its keys: {keys[:200]}. Write each list to a "
+            "file of its own, named for its split"
+        )
+    for number, value in enumerate(lists[name], start=1):
+        yield from_element(number, value)
+
+
+def is_table(value: object) -> bool:
+    """Whether a value is a list of objects that are rows rather than messages."""
+    if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+        return False
+    return not {"role", "from"} & value[0].keys()
+
+
+def looks_like_row(document: dict[str, object]) -> bool:
+    """Whether an object is a row rather than what holds the rows: it has messages, or texts alone."""
+    return not any(map(is_table, document.values()))
+
+
+def printed_rows(text: bytes, error: orjson.JSONDecodeError) -> Iterator[Row]:
+    """Objects one after the other, each over several lines.
+
+    Raises:
+        ValueError: the text is no JSON from the start.
+    """
+    decoder, rest, number = json.JSONDecoder(parse_constant=Constant), text.decode().strip(), 0
+    while rest:
+        number += 1
+        try:
+            value, end = decoder.raw_decode(rest)
+        except (ValueError, RecursionError) as problem:
+            if number == 1:
+                raise error from problem
+            yield Row(number, {}, (checks.NOT_JSON, f"object {number}: {problem}"[:120]))
+            return
+        yield from_element(number, value)
+        rest = rest[end:].lstrip(" \t\r\n,")
 
 
 def array_rows(text: bytes) -> Iterator[Row]:
-    """The elements of a JSON array."""
-    values = orjson.loads(text)
-    if may_repeat_keys(text, values) and (name := find_repeated_key(text)):
-        raise ValueError(f"the key '{name}' stands twice in an object")
+    """The elements of a JSON array; where one is broken, the others are rows all the same.
+
+    Raises:
+        ValueError: the text is no array, or it ends too early.
+    """
+    try:
+        values = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        yield from broken_array_rows(text, error)
+        return
+    repeated = find_repeated_key(text) if may_repeat_keys(text, values) else None
+    if repeated:
+        raise ValueError(f"the key '{repeated}' stands twice in an object")
     for number, value in enumerate(values, start=1):
-        yield Row(number, NO_ROW, (checks.NOT_JSON, TOO_DEEP)) if is_deep(value) else from_object(number, value)
+        yield from_element(number, value)
+
+
+def broken_array_rows(text: bytes, error: orjson.JSONDecodeError) -> Iterator[Row]:
+    """The elements of an array that is no JSON as a whole, each parsed by itself.
+
+    Raises:
+        ValueError: it has no end.
+    """
+    elements = split_array(text)
+    if elements is None:
+        raise error
+    for number, element in enumerate(elements, start=1):
+        try:
+            yield from_element(number, orjson.loads(element))
+        except orjson.JSONDecodeError as problem:
+            value = parse_constants(element)
+            yield from_element(number, value) if value is not None else Row(number, {}, unreadable(element, problem))
+
+
+def split_array(text: bytes) -> list[bytes] | None:
+    """The texts of an array's elements; None where its brackets do not match."""
+    depth, start, elements = 0, 0, []
+    for token in TOKEN.finditer(text):
+        mark = token[0]
+        if mark in (b"[", b"{"):
+            depth += 1
+            start = token.end() if depth == 1 else start
+        elif mark in (b"]", b"}"):
+            depth -= 1
+            if depth == 0:
+                elements.append(text[start : token.start()])
+                return elements if not text[token.end() :].strip() else None
+        elif mark == b"," and depth == 1:
+            elements.append(text[start : token.start()])
+            start = token.end()
+    return None
+
+
+def from_element(number: int, value: object) -> Row:
+    return Row(number, {}, (checks.NOT_JSON, TOO_DEEP)) if is_deep(value) else from_object(number, value)
 
 
 def from_object(number: int, value: object) -> Row:
     if isinstance(value, dict):
-        return Row(number, from_row(value))
-    return Row(number, NO_ROW, (checks.NOT_OBJECT, f"it is {checks.kind_of(value)}"))
+        return Row(number, value)
+    return Row(number, {}, (checks.NOT_OBJECT, f"it is {checks.kind_of(value)}"))
 
 
 def ambiguous(line: bytes, value: object) -> str | None:
@@ -105,40 +265,38 @@ def unreadable(line: bytes, error: orjson.JSONDecodeError) -> tuple[str, str]:
         return checks.NOT_UTF8, f"byte {undecodable.start}"
     if "surrogate" in str(error) or "hex escape" in str(error):
         return checks.LONE_SURROGATES, "an escape such as \\ud800"
-    return checks.NOT_JSON, str(error)[:120]
+    return checks.NOT_JSON, f"{str(error)[:60]}: {line[:40].decode(errors='replace').strip()!r}"
 
 
 def csv_rows(name: str, stream: IO[bytes]) -> Iterator[Row]:
-    """Rows of comma or tab separated values, whose cells `messages` and `tools` hold JSON.
-
-    Raises:
-        BadFile: there is no column `messages`.
-    """
+    """Rows of values that commas, semicolons, tabs or bars separate."""
+    start = stream.tell()
+    header = stream.read(SNIFFED_BYTES).partition(b"\n")[0]
+    stream.seek(start)
+    delimiter = b"\t" if ".tsv" in name else max(DELIMITERS, key=header.count)
     # Bytes that are not UTF-8 become lone surrogates, which are found row by row.
     with io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="") as text:
-        lines = csv.reader(text, delimiter="\t" if ".tsv" in name else ",", strict=True)
-        header = next(lines, [])
-        if "messages" not in header:
-            raise BadFile(f"{name}: no column 'messages'; its columns: {list_columns(header)}.")
-        wanted = [header.index(column) if column in header else None for column in COLUMNS]
+        lines = csv.reader(text, delimiter=delimiter.decode(), strict=True)
+        names = next(lines, [])
         for cells in lines:
             if not cells:
                 continue
-            if len(cells) != len(header):
-                detail = f"{len(cells)}, the header has {len(header)}"
-                yield Row(lines.line_num, NO_ROW, (checks.OTHER_COLUMNS, detail))
+            if len(cells) != len(names):
+                detail = f"{len(cells)}, the header has {len(names)}"
+                yield Row(lines.line_num, {}, (checks.OTHER_COLUMNS, detail))
                 continue
-            messages, tools = ("" if number is None else cells[number] for number in wanted)
+            yield Row(lines.line_num, dict(zip(names, cells, strict=True)))
+
+
+def unfit_text(values: Iterable[object]) -> tuple[str, str] | None:
+    """What is wrong with the texts of a row that was parsed: half characters of CSV, or numbers that JSON does not
+    have."""
+    for value in values:
+        if isinstance(value, str):
             try:
-                f"{messages}{tools}".encode()
+                value.encode()
             except UnicodeEncodeError as error:
-                detail = f"character {error.start} of the cell"
-                yield Row(lines.line_num, NO_ROW, (checks.NOT_UTF8, detail))
-                continue
-            yield Row(lines.line_num, from_row({"messages": messages, "tools": tools or None}))
-
-
-def list_columns(columns: list[str]) -> str:
-    """Columns for a message; a file without a header has its first row in their place, which may be long."""
-    text = ", ".join(columns) or "none"
-    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
+                return checks.NOT_UTF8, f"character {error.start} of the cell"
+        elif holds_constant(value):
+            return checks.NOT_JSON, "NaN or Infinity"
+    return None

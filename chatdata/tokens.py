@@ -4,7 +4,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chatdata.sources import unreachable
+from chatdata.chat_template import FILES as TEMPLATE_FILES
+from chatdata.source_files import unreachable
 from retune.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -29,7 +30,9 @@ def tokenizer_file(name: str) -> Path:
             ["data.tokenizer needs the package 'tokenizers'."], "pip install tokenizers, or leave data.tokenizer out."
         )
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    from chatdata.hub import TransportError
 
     path = Path(name).expanduser() / FILE
     if path.is_file():
@@ -39,8 +42,34 @@ def tokenizer_file(name: str) -> Path:
     except (HFValidationError, HfHubHTTPError) as error:
         problem = f"data.tokenizer '{name}' is neither a folder with a {FILE} nor a model of the hub with one."
         raise BadRequest([problem], "Check the name; for a private one set HF_TOKEN.") from error
-    except (HTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (TransportError, LocalEntryNotFoundError, OSError) as error:
         raise unreachable(name, error) from error
+
+
+def template_files(name: str) -> list[Path]:
+    """The files beside a tokenizer that may hold its chat template.
+
+    Raises:
+        CloudError: `DataUnreachable`, the hub did not answer.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    from chatdata.hub import TransportError
+
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return [folder / file for file in TEMPLATE_FILES if (folder / file).is_file()]
+    files = []
+    for file in TEMPLATE_FILES:
+        try:
+            files.append(Path(hf_hub_download(name, file)))
+        # A model has no file, or one, or both.
+        except EntryNotFoundError:
+            continue
+        except (HfHubHTTPError, TransportError, OSError) as error:
+            raise unreachable(name, error) from error
+    return files
 
 
 def count_tokens(tokenizer: "Tokenizer", conversations: list[list[dict[str, object]]]) -> list[int]:

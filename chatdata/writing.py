@@ -10,11 +10,14 @@ import polars as pl
 
 from chatdata import checks
 from chatdata.conversations import Conversation, lines_of, to_json, to_series
+from chatdata.questions import last_question
 from chatdata.reading import Batch, read_ahead
-from chatdata.repetitions import RowLocation, WrittenRows, ends_of, find_repetitions
+from chatdata.repetitions import ends_of, find_repetitions
 from chatdata.sources import file_digest
 from chatdata.statistics import summarize
 from chatdata.tokens import CHARACTERS_PER_TOKEN, count_tokens
+from chatdata.written import RowLocation, WrittenRows
+from retune.data_settings import Data
 from retune.report import BadRows, Split
 from retune.waiting import pause
 
@@ -29,7 +32,7 @@ EXAMPLE_CHARACTERS = 160
 TOKEN_SAMPLE = 20
 COPIED_BYTES = 1 << 20
 # Of rows that have more than roles and contents: the messages as JSON, and the line.
-NO_LINES = [pl.lit(None, pl.String).alias(name) for name in ("coded", "whole")]
+NO_LINES = [*(pl.lit(None, pl.String).alias(name) for name in ("coded", "whole")), pl.lit(False).alias("tools")]
 # What is known of each row that is written. `exact` and `ends` are digests that repetitions have in common.
 WRITTEN = {
     "file": pl.String,
@@ -40,6 +43,7 @@ WRITTEN = {
     "tokens": pl.UInt32,
     "exact": pl.UInt64,
     "ends": pl.List(pl.UInt64),
+    "tools": pl.Boolean,
 }
 
 
@@ -49,7 +53,7 @@ class Checks(NamedTuple):
     max_seq_length: int | None
     tokenizer: "Tokenizer | None"
     scanner: "Scanner | None"
-    redact: bool
+    data: Data
 
 
 class Chosen(NamedTuple):
@@ -64,17 +68,22 @@ class Problems:
 
     def __init__(self) -> None:
         self.dropped: Counter[str] = Counter()
+        self.noted: Counter[str] = Counter()
         self._rows: Counter[str] = Counter()
         self._examples: defaultdict[str, list[str]] = defaultdict(list)
 
     def drop(self, location: RowLocation, problems: list[tuple[str, str]]) -> None:
         """Counts a row for each of its problems, and as dropped for the first."""
         for kind, detail in problems:
-            self.note(kind, location, detail)
+            self._count(kind, location, detail)
         self.dropped[problems[0][0]] += 1
 
     def note(self, kind: str, location: RowLocation, detail: str) -> None:
-        """Counts a row."""
+        """Counts a row that is kept."""
+        self._count(kind, location, detail)
+        self.noted[kind] += 1
+
+    def _count(self, kind: str, location: RowLocation, detail: str) -> None:
         self._rows[kind] += 1
         if len(self._examples[kind]) < EXAMPLES:
             self._examples[kind].append(f"{location} ({detail})"[:EXAMPLE_CHARACTERS] if detail else str(location))
@@ -112,9 +121,11 @@ class SplitWriting:
         sample = rows.filter(pl.col("row") % TOKEN_SAMPLE == 0)["tokens"] if self._checks.tokenizer else pl.Series()
         split = Split(
             rows=len(rows),
+            tool_rows=int((rows["tools"] | rows["letters"].str.contains("t")).sum()),
+            question_rows=int(rows["letters"].is_in([*filter(can_be_asked, rows["letters"].unique())]).sum()),
             selected=self._selected,
             dropped=dict(self._problems.dropped),
-            noted={bad.kind: bad.rows for bad in self._problems.report() if bad.kind in checks.ONLY_COUNTED},
+            noted=dict(self._problems.noted),
             bad_rows=self._problems.report(),
             redacted=dict(self._redacted),
             bytes=self._path.stat().st_size,
@@ -139,33 +150,44 @@ class SplitWriting:
         return self._with_tokens(rows).select(pl.col(name).cast(kind) for name, kind in WRITTEN.items())
 
     def _well_formed(self, batch: Batch) -> pl.DataFrame:
-        """Rows whose form is fit; (number, messages, coded, whole). Of a column of plain conversations, all rows."""
+        """Rows whose form is fit; (number, messages, coded, whole, tools). Of a plain column, all rows."""
         if isinstance(batch.conversations, pl.Series) and not self._checks.scanner:
             return pl.DataFrame({"number": batch.numbers, "messages": batch.conversations}).with_columns(NO_LINES)
-        numbers, conversations = [], []
+        numbers, conversations, tools = [], [], []
         for position, (number, conversation) in enumerate(zip(batch.numbers, rows_of(batch), strict=True)):
             problem = batch.broken.get(position)
             problems = [problem] if problem else checks.problems_of_row(*conversation)
             if self._checks.scanner and not problems:
-                conversation, problems = self._scan(conversation)
+                conversation, problems = self._scan(self._checks.scanner, conversation)
+            if not problems and checks.has_weight(conversation.checked()):
+                problems = self._weigh(RowLocation(batch.file, number))
             if problems:
                 self._problems.drop(RowLocation(batch.file, number), problems)
             else:
                 numbers.append(number)
                 conversations.append(conversation)
-        messages = to_series([conversation.messages for conversation in conversations])
+                tools.append(checks.uses_tools(conversation.checked(), conversation.tools))
+        messages = to_series([conversation.checked() for conversation in conversations])
         lines = pl.DataFrame(map(lines_of, conversations), {"coded": pl.String, "whole": pl.String}, orient="row")
-        return lines.select(pl.Series("number", numbers, pl.Int64), messages, "coded", "whole")
+        flags = pl.Series("tools", tools, pl.Boolean)
+        return lines.select(pl.Series("number", numbers, pl.Int64), messages, "coded", "whole", flags)
 
-    def _scan(self, conversation: Conversation) -> tuple[Conversation, list[tuple[str, str]]]:
+    def _weigh(self, location: RowLocation) -> list[tuple[str, str]]:
+        """What is wrong with a row that has a weight; nothing where weights are only noted."""
+        if self._checks.data.weights == "note":
+            self._problems.note(checks.WEIGHT, location, "")
+            return []
+        return [(checks.WEIGHT, "")]
+
+    def _scan(self, scanner: "Scanner", conversation: Conversation) -> tuple[Conversation, list[tuple[str, str]]]:
         """The conversation, without personal data and secrets where they are to be replaced, and what was found."""
         findings: Counter[str] = Counter()
         clean = []
-        for message in conversation.messages:
-            content, found = self._checks.scanner.redact(message["content"])
+        for message in conversation.checked():
+            content, found = scanner.redact(message["content"])
             findings.update(finding.kind for finding in found)
             clean.append(message | {"content": content})
-        if not findings or self._checks.redact:
+        if not findings or self._checks.data.privacy == "redact":
             self._redacted.update(findings)
             return conversation._replace(messages=clean), []
         return conversation, [(checks.PRIVATE, ", ".join(f"{count} {kind}" for kind, count in findings.items()))]
@@ -175,8 +197,10 @@ class SplitWriting:
         unfit = [letters for letters in rows["letters"].unique() if not checks.are_fit(letters)]
         suspects = rows.filter(pl.col("unfit") | pl.col("letters").is_in(unfit))
         dropped = []
-        for row, number, messages in suspects.select("row", "number", "messages").iter_rows():
-            if problems := checks.problems_of_conversation(messages):
+        for row, number, messages, coded in suspects.select("row", "number", "messages", "coded").iter_rows():
+            # What has more than roles and contents, such as tool calls, was checked with all that it has.
+            judge = checks.problems_of_conversation if coded is None else checks.problems_of_texts
+            if problems := judge(messages):
                 self._problems.drop(RowLocation(batch.file, number), problems)
                 dropped.append(row)
         return rows.filter(~pl.col("row").is_in(dropped)) if dropped else rows
@@ -196,11 +220,16 @@ class SplitWriting:
 
     def _drop_repetitions(self, rows: pl.DataFrame) -> pl.DataFrame:
         """The rows that repeat no other; the file has these alone afterwards."""
-        dropped = []
+        data, dropped = self._checks.data, []
+        actions = {kind: getattr(data, setting) for kind, setting in checks.SWITCHES.items()}
         with closing(WrittenRows(self._path, rows)) as file:
-            for row, kind, detail in find_repetitions(file, self._evaluation):
-                self._problems.drop(file.location(row), [(kind, detail)])
-                dropped.append(row)
+            for row, kind, detail in find_repetitions(file, self._evaluation, near=data.near_duplicates != "off"):
+                match actions[kind]:
+                    case "note":
+                        self._problems.note(kind, file.location(row), detail)
+                    case "drop" | "bad_row":
+                        self._problems.drop(file.location(row), [(kind, detail)])
+                        dropped.append(row)
         if not dropped:
             return rows
         kept = rows.with_columns(kept=~pl.col("row").is_in(dropped))
@@ -214,6 +243,11 @@ class SplitWriting:
             long = rows.filter(pl.col("tokens") > self._checks.max_seq_length)
             for file, number, tokens in long.select("file", "number", "tokens").iter_rows():
                 self._problems.note(checks.TOO_LONG, RowLocation(file, number), f"{about}{tokens} tokens")
+
+
+def can_be_asked(letters: str) -> bool:
+    """Whether the endpoint can be asked a conversation with these roles, by their letters."""
+    return last_question([checks.ROLE_OF_LETTER[letter] for letter in letters]) is not None
 
 
 def rows_of(batch: Batch) -> Iterable[Conversation]:

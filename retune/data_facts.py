@@ -20,6 +20,7 @@ def data_section(data: PreparedData) -> Section:
     facts = [
         Fact("source", data.source),
         Fact("revision", data.revision[:12]),
+        *_origin_facts(data),
         Fact("choice of rows", SELECTIONS.get(data.selection, data.selection)),
         Fact("files", "from the cache, digests verified" if data.cached else f"prepared in {duration(data.seconds)}"),
         Fact("fetched", megabytes(data.fetched_bytes) if data.fetched_bytes else ""),
@@ -31,10 +32,12 @@ def data_section(data: PreparedData) -> Section:
 
 def data_details(data: PreparedData) -> Section:
     """Lengths and roles by file, and the first rows."""
-    previews = [(role, split.statistics.preview) for role, split in data.splits.items() if split.statistics]
-    rows = [(role, row.strip()) for role, preview in previews for row in preview]
-    first = Table("First rows", ("file", "row"), rows, texts=2)
-    return section_of("Data in detail", [], tables=[_lengths_table(data), _roles_table(data), first], folded=True)
+    facts = [
+        Fact("rows with tools", _counted({role: split.tool_rows for role, split in data.splits.items()})),
+        Fact("rows with a question", _counted({role: split.question_rows for role, split in data.splits.items()})),
+    ]
+    tables = [_lengths_table(data), _roles_table(data), _first_rows_table(data)]
+    return section_of("Data in detail", facts, tables=tables, folded=True)
 
 
 def _rows_table(data: PreparedData) -> Table:
@@ -47,6 +50,32 @@ def _rows_table(data: PreparedData) -> Table:
         counts = (f"{split.selected:,}", f"{sum(split.dropped.values()):,}", f"{split.rows:,}")
         rows.append((role, *counts, turns, characters, tokens, megabytes(split.bytes)))
     return Table("Files", columns, rows)
+
+
+def _origin_facts(data: PreparedData) -> list[Fact]:
+    """What the rows were recognised as, and where those of each file come from."""
+    formats = dict.fromkeys(split.format for split in data.splits.values() if split.format)
+    facts = [Fact("format", recognised) for recognised in formats]
+    for role, split in data.splits.items():
+        held_out = f", held out: {split.held_out}" if split.held_out else ""
+        facts.append(Fact(f"{role} rows from", f"{split.source_split}{held_out}" if split.source_split else ""))
+    return facts
+
+
+def _counted(rows: dict[str, int]) -> str:
+    """Numbers by file, without those that are 0."""
+    return ", ".join(f"{number:,} {role}" for role, number in rows.items() if number)
+
+
+def _first_rows_table(data: PreparedData) -> Table:
+    """The first rows as they were written, and the very first as it is in the source."""
+    rows = []
+    for role, split in data.splits.items():
+        if split.source_row:
+            rows.append((role, "in the source", split.source_row.strip()))
+        if split.statistics:
+            rows += [(role, "written", row.strip()) for row in split.statistics.preview]
+    return Table("First rows", ("file", "as", "row"), rows, texts=3)
 
 
 def _findings_table(data: PreparedData) -> Table:

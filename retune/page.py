@@ -5,13 +5,18 @@ from markupsafe import Markup
 from retune.charts import draw_svg
 from retune.facts import facts_of
 from retune.report import Report
-from retune.sheet import Chart
+from retune.sheet import Chart, Sheet
 from retune.templating import render_template
 
 
 def to_html(report: Report, program: str = "retune") -> str:
-    """The page; `program` is how `retune` is typed."""
-    return render_template("page.html", sheet=facts_of(report, program=program), draw=_draw)
+    """The page of a report; `program` is how `retune` is typed."""
+    return sheet_to_html(facts_of(report, program=program))
+
+
+def sheet_to_html(sheet: Sheet) -> str:
+    """The page of any sheet."""
+    return render_template("page.html", sheet=sheet, draw=_draw)
 
 
 def _draw(chart: Chart) -> Markup:

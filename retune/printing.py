@@ -50,14 +50,31 @@ def render(report: Report, program: str = "retune") -> None:
     facts, console = facts_of(for_terminal(report), program=program), screen()
     for section in reversed(facts.sections):
         _print_section(console, section)
-    console.print(Text(f"\n{facts.title}", style=f"bold {STYLES[facts.tone]}"))
-    console.print(Text(facts.verdict))
+    console.print()
+    _print_head(console, facts)
     if facts.problem:
         _print_section(console, facts.problem)
+    print_commands(console, facts)
+
+
+def print_sheet(console: Console, facts: sheet.Sheet) -> None:
+    """Print a sheet whose texts are fit for a terminal, in its own order, without its commands."""
+    _print_head(console, facts)
+    for section in facts.all_sections:
+        _print_section(console, section)
+
+
+def _print_head(console: Console, facts: sheet.Sheet) -> None:
+    """Print the title and the verdict."""
+    console.print(Text(facts.title, style=f"bold {STYLES[facts.tone]}"))
+    console.print(Text(facts.verdict))
+
+
+def print_commands(console: Console, facts: sheet.Sheet) -> None:
+    """Print what can be typed next. A command that is broken into lines does not work when it is pasted."""
     if facts.commands:
         console.print()
     for command in facts.commands:
-        # A command that is broken into lines does not work when it is pasted.
         console.print(
             Text(f"next: {command.line}"), Text(f"  # {command.purpose}", style="dim"), soft_wrap=True, sep=""
         )

@@ -130,6 +130,16 @@ class Split(Part):
     """One prepared file of chat data."""
 
     rows: int = Field(description="Rows written.")
+    source_split: str = Field(default="", description="Split of the source, or file, that the rows come from.")
+    held_out: str = Field(
+        default="", description="How the rows were held out of the split to train on, where they were."
+    )
+    format: str = Field(default="", description="Shape of the source's rows as recognised, and its columns.")
+    source_row: str = Field(
+        default="", description="The first row as it is in the source, cut to a few hundred characters."
+    )
+    tool_rows: int = Field(default=0, description="Rows with tools, tool calls or tool messages.")
+    question_rows: int = Field(default=0, description="Rows with a user turn that the endpoint can be asked.")
     selected: int = Field(default=0, description="Rows that data.fraction chose.")
     dropped: dict[str, int] = Field(default={}, description="Rows left out, by reason.")
     noted: dict[str, int] = Field(default={}, description="Rows kept though something is notable about them, by kind.")
@@ -151,6 +161,7 @@ class PreparedData(Part):
         default="", description="Digest of everything that decides the files' content; names them in the cache."
     )
     splits: dict[str, Split] = Field(description="By role: train, validation, test.")
+    notes: list[str] = Field(default=[], description="What somebody should know of the data though it is usable.")
     cached: bool = Field(
         default=False, description="The files of an earlier run were used, after a check of their digests."
     )
@@ -160,8 +171,8 @@ class PreparedData(Part):
 
     @property
     def warnings(self) -> list[str]:
-        """A sentence for each file of which so much was left out that somebody should look."""
-        return [
+        """What somebody should know; a sentence for each file of which so much was left out that they should look."""
+        return self.notes + [
             f"{sum(split.dropped.values()):,} of {split.selected:,} chosen rows were left out of the {role} file: "
             f"{', '.join(f'{count:,} {kind}' for kind, count in split.dropped.items())}."
             for role, split in self.splits.items()

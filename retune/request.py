@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from retune.data_settings import Data
 from retune.errors import BadRequest
+from retune.section import Section
 from retune.texts import check_text, find_invisible, quoted, quoted_if_odd
 
 PRESETS = Path(__file__).resolve().parent.parent / "deployments" / "presets"
@@ -29,35 +31,7 @@ AssetName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,254}$")]
 RUN_KEY_PATTERN = r"^[a-zA-Z0-9][a-zA-Z0-9_-]{0,63}$"
 RUN_KEY = re.compile(RUN_KEY_PATTERN)
 RunKey = Annotated[str, Field(pattern=RUN_KEY_PATTERN)]
-# A component has some seventy inputs; a number beyond is no setting.
-MOST_PARAMETERS, LARGEST_NUMBER, LARGEST_PRESET_BYTES = 200, 2**63, 1 << 20
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses keys it does not know."""
-
-    # Prefect keeps the error of a refused run, so it must not quote what was refused.
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        coerce_numbers_to_str=True,
-        protected_namespaces=(),
-        hide_input_in_errors=True,
-    )
-
-    @field_validator("*")
-    @classmethod
-    def _texts_arequoted_if_odd(cls, value: object) -> object:
-        if isinstance(value, dict) and len(value) > MOST_PARAMETERS:
-            raise ValueError(f"has {len(value)} keys; at most {MOST_PARAMETERS} are allowed")
-        for key, entry in value.items() if isinstance(value, dict) else [("", value)]:
-            check_text("a key ", key)
-            subject = f"'{key}' " if key else ""
-            if isinstance(entry, str):
-                check_text(subject, entry)
-            elif isinstance(entry, int | float) and not abs(entry) < LARGEST_NUMBER:
-                raise ValueError(f"{subject}is no number that can be used")
-        return value
+LARGEST_PRESET_BYTES = 1 << 20
 
 
 class Workspace(Section):
@@ -99,52 +73,6 @@ class Model(Section):
     )
     registered_name: AssetName | None = Field(
         default=None, description="Name of the registered model. Unset: the model's name and the data's."
-    )
-
-
-class Data(Section):
-    """Chat data: where it comes from, how much of it is used, and what is done about rows that are unfit."""
-
-    source: str = Field(
-        default="HuggingFaceH4/ultrachat_200k",
-        min_length=1,
-        description="Hugging Face data set id, folder in the hub's layout, folder or fsspec URL (abfss://, az://, "
-        "https:// ...) whose splits are file names, or data asset azureml:NAME:VERSION.",
-    )
-    subset: str | None = Field(default=None, description="Configuration of the data set, where it has several.")
-    revision: str | None = Field(
-        default=None,
-        description="Commit of a hub data set; a branch or tag stands for the commit that it is at, as reported.",
-    )
-    fraction: float = Field(default=0.05, gt=0, le=1, description="Share of each split that is used, in (0, 1].")
-    selection: Literal["head", "hash"] = Field(
-        default="head",
-        description="Which rows: the leading ones, as in the guide, or by a seeded digest of each conversation, "
-        "whatever its place. A larger fraction contains the smaller one.",
-    )
-    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of the choice by digest.")
-    train_split: str = Field(
-        default="train_sft", min_length=1, description="Split, file or pattern of files to train on."
-    )
-    validation_split: str = Field(
-        default="test_sft", min_length=1, description="Split or files whose loss is measured."
-    )
-    test_split: str = Field(
-        default="test_gen", min_length=1, description="Split or files whose prompts the endpoint is asked."
-    )
-    on_bad_row: Literal["fail", "drop"] = Field(
-        default="fail",
-        description="What to do about rows that the component would fail on or leave out, that are there twice, or "
-        "that are among those that judge the model.",
-    )
-    tokenizer: str | None = Field(
-        default=None,
-        min_length=1,
-        description="Folder or hub id of the model's tokenizer. Unset: a token is taken for four characters.",
-    )
-    privacy: Literal["off", "refuse", "redact"] = Field(
-        default="off",
-        description="Scan for personal data and secrets: rows with any are bad rows, or have it replaced.",
     )
 
 
@@ -263,6 +191,13 @@ class Request(Section):
     approval: Approval = Field(default=Approval(), description="Whether a person approves the model.")
     limits: Limits = Field(default=Limits(), description="Timeouts.")
 
+    @field_validator("data")
+    @classmethod
+    def _splits_differ(cls, data: Data) -> Data:
+        if data.train_split != "auto" and data.train_split in (data.validation_split, data.test_split):
+            raise ValueError(f"train_split '{data.train_split}' must differ from the splits that judge the model")
+        return data
+
     @field_validator("compute")
     @classmethod
     def _cluster_is_possible(cls, compute: Compute) -> Compute:
@@ -272,18 +207,12 @@ class Request(Section):
             raise ValueError(f"name '{compute.name}' must not end in a hyphen and digits")
         return compute
 
-    @field_validator("data")
-    @classmethod
-    def _splits_differ(cls, data: Data) -> Data:
-        if data.train_split in (data.validation_split, data.test_split):
-            raise ValueError(f"train_split '{data.train_split}' must differ from the splits that judge the model")
-        return data
 
-
-def load(preset: str, assignments: list[str]) -> Request:
+def load(preset: str, assignments: list[str], source: str | None = None) -> Request:
     """The request of a preset with `section.key=value` assignments applied over it.
 
-    `preset` is a name in deployments/presets or a path of a YAML file.
+    `preset` is a name in deployments/presets or a path of a YAML file. A `source` takes the place of the preset's
+    section `data`.
 
     Raises:
         BadRequest: with every problem at once, file and line included.
@@ -304,6 +233,8 @@ def load(preset: str, assignments: list[str]) -> Request:
     lines = dict(_lines(node)) if node else {}
     if not isinstance(document, dict):
         raise BadRequest([f"{path}: expected sections such as `model:` and `data:`, found {quoted(document)}."])
+    if source is not None:
+        document["data"] = {"source": source}
     problems = _apply(document, assignments)
     assigned = {assignment.partition("=")[0] for assignment in assignments}
     positions = {key: f"{path}:{line}" for key, line in lines.items()} | dict.fromkeys(assigned, "--set")

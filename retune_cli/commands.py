@@ -9,9 +9,12 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from retune_cli.running import main as run_command
 
 if TYPE_CHECKING:
     from chatdata.cache import Entry
@@ -31,10 +34,13 @@ OPTIONS = (
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 def retune() -> None:
-    """Look after fine-tuning runs. RUN is a run's key: the flow run's id unless --run-key named another.
+    """Check chat data, start fine-tuning runs and look after them.
 
-    A run is started with `python -m flows.finetune`.
+    RUN is a run's key: the flow run's id unless --run-key named another.
     """
+
+
+retune.add_command(run_command, "run")
 
 
 @contextlib.contextmanager
@@ -68,6 +74,27 @@ def command(body: Callable[..., None]) -> click.Command:
     for option in reversed(OPTIONS):
         with_errors = option(with_errors)
     return retune.command()(with_errors)
+
+
+@retune.command()
+@click.argument("source")
+@click.option("--set", "assignments", multiple=True, metavar="DATA.KEY=VALUE", help="Override a key; repeatable.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--html", "page", type=click.Path(dir_okay=False, path_type=Path), help="Also write an HTML page.")
+@click.option("--quiet", is_flag=True, help="Show only warnings and errors on stderr.")
+def data(source: str, assignments: tuple[str, ...], as_json: bool, page: Path | None, quiet: bool) -> None:
+    """Check the chats of SOURCE and show what a run would train on: no run, no Azure. Exit 0: usable, 2: not."""
+    from retune.request import load
+    from retune_cli import checking
+    from retune_cli.running import progress_on_stderr
+
+    with progress_on_stderr(quiet), report_errors():
+        request = load("local", list(assignments), source)
+        checked = checking.check(request, checking.command_arguments(source, assignments))
+        if page:
+            checking.write_page(checked, page)
+    click.echo(checked.model_dump_json(indent=2)) if as_json else checking.render(checked)
+    sys.exit(0 if checked.usable else 2)
 
 
 def _checked_key(context: click.Context, parameter: click.Parameter, value: str) -> str | None:

@@ -85,7 +85,7 @@ def start(port: int) -> Stack:
         # Until all is ready, or the process has ended.
         poll(lambda: running() or keeper.poll(), seconds=START_SECONDS, every=LOOK_SECONDS, stoppable=False)
         if not (stack := running()):
-            last = " | ".join(log.read_text(encoding="utf-8").strip().splitlines()[-3:])
+            last = " | ".join(log.read_text(encoding="utf-8").strip().split("\n")[-3:])
             raise CloudError("NotStarted", f"The local servers did not start: {last or 'no output'}", f"See {log}.")
         unless_running.pop_all()
     return stack

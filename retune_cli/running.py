@@ -42,6 +42,7 @@ Example: python -m flows.finetune --preset local --set data.fraction=0.5 --set t
     help="Preset from deployments/presets, or a YAML file.",
 )
 @click.option("--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable.")
+@click.option("--data", "source", metavar="SOURCE", help="Train on this, in place of the preset's section `data`.")
 @click.option("--run-key", metavar="KEY", help="Run key; Azure names are derived from it. Default: the flow run's id.")
 @click.option("--force", is_flag=True, help="Train even if nothing has changed since the last verified model.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON document.")
@@ -52,6 +53,7 @@ Example: python -m flows.finetune --preset local --set data.fraction=0.5 --set t
 def main(
     preset: str,
     assignments: tuple[str, ...],
+    source: str | None,
     run_key: str | None,
     force: bool,
     as_json: bool,
@@ -69,7 +71,7 @@ def main(
     with progress_on_stderr(quiet):
         try:
             with unexpected_errors_named():
-                request, key = load(preset, list(assignments)), parse_run_key(run_key)
+                request, key = load(preset, list(assignments), source), parse_run_key(run_key)
                 with servers_for(request.workspace, prefect=True):
                     report = run_flow(request, key, force=force)
         except RetuneError as error:

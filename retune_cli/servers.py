@@ -240,7 +240,7 @@ def _status_of(url: str, headers: dict[str, str], seconds: float = START_SECONDS
 
 
 def _not_started(name: str, fix: str) -> CloudError:
-    lines = _log_file(name).read_text(encoding="utf-8").strip().splitlines()[-5:]
+    lines = _log_file(name).read_text(encoding="utf-8").strip().split("\n")[-5:]
     return CloudError(
         "ServerNotStarted",
         f"The local {name} server did not start within {START_SECONDS} s: {' | '.join(lines) or 'no output'}",

@@ -83,8 +83,8 @@ def _origin(error: BaseException) -> BaseException:
 
 def first_line(error: BaseException) -> str:
     """The first line of an SDK error, without colours: the rest repeats headers and trace ids."""
-    lines = COLOUR.sub("", str(error)).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    lines = COLOUR.sub("", str(error)).strip().split("\n")
+    return lines[0] or type(error).__name__
 
 
 def if_exists(read: Callable[[], T]) -> T | None:

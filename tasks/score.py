@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chatdata.questions import last_question
 from retune.errors import CloudError
 from retune.report import Answer, Endpoint, PreparedData, Split
 from retune.request import Request, Score
@@ -75,10 +76,11 @@ def score_endpoint(request: Request, endpoint: Endpoint, data: PreparedData) -> 
 
 def choose_rows(split: Split, score: Score) -> list[tuple[list[dict[str, str]], str]]:
     """Conversations that end with a user turn, each with the answer that the row itself gives (empty if none)."""
-    chosen = random.Random(score.seed).sample(range(split.rows), min(score.rows, split.rows))
     with Path(split.path).open("rb") as file:
-        lines = {number: line for number, line in enumerate(file) if number in chosen}
-    return [_split_last_answer(json.loads(lines[number])["messages"]) for number in chosen]
+        rows = (json.loads(line)["messages"] for line in file)
+        questions = [question for messages in rows if (question := _split_last_answer(messages)) is not None]
+    chosen = random.Random(score.seed).sample(range(len(questions)), min(score.rows, len(questions)))
+    return [questions[number] for number in chosen]
 
 
 def build_payload(conversation: list[dict[str, str]], score: Score) -> Mapping[str, Json]:
@@ -123,10 +125,13 @@ def read_answer(body: object) -> str:
     return value.strip()
 
 
-def _split_last_answer(messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], str]:
-    last_user = max(index for index, message in enumerate(messages) if message["role"] == "user")
-    turns = [{"role": turn["role"], "content": turn["content"]} for turn in messages[: last_user + 1]]
-    return turns, "".join(turn["content"] for turn in messages[last_user + 1 : last_user + 2])
+def _split_last_answer(messages: list[dict[str, str]]) -> tuple[list[dict[str, str]], str] | None:
+    """The beginning of a conversation that the endpoint can be asked, and the row's own answer to it."""
+    last = last_question([message["role"] for message in messages])
+    if last is None:
+        return None
+    turns = [{"role": turn["role"], "content": turn["content"]} for turn in messages[: last + 1]]
+    return turns, "".join(turn["content"] for turn in messages[last + 1 : last + 2])
 
 
 def _patient_session(key: str) -> "requests.Session":

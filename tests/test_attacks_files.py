@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chatdata import reading
+from chatdata import expanding
 from chatdata.conversations import LEVELS
 from chatdata.reading import Batch, Reader
-from chatdata.sources import SourceFile, kind_of
+from chatdata.source_files import SourceFile, kind_of
 from chatdata.text_files import BadFile
+from retune.data_settings import Data
 
 ROW = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
 LINE = json.dumps(ROW).encode() + b"\n"
@@ -23,7 +24,7 @@ LINE = json.dumps(ROW).encode() + b"\n"
 def read(file: Path) -> list[Batch]:
     """All batches of the file."""
     source = SourceFile(file.name, str(file), kind_of(file.name))
-    return list(Reader(fsspec.filesystem("file"), file.parent).batches(source, None))
+    return list(Reader(fsspec.filesystem("file"), file.parent, Data()).batches(source, None))
 
 
 def problems(file: Path) -> dict[int, str]:
@@ -34,7 +35,7 @@ def problems(file: Path) -> dict[int, str]:
 @pytest.mark.parametrize("name", ["rows.jsonl.gz", "rows.json.gz", "rows.csv.gz"])
 def test_a_file_that_expands_too_far_is_not_read_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A few kilobytes of it would else be gigabytes."""
-    monkeypatch.setattr(reading, "FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(expanding, "FREE_BYTES", 1 << 20)
     part = {"rows.jsonl.gz": LINE, "rows.json.gz": LINE.strip() + b",", "rows.csv.gz": b'"[{""role"": ""user""}]"\n'}
     begin = {"rows.jsonl.gz": b"", "rows.json.gz": b"[", "rows.csv.gz": b"messages\n"}
     (tmp_path / name).write_bytes(gzip.compress(begin[name] + part[name] * 200_000))
@@ -45,7 +46,7 @@ def test_a_file_that_expands_too_far_is_not_read_on(tmp_path: Path, monkeypatch:
 
 def test_a_parquet_column_that_expands_too_far_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its footer says how far, so not even a part of it is read."""
-    monkeypatch.setattr(reading, "FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(expanding, "FREE_BYTES", 1 << 20)
     rows = [[{"role": "user", "content": "a" * 100_000}]] * 200
     pq.write_table(pa.table({"messages": rows}), tmp_path / "rows.parquet", compression="zstd", use_dictionary=False)
 
@@ -55,7 +56,7 @@ def test_a_parquet_column_that_expands_too_far_is_not_read(tmp_path: Path, monke
 
 def test_a_file_that_is_compressed_as_text_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a factor of ten or twenty."""
-    monkeypatch.setattr(reading, "FREE_BYTES", 1 << 10)
+    monkeypatch.setattr(expanding, "FREE_BYTES", 1 << 10)
     lines = [json.dumps({"messages": [{"role": "user", "content": f"{n * 7919:x} " * 5}]}) for n in range(5000)]
     (tmp_path / "rows.jsonl.gz").write_bytes(gzip.compress("\n".join(lines).encode()))
 
@@ -64,7 +65,7 @@ def test_a_file_that_is_compressed_as_text_is_read(tmp_path: Path, monkeypatch: 
 
 def test_a_row_that_is_too_large_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before it is in memory as a whole."""
-    monkeypatch.setattr(reading, "ROW_BYTES", 1 << 16)
+    monkeypatch.setattr(expanding, "ROW_BYTES", 1 << 16)
     (tmp_path / "rows.jsonl").write_bytes(LINE + LINE.replace(b'"a"', b'"' + b"a" * (1 << 17) + b'"'))
 
     with pytest.raises(BadFile, match="a row is larger than"):

@@ -8,7 +8,8 @@ import pytest
 from conftest import Emulator
 from raw_requests import WORKSPACE, Raw
 
-from chatdata.sources import open_source, pin
+from chatdata.source_files import open_source
+from chatdata.sources import pin
 from retune.errors import BadRequest
 from retune.request import Data, Workspace
 

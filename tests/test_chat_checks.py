@@ -72,7 +72,7 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
     "role is a list": (line(chat((["user"], "Hello?"), ("assistant", "Hi."))), "unknown role"),
     "content is null": (asks(None), "content is not text"),
     "content is a number": (asks(4), "content is not text"),
-    "content is parts": (asks([{"type": "text", "text": "Hello?"}]), "content is not text"),
+    "content is a picture": (asks([{"type": "image_url", "image_url": {"url": "a.png"}}]), "content is not text"),
     "content is empty": (asks(""), "empty turn"),
     "content is blank": (asks(" \n\t"), "empty turn"),
     "content is a no-break space": (asks("\u00a0"), "empty turn"),
@@ -105,7 +105,7 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
     "NUL": (asks("Hello\u0000?"), "control characters"),
     "terminal escape": (asks("\u001b[31mHello?"), "control characters"),
     "DEL": (asks("Hello\u007f?"), "control characters"),
-    "C1": (asks("Hello\u0085?"), "control characters"),
+    "C1": (asks("Hello\u0086?"), "control characters"),
     "replacement character": (asks("Hello \ufffd?"), "replacement characters"),
     "UTF-8 read as Latin-1": (asks("CafÃ©?"), "text of another character set"),
     "UTF-8 read as Windows-1252": (asks("Itâ€™s late?"), "text of another character set"),
@@ -114,6 +114,10 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
         json.dumps(good("row 3"), indent=None, separators=(" ,", ": ")).encode() + b"\n",
         "duplicate",
     ),
+    "in validation": (line(good("validation 2")), "also in the validation split"),
+    "in test": (line(good("test 2")), "also in the test split"),
+}
+NEARLY: dict[str, tuple[bytes, str]] = {
     "the same in capitals": (
         line(chat(("user", "WHAT IS ROW 3"), ("assistant", "It is row 3!"))),
         "near duplicate",
@@ -122,11 +126,9 @@ BAD_LINES: dict[str, tuple[bytes, str]] = {
         line(chat(("user", "What is long?"), ("assistant", LONG.replace("word60", "other")))),
         "near duplicate",
     ),
-    "in validation": (line(good("validation 2")), "also in the validation split"),
-    "in test": (line(good("test 2")), "also in the test split"),
     "nearly in test": (
         line(chat(("user", "what  is TEST 2"), ("assistant", "it is test 2"))),
-        "also in the test split",
+        "nearly in the test split",
     ),
 }
 
@@ -172,6 +174,59 @@ def test_a_bad_row_is_left_out_and_counted_or_named(case: str, tmp_path: Path) -
     assert "data.on_bad_row=drop" in caught.value.fix
 
 
+@pytest.mark.parametrize("case", NEARLY)
+def test_a_near_repetition_is_noted_and_left_out_only_when_asked(case: str, tmp_path: Path) -> None:
+    """It is a guess: the row is kept and counted, whatever on_bad_row says."""
+    near, kind = NEARLY[case]
+    data = write_splits(tmp_path / "chats", [*good_lines(), near])
+
+    noted, dropped, unsought = (
+        prepared(data, near_duplicates=choice).splits["train"] for choice in ("note", "drop", "off")
+    )
+
+    assert (noted.rows, noted.noted, noted.dropped) == (22, {kind: 1}, {})
+    assert (dropped.rows, dropped.noted, dropped.dropped) == (21, {}, {kind: 1})
+    assert (unsought.rows, unsought.bad_rows) == (22, [])
+
+
+SWITCHED = {"duplicates": "the same row", "evaluation_overlap": "in validation"}
+
+
+@pytest.mark.parametrize("switch", SWITCHED)
+def test_an_exact_repetition_has_a_switch_of_its_own(switch: str, tmp_path: Path) -> None:
+    """As on_bad_row says, left out, kept and counted, or not looked for."""
+    repeated, kind = BAD_LINES[SWITCHED[switch]]
+    data = write_splits(tmp_path / "chats", [*good_lines(), repeated])
+
+    dropped, noted, unsought = (
+        prepared(data, **{switch: choice}).splits["train"] for choice in ("drop", "note", "off")
+    )
+    with pytest.raises(BadRequest, match=kind):
+        prepared(data)
+
+    assert (dropped.rows, dropped.dropped) == (21, {kind: 1})
+    assert (noted.rows, noted.noted) == (22, {kind: 1})
+    assert (unsought.rows, unsought.bad_rows) == (22, [])
+
+
+def test_no_check_leaves_out_most_rows_without_a_stop(tmp_path: Path) -> None:
+    """The check, how many rows, two examples and the switch are named; the switch, or the limit, lets it go on."""
+    rows = [*good_lines(), *[line(good("row 3"))] * 30]
+    data = write_splits(tmp_path / "chats", rows)
+
+    with pytest.raises(BadRequest) as caught:
+        prepared(data, on_bad_row="drop")
+    kept = prepared(data, on_bad_row="drop", duplicates="note").splits["train"]
+    dropped = prepared(data, on_bad_row="drop", drop_limit=1).splits["train"]
+
+    (problem,) = caught.value.problems
+    assert "the check 'duplicate' would leave out 30 of 51 rows, e.g. train.jsonl:22 (of train.jsonl:4); " in problem
+    assert "data.duplicates=note" in problem
+    assert "data.drop_limit=1" in problem
+    assert "on_bad_row=drop" not in caught.value.fix
+    assert (kept.rows, dropped.rows) == (51, 21)
+
+
 def test_all_kinds_are_named_at_once(tmp_path: Path) -> None:
     """One run tells everything that is wrong with the rows."""
     data = write_splits(tmp_path / "chats", [*good_lines(), *(bad for bad, _ in BAD_LINES.values())])
@@ -196,7 +251,7 @@ def test_all_kinds_are_named_at_once(tmp_path: Path) -> None:
         chat(("user", "Tab\tand\nline\r\nfeed \\u0000 \\ud800?"), ("assistant", "C:\\users\\u00ff")),
         chat(
             ("user", "Ça va? Ãngel, 你好, Привет, שלום, 😀, «ﬁ», e\u0301"),
-            ("assistant", "\u2028\u2029\u00a0fine\ufeff"),
+            ("assistant", "\u2028\u2029\u0085\x0b\x0c\u00a0fine\ufeff"),
         ),
         chat(("user", "Translate."), ("assistant", "Ã"), ("user", "Again?"), ("assistant", "â")),
         good("tools") | {"tools": [{"type": "function", "function": {"name": "search"}}]},
@@ -252,7 +307,11 @@ BAD_FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "empty": ("train.jsonl", lambda: b"", "train.jsonl: the file is empty"),
     "UTF-16": ("train.jsonl", lambda: line(good(1)).decode().encode("utf-16"), "the file is UTF-16. Convert it"),
     "array cut off": ("train.json", lambda: b'[{"messages": []},', "train.json: not readable as json"),
-    "not gzip": ("train.jsonl.gz", lambda: line(good(1)), "train.jsonl.gz: not readable as json"),
+    "gzip by its content alone": (
+        "train.jsonl",
+        lambda: gzip.compress(line(good(1))),
+        "the file is gzip, in spite of its name. Rename it to end in .gz",
+    ),
     "gzip cut off": ("train.jsonl.gz", lambda: gzip.compress(line(good(1)) * 99)[:-20], "not readable as json"),
     "no parquet": ("train.parquet", lambda: b"PAR1" + b"x" * 99, "train.parquet: not readable as parquet"),
     "parquet cut off": ("train.parquet", lambda: parquet_bytes(messages=MESSAGES)[:-50], "not readable as parquet"),
@@ -260,7 +319,7 @@ BAD_FILES: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "no column in parquet": (
         "train.parquet",
         lambda: parquet_bytes(text=["a"], label=[1]),
-        "no column 'messages'; its columns: text, label",
+        "train.parquet: no column 'messages'; its columns: text, label",
     ),
     "no rows": ("train.parquet", lambda: parquet_bytes(messages=MESSAGES[:0]), "has 0 usable row(s)"),
     "no column in csv": ("train.csv", lambda: b"text,label\na,1\n", "no column 'messages'; its columns: text, label"),
@@ -330,7 +389,7 @@ def test_rows_that_differ_beside_their_texts_are_no_duplicates(tmp_path: Path) -
 
     train = prepared(data, on_bad_row="drop").splits["train"]
 
-    assert train.dropped == {"near duplicate": 1, "duplicate": 1}
+    assert (train.dropped, train.noted) == ({"duplicate": 1}, {"near duplicate": 1})
 
 
 def test_a_parquet_row_that_is_not_utf8_is_counted(tmp_path: Path) -> None:

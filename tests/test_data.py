@@ -110,7 +110,7 @@ def test_rows_chosen_by_digest_do_not_depend_on_their_place(tmp_path: Path) -> N
 
 def test_only_the_wanted_row_groups_are_read(tmp_path: Path) -> None:
     """The first tenth of ten row groups is one of them."""
-    from chatdata.reading import groups_to_fetch
+    from chatdata.parquet_ranges import groups_to_fetch
 
     path = write_folder(tmp_path / "chats", train_sft=chats("train", 1000)) / "data" / "train.parquet"
     pd.DataFrame({"messages": chats("train", 1000)}).to_parquet(path, row_group_size=100)
@@ -122,7 +122,7 @@ def test_only_the_wanted_row_groups_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("beside_bytes", "ranges"), [(1000, 1), (1_000_000, 3)], ids=["slim", "wide"])
 def test_a_wide_column_between_the_wanted_ones_is_not_fetched(beside_bytes: int, ranges: int, tmp_path: Path) -> None:
     """Row groups are fetched in one range, but for what is worth a request of its own to leave out."""
-    from chatdata.reading import ranges_to_fetch
+    from chatdata.parquet_ranges import ranges_to_fetch
 
     frame = pd.DataFrame({"messages": chats("train", 30)})
     frame["picture"] = [random.Random(row).randbytes(beside_bytes // 10) for row in range(30)]
@@ -173,8 +173,9 @@ def test_a_url_is_a_source(tmp_path: Path) -> None:
     splits = prepared(f"file://{tmp_path}/chats", **names)
 
     assert splits["train"].rows == 20
-    with pytest.raises(BadRequest, match=r"data\.train_split=train\.jsonl"):
-        prepared(f"file://{tmp_path}/chats", **names | {"train_split": "train"})
+    assert prepared(f"file://{tmp_path}/chats")["train"].sha256 == splits["train"].sha256
+    with pytest.raises(BadRequest, match=r"has no split 'more'\. Its splits: test, train, validation"):
+        prepared(f"file://{tmp_path}/chats", **names | {"train_split": "more"})
 
 
 def test_a_store_that_cannot_tell_one_content_from_another_is_refused() -> None:
@@ -186,21 +187,13 @@ def test_a_store_that_cannot_tell_one_content_from_another_is_refused() -> None:
         memory.pipe(f"/chats/{split}.jsonl", b"{}")
     names = {f"{split}_split": f"{split}.jsonl" for split in ("train", "validation", "test")}
 
-    with pytest.raises(BadRequest, match=r"gives no ETag or digest for 'test\.jsonl'"):
+    with pytest.raises(BadRequest, match=r"gives no ETag or digest for 'validation\.jsonl'"):
         prepared("memory://chats", **names)
-
-
-def test_a_file_as_the_source_says_what_to_name(tmp_path: Path) -> None:
-    """One file has no splits."""
-    path = write_lines(tmp_path / "chats.jsonl", chats("train", 20))
-
-    with pytest.raises(BadRequest, match=r"is a file\. Name its folder"):
-        prepared(path)
 
 
 def test_one_split_may_judge_twice(tmp_path: Path) -> None:
     """The same split as validation and test is written for both."""
-    splits = prepared(write_folder(tmp_path / "chats"), test_split="test_sft")
+    splits = prepared(write_folder(tmp_path / "chats"), validation_split="test_sft", test_split="test_sft")
 
     assert splits["test"].sha256 == splits["validation"].sha256
 
@@ -223,6 +216,8 @@ def test_a_missing_folder_is_refused() -> None:
     """A path that is no folder is not looked up on the hub."""
     with pytest.raises(BadRequest, match="no such folder"):
         pin(Data(source="./nowhere"), Workspace())
+    with pytest.raises(BadRequest, match="no such folder or file"):
+        pin(Data(source="nowhere.jsonl"), Workspace())
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:

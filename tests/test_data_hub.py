@@ -11,6 +11,7 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hub_client import CHAT, Client
@@ -72,9 +73,24 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(root / CHAT, root / "lab" / name)
         (root / "lab" / f"{name}.json").write_text(json.dumps({name: True, "token": f"hf_{name}"}))
     write_lines(root / "lab/lines", 200)
+    for name, kind in (("single", "parquet"), ("texts", "jsonl")):
+        turns = [("user", "{}?"), ("assistant", "It is {}.")]
+        chats = [[{"role": role, "content": text.format(n)} for role, text in turns] for n in range(200)]
+        write = {"parquet": write_parquet, "jsonl": write_jsonl}[kind]
+        write(root / "lab" / name / "data" / f"train-00000-of-00001.{kind}", chats)
     (root / ".models/lab/tiny").mkdir(parents=True)
     shutil.copy(ROOT / "azureml_emulator/registry/weights/tiny-phi3/tokenizer.json", root / ".models/lab/tiny")
     return root
+
+
+def write_parquet(path: Path, chats: list) -> None:
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"messages": chats}), path)
+
+
+def write_jsonl(path: Path, chats: list) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
 
 
 def write_lines(folder: Path, rows: int) -> Path:
@@ -123,6 +139,17 @@ def rows_of(made: dict) -> dict[str, int]:
 
 def digests_of(made: dict) -> dict[str, str]:
     return {role: split["sha256"] for role, split in made["splits"].items()}
+
+
+@pytest.mark.parametrize("name", ["lab/single", "https://huggingface.co/datasets/lab/texts"])
+def test_a_dataset_with_only_a_training_split_is_split_here(name: str, hub: Hub, prepare_from_hub: Prepare) -> None:
+    """By its id or its page's address; its file is fetched once, though it is read for each role."""
+    made = prepare_from_hub(name, fraction=1)
+
+    rows, splits = rows_of(made), made["splits"]
+    assert sum(rows.values()) == 200
+    assert {role for role, split in splits.items() if split["held_out"]} == {"validation", "test"}
+    assert 0 < content_sent(hub) < 3 * sum(split["bytes"] for split in splits.values())
 
 
 def test_only_what_is_wanted_is_fetched(hub: Hub, prepare_from_hub: Prepare, root: Path) -> None:
@@ -307,7 +334,9 @@ def test_what_the_client_does_not_repeat_is_a_named_error(hub: Hub, prepare_from
 def test_the_task_repeats_what_the_client_does_not(hub: Hub, client: Client, prefect_api: str, tmp_path: Path) -> None:
     """A look-up that was dropped or refused for its rate is made again, and the run goes on."""
     hub.fault(f"/api/datasets/{CHAT}", drop=True)
-    found = client.run(FLOW, home=tmp_path / "home", api=prefect_api, settings={"source": CHAT, "on_bad_row": "drop"})
+    found = client.run(
+        FLOW, home=tmp_path / "home", api=prefect_api, settings={"source": CHAT, "fraction": 0.05, "on_bad_row": "drop"}
+    )
     looked_up = [entry["status"] for entry in hub.requests() if entry["path"] == f"/api/datasets/{CHAT}"]
 
     assert found == ["Completed", 14]
@@ -359,9 +388,9 @@ def test_every_control_character_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     with (folder / "train.jsonl").open("a") as file:
         file.writelines(json.dumps({"messages": row}) + "\n" for row in rows)
     files = {name: f"{split}.jsonl" for name, split in LINES.items()}
-    made = prepare(Request(data=Data(source=str(folder), fraction=1, on_bad_row="drop", **files)))
+    made = prepare(Request(data=Data(source=str(folder), on_bad_row="drop", drop_limit=1, **files)))
 
-    assert made.splits["train"].dropped == {"control characters": len(characters) - len("\t\n\r")}
+    assert made.splits["train"].dropped == {"control characters": len(characters) - len("\t\n\x0b\x0c\r\x85")}
 
 
 def test_every_kind_of_bad_row_is_documented() -> None:

@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 
 from chatdata import checks
 from chatdata.conversations import Conversation, from_columns, from_plain, to_series
+from chatdata.formats import Format
 from chatdata.reading import Batch
-from chatdata.repetitions import COMPARED_WORDS, ends_of, is_near_duplicate
-from chatdata.writing import Checks, Chosen, SplitWriting, describe
+from chatdata.repetitions import ends_of
+from chatdata.templates import COMPARED_WORDS, is_near_duplicate, words_of
+from chatdata.writing import Checks, Chosen, SplitWriting, describe, rows_of
+from retune.data_settings import Data
 from retune.report import Split
 
 COLUMN = pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())]))
@@ -78,14 +81,17 @@ def test_a_column_of_another_type_gives_the_same_conversations(column: pa.Array)
     """Null fields, long columns and JSON in text change nothing."""
     batch = pa.record_batch({"messages": column})
 
-    assert from_columns(batch, {}) == [Conversation([{"role": "user", "content": "a"}])]
+    conversations = from_columns(batch, Format("openai", {"messages": "messages"}), {})
+
+    assert [*rows_of(Batch("", range(1), conversations, {}))] == [Conversation([{"role": "user", "content": "a"}])]
 
 
 WORDS = [f"word{number}" for number in range(120)]
 
 
-def answer(words: list[str]) -> list[dict[str, object]]:
-    return [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": " ".join(words)}]
+def answer(words: list[str]) -> list[str]:
+    """The words of a conversation with this answer."""
+    return words_of([{"role": "user", "content": "Why?"}, {"role": "assistant", "content": " ".join(words)}])
 
 
 @pytest.mark.parametrize(
@@ -151,7 +157,7 @@ def written(batches: list[list[list[str]]], folder: Path) -> tuple[Split, list[l
         for batch in batches
     ]
     read = [Batch("a", range(len(batch)), list(map(Conversation, batch)), {}) for batch in rows]
-    writing = SplitWriting(Checks(None, None, None, False), folder / "rows.jsonl", {})
+    writing = SplitWriting(Checks(None, None, None, Data(near_duplicates="drop")), folder / "rows.jsonl", {})
     split, file = writing.write(Chosen(iter(read), None), lambda rows: None)
     kept = [[turn["content"] for turn in file.messages(row)] for row in range(len(file.rows))]
     file.close()
@@ -169,11 +175,11 @@ def test_a_repetition_is_left_out_and_nothing_else(batches: list[list[list[str]]
 
     rows = [texts for batch in batches for texts in batch]
     assert len(set(map(tuple, kept))) == len(kept)
-    assert set(map(words_of, kept)) == set(map(words_of, rows))
+    assert set(map(plain_words, kept)) == set(map(plain_words, rows))
     assert split.selected == len(rows) == len(kept) + sum(split.dropped.values())
 
 
-def words_of(texts: list[str]) -> tuple[str, ...]:
+def plain_words(texts: list[str]) -> tuple[str, ...]:
     return tuple(re.findall(r"\w+", " ".join(texts).casefold()))
 
 

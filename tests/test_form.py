@@ -83,7 +83,7 @@ def test_a_run_without_deployment_is_what_it_was_given() -> None:
 def test_parts_that_do_not_fit_together_are_refused(deployment: UUID) -> None:
     """With the key and the value."""
     with pytest.raises(BadRequest, match="train_split 'test_sft' must differ"):
-        complete(deployment, data=Data(train_split="test_sft"))
+        complete(deployment, data=Data(train_split="test_sft", test_split="test_sft"))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ OTHERS = {
 }
 FIND = """
 from chatdata.hub import files_named_by_card, hub_system
-from chatdata.sources import PinnedData, files_found_by_datasets
+from chatdata.source_files import PinnedData, files_found_by_datasets
 from retune.request import Data
 commit = HfApi().dataset_info(name).sha
 pinned = PinnedData(data=Data(source=name, subset=subset), revision=commit)

@@ -100,6 +100,19 @@ def test_the_documented_tree_names_every_file(package: str) -> None:
     assert sorted(named) == sorted(files)
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_lines_end_at_a_line_feed_alone(package: str) -> None:
+    """`str.splitlines` also parts a text at characters that are data: U+2028, U+0085, form feed."""
+    calls = {
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in ("splitlines", "readlines")
+    }
+
+    assert calls == set()
+
+
 @pytest.mark.parametrize("module", ["torch", "transformers", "azure.ai.ml", "datasets", "mlflow", "pandas"])
 def test_importing_the_flow_leaves_heavy_packages_alone(module: str) -> None:
     """A worker that loads the flow pays for Prefect only."""

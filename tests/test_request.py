@@ -78,7 +78,10 @@ def test_all_problems_are_reported_at_once_with_file_and_line(tmp_path: Path) ->
         ("nonsense", "section.key=value"),
         ("servng.instance_count=1", "Did you mean 'serving'?"),
         ("data=folder", "section.key=value"),
-        ("data.validation_split=train_sft", "must differ"),
+        ("data.train_split=train[:80%]", "Name the split 'train', take the leading share of it with data.fraction"),
+        ("data.format=csv", "'auto', 'openai', 'sharegpt'"),
+        ("data.columns={frage: prompt}", "frage is no part of a row; write part: column"),
+        ("data.validation_fraction=0.9", "less than or equal to 0.4"),
         ("limits.poll_seconds=0", "greater than or equal to 0.2"),
     ],
 )
@@ -88,6 +91,13 @@ def test_a_wrong_assignment_is_refused_with_its_fix(assignment: str, fix: str, t
 
     assert len(found) == 1
     assert fix in found[0]
+
+
+def test_a_split_cannot_train_and_judge(tmp_path: Path) -> None:
+    """The split to train on must differ from those that judge the model, where both are named."""
+    (problem,) = problems_of("data: {train_split: rows, test_split: rows}\n", tmp_path)
+
+    assert "train_split 'rows' must differ" in problem
 
 
 @pytest.mark.parametrize("text", ["data: [", "- a\n- b\n", "just text"], ids=["broken", "list", "text"])

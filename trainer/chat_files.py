@@ -63,15 +63,17 @@ def read_rows(path: Path) -> list[Row]:
 
 def read_jsonl(path: Path) -> list[Row]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
-        if not line.strip():
-            continue
-        row = parse_json(line, f"Line {number} of {path.name!r}")
-        if not isinstance(row, dict):
-            raise StepError(
-                f"Line {number} of {path.name!r} is no JSON object. Write one object with 'messages' a line."
-            )
-        rows.append(row)
+    # A row ends at a line feed alone: texts may hold other characters that part lines.
+    with path.open(encoding="utf-8-sig", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            row = parse_json(line, f"Line {number} of {path.name!r}")
+            if not isinstance(row, dict):
+                raise StepError(
+                    f"Line {number} of {path.name!r} is no JSON object. Write one object with 'messages' a line."
+                )
+            rows.append(row)
     return rows
 
 

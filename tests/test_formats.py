@@ -1,0 +1,117 @@
+"""Data sets of public shapes are recognised, converted and split with no setting but their source."""
+
+import json
+from pathlib import Path
+
+import pytest
+from public_shapes import ROWS, SHAPES, Case, chat, lines
+
+from chatdata.prepare import prepare
+from chatdata.sources import pin
+from retune.data_facts import data_sheet
+from retune.errors import BadRequest
+from retune.report import PreparedData
+from retune.request import Data, Workspace
+from retune.summary import sheet_to_markdown
+
+
+def prepared(source: Path, folder: Path, **settings: object) -> PreparedData:
+    """The files of a source, in a folder."""
+    folder.mkdir()
+    return prepare(pin(Data(source=str(source), **settings), Workspace()), folder)
+
+
+def rows_of(data: PreparedData, role: str) -> list[dict]:
+    text = Path(data.splits[role].path).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.split("\n")[:-1]]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_public_shape_needs_no_setting_but_its_source(name: str, tmp_path: Path) -> None:
+    """It is recognised, every row is converted and kept, and what has no split is held out from the training rows."""
+    case: Case = SHAPES[name](tmp_path / "source")
+
+    data = prepared(case.source, tmp_path / "out", **case.settings)
+
+    rows = {role: rows_of(data, role) for role in data.splits}
+    given = case.given or ("train",)
+    assert {split.format.partition(" ")[0] for split in data.splits.values()} == {case.format}
+    assert {role for role, split in data.splits.items() if not split.held_out} == set(given)
+    assert sum(map(len, rows.values())) == ROWS * len(given)
+    assert all(rows.values())
+    texts = [json.dumps(row["messages"], sort_keys=True) for role in rows for row in rows[role]]
+    assert len(set(texts)) == len(texts)
+    first = case.first or chat(0, {"hub_layout": "train_sft ", "files_by_split": "train "}.get(name, ""))
+    if len(given) == 1:
+        assert json.dumps(first, sort_keys=True) in texts
+
+
+def test_the_report_says_what_was_recognised_and_shows_a_row_before_and_after(tmp_path: Path) -> None:
+    """Format, columns, what is not read, and the first row as it was."""
+    case = SHAPES["sharegpt"](tmp_path / "source")
+
+    data = prepared(case.source, tmp_path / "out")
+
+    split = data.splits["train"]
+    assert split.format == "sharegpt (ShareGPT): conversations as messages; not read: id"
+    assert split.source_row.startswith('{"id": "x0", "conversations": [{"from": "human"')
+    assert split.statistics.preview[0].startswith('{"messages":[{"role":"user"')
+    page = sheet_to_markdown(data_sheet(data))
+    assert "sharegpt (ShareGPT)" in page
+    assert '{"id": "x0", "conversations": \\[{"from": "human"' in page
+
+
+UNKNOWN = {
+    "other names": (
+        {"frage": "Was?", "antwort": "Das."},
+        ["its columns: frage, antwort", "data.columns={", ": frage, ", ": antwort}"],
+    ),
+    "a letter more": ({"promt": "What?", "completion": "That."}, ["prompt-completion", "prompt: promt"]),
+    "running text": ({"text": "Once upon a time."}, ["its columns: text", "a question and an answer"]),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_an_unknown_shape_is_answered_with_its_columns_and_the_line_to_add(case: str, tmp_path: Path) -> None:
+    """And the line makes it known."""
+    row, expected = UNKNOWN[case]
+    path = lines(tmp_path / "chats.jsonl", [{name: f"{text} {n}" for name, text in row.items()} for n in range(ROWS)])
+
+    with pytest.raises(BadRequest) as caught:
+        prepared(path, tmp_path / "out")
+
+    (problem,) = caught.value.problems
+    assert [part for part in expected if part not in problem] == []
+    if "data.columns=" in problem:
+        mapping = problem.partition("data.columns={")[2].partition("}")[0]
+        columns = dict(part.split(": ") for part in mapping.split(", "))
+        assert prepared(path, tmp_path / "again", columns=columns).splits["train"].rows > 0
+
+
+def test_a_format_that_is_named_is_used(tmp_path: Path) -> None:
+    """A row with two shapes is read as the one that the request names."""
+    rows = [{"messages": chat(n), "question": f"What is {n}?", "answer": f"It is {n}."} for n in range(ROWS)]
+    path = lines(tmp_path / "chats.jsonl", rows)
+
+    data = prepared(path, tmp_path / "out", format="question-answer")
+    with pytest.raises(BadRequest, match=r"rows are not alpaca, which needs instruction.* Set data\.format=auto"):
+        prepared(path, tmp_path / "refused", format="alpaca")
+
+    assert rows_of(data, "train")[0]["messages"][0]["content"].startswith("What is")
+
+
+@pytest.mark.parametrize(
+    ("address", "revision"),
+    [
+        ("https://huggingface.co/datasets/lab/chats", None),
+        ("https://huggingface.co/datasets/lab/chats/tree/v2", "v2"),
+        ("https://huggingface.co/datasets/lab/chats/viewer/default/train?row=3", None),
+        ("hf://datasets/lab/chats", None),
+        ("hf://datasets/lab/chats@v2", "v2"),
+    ],
+)
+def test_an_address_of_the_hub_is_its_dataset(address: str, revision: str | None) -> None:
+    """As a browser shows it, or as `hf://` writes it."""
+    data = Data(source=address)
+
+    assert (data.source, data.revision) == ("lab/chats", revision)
