@@ -46,11 +46,13 @@ def from_turns(parts: Parts) -> object:
 
 def turn_list(value: object) -> object:
     """The list of turns that a value holds, also as JSON text or as an object of lists, as `datasets` writes it."""
-    value = parse_text(value)
-    columns = list(value.values()) if isinstance(value, dict) else []
-    if not columns or not all(isinstance(column, list) and len(column) == len(columns[0]) for column in columns):
-        return value
-    return [dict(zip(value, turn, strict=True)) for turn in zip(*columns, strict=True)]
+    parsed = parse_text(value)
+    if not isinstance(parsed, dict) or not all(isinstance(column, list) for column in parsed.values()):
+        return parsed
+    columns = list(parsed.values())
+    if len({len(column) for column in columns}) != 1:
+        return parsed
+    return [dict(zip(parsed, turn, strict=True)) for turn in zip(*columns, strict=True)]
 
 
 def from_alpaca(parts: Parts) -> object:

@@ -32,14 +32,15 @@ class Data(Section):
     """Chat data: where it comes from, how much of it is used, and what is done about rows that are unfit."""
 
     source: str = Field(
-        "HuggingFaceH4/ultrachat_200k",
+        default="HuggingFaceH4/ultrachat_200k",
         min_length=1,
         description="Hugging Face dataset id or address, file, folder, fsspec URL (abfss://, az://, https:// ...), or "
         "data asset azureml:NAME:VERSION.",
     )
-    subset: str | None = Field(None, description="Configuration of the data set, where it has several.")
+    subset: str | None = Field(default=None, description="Configuration of the data set, where it has several.")
     revision: str | None = Field(
-        None, description="Commit of a hub data set; a branch or tag stands for the commit that it is at, as reported."
+        default=None,
+        description="Commit of a hub data set; a branch or tag stands for the commit that it is at, as reported.",
     )
     format: Literal[
         "auto",
@@ -50,65 +51,74 @@ class Data(Section):
         "prompt-completion",
         "prompt-response",
         "question-answer",
-    ] = Field("auto", description="Shape of the rows. `auto`: recognised from the columns and the first rows.")
+    ] = Field(default="auto", description="Shape of the rows. `auto`: recognised from the columns and the first rows.")
     columns: dict[str, str] = Field(
-        {},
+        default={},
         description="Columns with unusual names, by the part that each is, e.g. {prompt: Frage, completion: Antwort}.",
     )
-    fraction: float = Field(1, gt=0, le=1, description="Share of each split that is used, in (0, 1].")
+    fraction: float = Field(default=1, gt=0, le=1, description="Share of each split that is used, in (0, 1].")
     selection: Literal["head", "hash"] = Field(
-        "head",
+        default="head",
         description="Which rows: the leading ones, as in the guide, or by a seeded digest of each conversation, "
         "whatever its place. A larger fraction contains the smaller one.",
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of what is chosen, and what is held out, by digest.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seed of what is chosen, and what is held out, by digest.")
     train_split: str = Field(
-        "auto", min_length=1, description="Split, file or pattern of files to train on. `auto`: by the usual names."
+        default="auto",
+        min_length=1,
+        description="Split, file or pattern of files to train on. `auto`: by the usual names.",
     )
-    validation_split: str = Field("auto", min_length=1, description="Split or files whose loss is measured.")
-    test_split: str = Field("auto", min_length=1, description="Split or files whose prompts the endpoint is asked.")
+    validation_split: str = Field(default="auto", min_length=1, description="Split or files whose loss is measured.")
+    test_split: str = Field(
+        default="auto", min_length=1, description="Split or files whose prompts the endpoint is asked."
+    )
     validation_fraction: float = Field(
-        0.1, gt=0, le=0.4, description="Share of the training split that is held out where no split validates."
+        default=0.1, gt=0, le=0.4, description="Share of the training split that is held out where no split validates."
     )
     test_fraction: float = Field(
-        0.1, gt=0, le=0.4, description="Share of the training split that is held out where no split tests."
+        default=0.1, gt=0, le=0.4, description="Share of the training split that is held out where no split tests."
     )
     on_bad_row: Literal["fail", "drop"] = Field(
-        "fail",
+        default="fail",
         description="What to do about rows that the component would fail on or leave out: refuse the data, or leave "
         "them out.",
     )
     duplicates: Literal["bad_row", "drop", "note", "off"] = Field(
-        "bad_row", description="Rows that are there twice. `bad_row`: as on_bad_row says; `off`: not looked for."
+        default="bad_row",
+        description="Rows that are there twice. `bad_row`: as on_bad_row says; `off`: not looked for.",
     )
     evaluation_overlap: Literal["bad_row", "drop", "note", "off"] = Field(
-        "bad_row", description="Training rows that are also in an evaluation split."
+        default="bad_row", description="Training rows that are also in an evaluation split."
     )
     near_duplicates: Literal["note", "drop", "off"] = Field(
-        "note",
+        default="note",
         description="Rows that nearly repeat another one of their split, or training rows that nearly repeat one of an "
         "evaluation split: a guess, so such rows are kept unless `drop` is asked for.",
     )
     weights: Literal["bad_row", "drop", "note"] = Field(
-        "bad_row",
+        default="bad_row",
         description="Rows with an answer whose `weight` is not 1. The component does not know weights: with `note` it "
         "trains on such answers in full.",
     )
     on_lost_tools: Literal["warn", "fail"] = Field(
-        "warn",
+        default="warn",
         description="What to do where rows have tools or tool calls that the model's chat template leaves out, or "
         "where data.tokenizer does not say which template that is.",
     )
     drop_limit: float = Field(
-        0.5, gt=0, le=1, description="Share of a split's rows that one check may leave out; beyond, the run is refused."
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Share of a split's rows that one check may leave out; beyond, the run is refused.",
     )
     tokenizer: str | None = Field(
-        None,
+        default=None,
         min_length=1,
         description="Folder or hub id of the model's tokenizer. Unset: a token is taken for four characters.",
     )
     privacy: Literal["off", "refuse", "redact"] = Field(
-        "off", description="Scan for personal data and secrets: rows with any are bad rows, or have it replaced."
+        default="off",
+        description="Scan for personal data and secrets: rows with any are bad rows, or have it replaced.",
     )
 
     @model_validator(mode="before")
