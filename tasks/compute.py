@@ -24,6 +24,8 @@ log = logging.getLogger("retune.compute")
 # K80 sizes, refused by the guide when a model does not say which sizes it allows.
 UNSUPPORTED_SIZES = ("standard_nc6", "standard_nc12", "standard_nc24", "standard_nc24r")
 SERVERLESS = "serverless"
+# A price list's names of the tiers in which clusters are made.
+TIERS = {"standard": "dedicated", "lowpriority": "low_priority"}
 
 
 class ComputeFacts(Part):
@@ -32,6 +34,8 @@ class ComputeFacts(Part):
     used: ComputeUsed
     exists: bool
     region_sizes: list[str]
+    # Of a node that trains, US$ per hour, by tier.
+    prices_per_hour_usd: dict[str, float]
     serving_price_per_hour_usd: float | None
 
 
@@ -55,19 +59,23 @@ def inspect_compute(request: Request) -> ComputeFacts:
         raise BadRequest(
             [f"compute.size '{settings.size}' has no GPU. The component trains on GPUs; choose a GPU size."]
         )
+    tier = (cluster and cluster.tier) or settings.tier
+    prices = _prices(size.__dict__)
     used = ComputeUsed(
         name=SERVERLESS if settings.serverless else settings.name,
         size=required(size.name, "the size's name"),
         gpus_per_node=size.gpus,
-        tier=cluster.tier or settings.tier if cluster is not None else settings.tier,
-        price_per_hour_usd=_price(size.__dict__),
+        tier=tier,
+        price_per_hour_usd=prices.get(tier),
     )
     serving = sizes.get(request.serving.instance_type.lower())
     return ComputeFacts(
         used=used,
         exists=cluster is not None or settings.serverless,
         region_sizes=list(sizes),
-        serving_price_per_hour_usd=_price(serving.__dict__) if serving else None,
+        prices_per_hour_usd=prices,
+        # Endpoints have no other tier.
+        serving_price_per_hour_usd=_prices(serving.__dict__).get("dedicated") if serving else None,
     )
 
 
@@ -115,7 +123,8 @@ def ensure_cluster(request: Request, facts: ComputeFacts) -> ComputeUsed:
             refusals.append(refusal)
             continue
         log.info("%s is made: up to %s node(s) of %s, %s", settings.name, settings.max_nodes, facts.used.size, tier)
-        return facts.used.model_copy(update={"created": True, "tier": tier})
+        price = facts.prices_per_hour_usd.get(tier)
+        return facts.used.model_copy(update={"created": True, "tier": tier, "price_per_hour_usd": price})
     raise refusals[-1]
 
 
@@ -174,13 +183,14 @@ def _not_allowed(key: str, size: str, model: ModelFacts, allowed: list[str]) -> 
     return f"{key} '{size}' is not allowed for model '{model.model.name}'. Choose one of {', '.join(allowed)}."
 
 
-def _price(size: dict[str, object]) -> float | None:
-    """List price of a Linux node, US$ per hour. The SDK leaves it in the raw attributes of the size."""
-    prices = member(size, "estimatedVMPrices", "values") or member(size, "estimated_vm_prices", "values")
-    for price in prices if isinstance(prices, list) else []:
+def _prices(size: dict[str, object]) -> dict[str, float]:
+    """List prices of a Linux node by tier, US$ per hour. The SDK leaves them in the raw attributes of the size."""
+    listed = member(size, "estimatedVMPrices", "values") or member(size, "estimated_vm_prices", "values")
+    prices = {}
+    for price in listed if isinstance(listed, list) else []:
         system = member(price, "osType") or member(price, "os_type")
-        tier = member(price, "vmTier") or member(price, "vm_tier")
+        tier = TIERS.get(str(member(price, "vmTier") or member(price, "vm_tier")).lower())
         amount = member(price, "retailPrice") or member(price, "retail_price")
-        if (str(system).lower(), str(tier).lower()) == ("linux", "standard") and isinstance(amount, int | float):
-            return amount
-    return None
+        if str(system).lower() == "linux" and tier and isinstance(amount, int | float):
+            prices[tier] = amount
+    return prices

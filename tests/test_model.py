@@ -8,7 +8,7 @@ from conftest import Emulator
 from retune.errors import BadRequest
 from retune.report import Parameter
 from retune.request import Request, load
-from tasks.compute import inspect_compute
+from tasks.compute import _prices, inspect_compute
 from tasks.model import display_name, read_model
 
 A100 = [
@@ -91,8 +91,19 @@ def test_low_priority_is_tried_when_dedicated_is_refused_and_only_then(emulator:
     finally:
         emulator.admin("DELETE", "/admin/faults")
 
-    assert (used.created, used.tier) == (True, "low_priority")
+    # The list names no price for that tier, and the dedicated one would be wrong.
+    assert (used.created, used.tier, used.price_per_hour_usd) == (True, "low_priority", None)
     assert emulator.client().compute.get("fallback").tier == "low_priority"
+
+
+def test_a_node_has_the_price_of_its_tier() -> None:
+    """Of Linux: neither Windows nor Spot, which no cluster of the workspace is."""
+    amounts = {("Linux", "Standard"): 3.67, ("Windows", "Standard"): 5.0, ("Linux", "LowPriority"): 0.73}
+    amounts |= {("Windows", "LowPriority"): 2.0, ("Linux", "Spot"): 0.5}
+    values = [{"osType": os, "vmTier": tier, "retailPrice": amount} for (os, tier), amount in amounts.items()]
+
+    assert _prices({"estimatedVMPrices": {"values": values}}) == {"dedicated": 3.67, "low_priority": 0.73}
+    assert _prices({}) == {}
 
 
 @pytest.mark.parametrize(
