@@ -129,7 +129,7 @@ def _mark_crashed(guarded: Guarded) -> None:
             if run.run_count != guarded.run_count or run.state is None or run.state.is_final():
                 return
             final = Cancelled if run.state.is_cancelling() else Crashed
-            text = "The run's process died; its guard has deleted the endpoint."
+            text = "The run's process died; its guard has cleaned up, as guard.log says."
             client.set_flow_run_state(guarded.flow_run_id, final(message=text))
     except (httpx.HTTPError, PrefectException, RuntimeError, ValueError) as error:
         log.warning("run %s: Prefect's API did not take the final state: %s", guarded.key, error)

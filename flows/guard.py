@@ -109,15 +109,26 @@ def _load() -> None:
 
 @contextlib.contextmanager
 def _handle(worker: int | None) -> Iterator[int | None]:
-    """A handle of the worker's process; None for a run without one, or where the system has no such handles."""
-    if worker is None or not hasattr(os, "pidfd_open"):
-        yield None
-        return
-    handle = os.pidfd_open(worker)
+    """What can be read once the worker's process has ended; None without a worker, or where the system cannot tell."""
+    handle = None if worker is None else _open_process(worker)
     try:
         yield handle
     finally:
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
+
+
+def _open_process(process: int) -> int | None:
+    try:
+        return os.pidfd_open(process)
+    except ProcessLookupError:
+        # It has ended: a pipe that nobody writes to can be read as well.
+        ended, writer = os.pipe()
+        os.close(writer)
+        return ended
+    except (AttributeError, OSError):
+        # Not Linux, or a kernel or a container that does not offer it.
+        return None
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ class Section(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _texts_arequoted_if_odd(cls, value: object) -> object:
+    def _check_texts(cls, value: object) -> object:
         if isinstance(value, dict) and len(value) > MOST_PARAMETERS:
             raise ValueError(f"has {len(value)} keys; at most {MOST_PARAMETERS} are allowed")
         for key, entry in value.items() if isinstance(value, dict) else [("", value)]:

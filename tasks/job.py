@@ -143,8 +143,8 @@ def _check_same(job: "Job", request: Request, key: str, data: PreparedData) -> N
 
 
 def _training_settings(request: Request) -> Iterator[tuple[str, object]]:
-    """What decides the result, as dotted key and value: where to run, how long to wait and who approves do not."""
-    for section, values in request.model_dump(mode="json", exclude={"approval", "limits", "workspace"}).items():
+    """What decides the trained model, as dotted key and value."""
+    for section, values in request.model_dump(mode="json", include={"model", "data", "compute", "training"}).items():
         for name, value in values.items():
             yield f"{section}.{name}", value
 

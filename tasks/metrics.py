@@ -6,6 +6,7 @@ the steps' metrics on the job's own run too.
 
 import logging
 import math
+import sys
 from typing import TYPE_CHECKING
 
 from retune.report import Curve, Part
@@ -24,6 +25,7 @@ log = logging.getLogger("retune.metrics")
 
 # Metrics appear in the tracking store a moment after they were logged.
 VISIBLE_WITHIN_SECONDS = 60
+LARGEST_LOSS = math.log(sys.float_info.max)
 
 
 class JobMetrics(Part):
@@ -51,8 +53,10 @@ def read_metrics(request: Request, job: str) -> JobMetrics:
     )
     values = {name: value for run in runs for name, value in run.data.metrics.items() if math.isfinite(value)}
     for moment in ("before", "after"):
-        if f"eval_loss_{moment}" in values:
-            values[f"perplexity_{moment}"] = math.exp(values[f"eval_loss_{moment}"])
+        loss = values.get(f"eval_loss_{moment}")
+        # That of a training that has diverged is larger than a float can be.
+        if loss is not None and loss < LARGEST_LOSS:
+            values[f"perplexity_{moment}"] = math.exp(loss)
     log.info("%d metrics; eval_loss %s", len(values), values.get("eval_loss", "not logged"))
     curves = _curves(tracking, runs)
     show_losses(curves)

@@ -87,8 +87,11 @@ def show_data(prepared: PreparedData) -> None:
 def show_parameters(parameters: list[Parameter]) -> None:
     """Where each input of the component came from."""
     text = "Inputs of the component, and whose values they are."
-    rows = table_cells(parameters_table(parameters))
-    PAGE.draw("parameters", lambda: create_table_artifact(rows, key="parameters", description=text))
+
+    def draw() -> None:
+        create_table_artifact(table_cells(parameters_table(parameters)), key="parameters", description=text)
+
+    PAGE.draw("parameters", draw)
 
 
 def show_losses(curves: list[Curve]) -> None:
@@ -100,14 +103,18 @@ def show_losses(curves: list[Curve]) -> None:
 
 def show_questions(answers: list[Answer]) -> None:
     """What the endpoint was asked, what the rows themselves answer, and what it answered."""
-    rows = [exchange_cells(exchange) for exchange in exchanges_of(answers)]
-    PAGE.draw("questions", lambda: create_table_artifact(rows, key="questions", description="Questions and answers."))
+
+    def draw() -> None:
+        rows = [exchange_cells(exchange) for exchange in exchanges_of(answers)]
+        create_table_artifact(rows, key="questions", description="Questions and answers.")
+
+    PAGE.draw("questions", draw)
 
 
 def show_summary(report: Report, status: str | None = None) -> None:
     """What the run did, what it made and deleted, what it cost; `status` is that of one that goes on."""
-    text = to_markdown(report, status)
-    PAGE.draw("summary", lambda: _show_markdown("summary", text, "What this run did."))
+    now = report.model_copy(deep=True)
+    PAGE.draw("summary", lambda: _show_markdown("summary", to_markdown(now, status), "What this run did."))
 
 
 def _show_markdown(key: str, text: str, description: str) -> None:
