@@ -79,7 +79,7 @@ def spoken(batch: Batch) -> pl.Series:
             {"text": [text_of(conversation) for conversation in batch.conversations]}, {"text": pl.String}
         )
     text = pl.col("text").fill_null("")
-    letters = text.str.to_lowercase().str.replace_all(r"[^\pL\pN]+", "")
+    letters = text.str.normalize("NFKC").str.to_lowercase().str.replace_all(r"[^\pL\pN]+", "")
     return texts.select(pl.when(letters == "").then(text).otherwise(letters)).to_series()
 
 

@@ -134,6 +134,12 @@ class Data(Section):
         pinned = {} if values.get("revision") or revision in (None, "main") else {"revision": revision}
         return values | {"source": match["name"]} | pinned
 
+    @field_validator("duplicates", "evaluation_overlap", "near_duplicates", "privacy", mode="before")
+    @classmethod
+    def _off_is_a_word(cls, value: object) -> object:
+        """YAML reads `off` without quotes as false."""
+        return "off" if value is False else value
+
     @field_validator("columns")
     @classmethod
     def _parts_are_known(cls, columns: dict[str, str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Where a source has no split to validate or to test with, rows of its training split are held out."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +58,18 @@ def test_a_row_keeps_its_side_when_others_are_added(tmp_path: Path) -> None:
 
 
 def test_repetitions_are_on_one_side(tmp_path: Path) -> None:
-    """A row that differs from another in case, spaces and punctuation alone is never held out from it."""
-    rows = [row(number) for number in range(300)]
-    shouted = json.loads(json.dumps(rows).replace("How do I keep", "HOW, do  I keep"))
+    """A row that differs from another in case, spaces, punctuation and composed letters alone is never held out."""
+    rows = [row(number, "café") for number in range(300)]
+    text = json.dumps(rows, ensure_ascii=False).replace("How do I keep", "HOW, do  I keep")
+    shouted = json.loads(unicodedata.normalize("NFD", text))
 
     data = prepared(tmp_path, {"chats.jsonl": rows + shouted}, on_bad_row="drop")
 
     sides = [
-        {question.casefold().replace(",", "").replace("  ", " ") for question in questions(data, role)}
+        {
+            unicodedata.normalize("NFC", question.casefold()).replace(",", "").replace("  ", " ")
+            for question in questions(data, role)
+        }
         for role in ROLES
     ]
     assert sum(map(len, sides)) == len(set.union(*sides)) == 300

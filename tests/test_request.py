@@ -197,3 +197,13 @@ def test_quotes_and_other_letters_are_texts() -> None:
     request = parse({"data": {"source": 'it\'s "здесь" $HOME'}, "training": {"huggingface_id": "x'; id; echo '"}})
 
     assert request.data.source == 'it\'s "здесь" $HOME'
+
+
+@pytest.mark.parametrize("setting", ["duplicates", "evaluation_overlap", "near_duplicates", "privacy"])
+def test_off_is_a_word_where_a_setting_can_be_off(setting: str, tmp_path: Path) -> None:
+    """On the command line and in a preset, without quotes, though YAML reads it as false."""
+    preset = tmp_path / "preset.yaml"
+    preset.write_text(f"data:\n  {setting}: off\n", encoding="utf-8")
+
+    assert getattr(load("local", [f"data.{setting}=off"]).data, setting) == "off"
+    assert getattr(load(str(preset), []).data, setting) == "off"
