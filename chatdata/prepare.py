@@ -94,7 +94,8 @@ def prepare(
         selection=data.selection,
         splits={**splits},
         fetched_bytes=fetched,
-        notes=notes + about_weights(splits) + about_unused(source),
+        notes=notes + about_weights(splits),
+        unused=source.unused,
     )
 
 
@@ -156,11 +157,6 @@ def about_weights(splits: Mapping[Role, Split]) -> list[str]:
     return (
         [f"{rows:,} rows have weights, which the component ignores: it trains on all answers in full."] if rows else []
     )
-
-
-def about_unused(source: Source) -> list[str]:
-    """A note on splits that nothing is read from."""
-    return [f"Splits that are not read: {', '.join(source.unused)}."] if source.unused else []
 
 
 def report_progress(progress: Progress, role: str, rows: int | None, reader: Reader, done: int) -> None:

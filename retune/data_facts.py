@@ -21,6 +21,7 @@ def data_section(data: PreparedData) -> Section:
         Fact("source", data.source),
         Fact("revision", data.revision[:12]),
         *_origin_facts(data),
+        Fact("not read", ", ".join(data.unused)),
         Fact("choice of rows", SELECTIONS.get(data.selection, data.selection)),
         Fact("files", "from the cache, digests verified" if data.cached else f"prepared in {duration(data.seconds)}"),
         Fact("fetched", megabytes(data.fetched_bytes) if data.fetched_bytes else ""),

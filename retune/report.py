@@ -161,6 +161,7 @@ class PreparedData(Part):
         default="", description="Digest of everything that decides the files' content; names them in the cache."
     )
     splits: dict[str, Split] = Field(description="By role: train, validation, test.")
+    unused: list[str] = Field(default=[], description="Splits of the source, or files, that nothing is read from.")
     notes: list[str] = Field(default=[], description="What somebody should know of the data though it is usable.")
     cached: bool = Field(
         default=False, description="The files of an earlier run were used, after a check of their digests."

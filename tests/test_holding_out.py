@@ -168,4 +168,4 @@ def test_a_file_without_a_split_in_its_name_trains_where_no_other_does(tmp_path:
 
     assert (data.splits["train"].source_split, data.splits["test"].rows) == ("chats.jsonl", 9)
     assert named.splits["train"].source_split == "train"
-    assert named.warnings == ["Splits that are not read: chats.jsonl."]
+    assert (data.unused, named.unused) == ([], ["chats.jsonl"])
