@@ -222,8 +222,10 @@ class SplitWriting:
         """The rows that repeat no other; the file has these alone afterwards."""
         data, dropped = self._checks.data, []
         actions = {kind: getattr(data, setting) for kind, setting in checks.SWITCHES.items()}
+        left_out = {kind for kind, action in actions.items() if action in ("drop", "bad_row")}
+        near = data.near_duplicates != "off"
         with closing(WrittenRows(self._path, rows)) as file:
-            for row, kind, detail in find_repetitions(file, self._evaluation, near=data.near_duplicates != "off"):
+            for row, kind, detail in find_repetitions(file, self._evaluation, dropped=left_out, near=near):
                 match actions[kind]:
                     case "note":
                         self._problems.note(kind, file.location(row), detail)
