@@ -176,14 +176,18 @@ def parse_text(value: object) -> object:
 
 
 def parse_python(text: str) -> object:
-    """The list that Python, or numpy, has written as text; any other text as it is."""
+    """The list that Python, or numpy, has written as text; any other text, and a list that JSON cannot hold, as it
+    is."""
     if PYTHON_LIST.match(text) is None or text.count("[") + text.count("{") > PYTHON_BRACKETS:
         return text
     try:
         # numpy writes line ends in the place of commas; inside a text Python writes none.
-        return ast.literal_eval(NUMPY_SEPARATOR.sub("},\\n{", text.strip()))
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = ast.literal_eval(NUMPY_SEPARATOR.sub("},\\n{", text.strip()))
+        # Python's texts may hold half characters, its keys may be numbers, and its numbers may have any length.
+        orjson.dumps(value)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
+    return value
 
 
 def is_deep(value: object) -> bool:

@@ -27,7 +27,7 @@ from chatdata.formats import SAMPLE_ROWS, Format, UnknownFormat, recognise
 from chatdata.parquet_ranges import groups_to_fetch, has_messages, ranges_to_fetch
 from chatdata.sniffing import check_beginning
 from chatdata.source_files import SourceFile, unreachable
-from chatdata.text_files import BadFile, Row, csv_rows, json_rows, unfit_text
+from chatdata.text_files import SNIFFED_BYTES, BadFile, Row, csv_rows, json_rows, unfit_text
 from retune.data_settings import Data
 from retune.errors import RetuneError
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 NO_CONVERSATION = Conversation(None)
-SNIFFED_BYTES = 1 << 16
 ARROW_FILE = b"ARROW1"
 BATCH_ROWS = 1000
 FOOTERS_AT_ONCE = 8
@@ -322,8 +321,8 @@ def sample_of(batches: Iterator[pa.RecordBatch]) -> list[dict[str, object]]:
 
 
 def show_row(row: dict[str, object]) -> str:
-    """A row as JSON text, cut where it is long."""
-    text = json.dumps(row, ensure_ascii=False, default=str)
+    """A row as JSON text, cut where it is long; half characters, which no file can hold, as question marks."""
+    text = json.dumps(row, ensure_ascii=False, default=str).encode(errors="replace").decode()
     return text if len(text) <= EXAMPLE_CHARACTERS else f"{text[:EXAMPLE_CHARACTERS]} ..."
 
 
