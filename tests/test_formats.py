@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from public_shapes import ROWS, SHAPES, Case, chat, lines
+from pydantic import ValidationError
 
 from chatdata.prepare import prepare
 from chatdata.sources import pin
@@ -100,18 +101,37 @@ def test_a_format_that_is_named_is_used(tmp_path: Path) -> None:
     assert rows_of(data, "train")[0]["messages"][0]["content"].startswith("What is")
 
 
+ADDRESSES: dict[str, dict[str, str]] = {
+    "https://huggingface.co/datasets/lab/chats": {},
+    "https://huggingface.co/datasets/lab/chats/tree/main": {},
+    "https://huggingface.co/datasets/lab/chats/tree/v2": {"revision": "v2"},
+    "https://huggingface.co/datasets/lab/chats/tree/refs%2Fconvert%2Fparquet": {"revision": "refs/convert/parquet"},
+    "https://huggingface.co/datasets/lab/chats/viewer/default/train?row=3": {"train_split": "train"},
+    "https://huggingface.co/datasets/lab/chats/viewer/german/all": {"subset": "german", "train_split": "all"},
+    "https://huggingface.co/datasets/lab/chats/resolve/main/train.jsonl?download=true": {"train_split": "train.jsonl"},
+    "https://huggingface.co/datasets/lab/chats/blob/v2/a/b.csv": {"revision": "v2", "train_split": "a/b.csv"},
+    "hf://datasets/lab/chats": {},
+    "hf://datasets/lab/chats@v2": {"revision": "v2"},
+    "hf://datasets/lab/chats@v2/data/*.parquet": {"revision": "v2", "train_split": "data/*.parquet"},
+}
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_an_address_of_the_hub_is_its_settings(address: str) -> None:
+    """As a browser shows it, or as `hf://` writes it."""
+    assert Data(source=address).model_dump(exclude_defaults=True) == {"source": "lab/chats"} | ADDRESSES[address]
+
+
 @pytest.mark.parametrize(
-    ("address", "revision"),
+    ("rest", "settings", "message"),
     [
-        ("https://huggingface.co/datasets/lab/chats", None),
-        ("https://huggingface.co/datasets/lab/chats/tree/v2", "v2"),
-        ("https://huggingface.co/datasets/lab/chats/viewer/default/train?row=3", None),
-        ("hf://datasets/lab/chats", None),
-        ("hf://datasets/lab/chats@v2", "v2"),
+        ("/tree/main/data", {}, r"folder 'data'; write data\.source=lab/chats .* data\.train_split=data/\*\.parquet"),
+        ("/discussions/3", {}, r"'discussions' of the address names no data; write data\.source=lab/chats"),
+        ("/tree/v2", {"revision": "v1"}, r"names revision 'v2', and data\.revision is 'v1'"),
+        ("/viewer/default/all", {"train_split": "train"}, r"names train_split 'all', and data\.train_split is 'train'"),
     ],
 )
-def test_an_address_of_the_hub_is_its_dataset(address: str, revision: str | None) -> None:
-    """As a browser shows it, or as `hf://` writes it."""
-    data = Data(source=address)
-
-    assert (data.source, data.revision) == ("lab/chats", revision)
+def test_no_part_of_an_address_is_dropped_silently(rest: str, settings: dict[str, str], message: str) -> None:
+    """What cannot be taken over, and what another setting contradicts, is named with what to write."""
+    with pytest.raises(ValidationError, match=message):
+        Data(source=f"https://huggingface.co/datasets/lab/chats{rest}", **settings)
