@@ -141,7 +141,8 @@ class Reader:
         """The columns of a file, and some of its first rows; none of a parquet file whose columns say enough."""
         if file.kind == "parquet":
             schema = self._footer(file).schema.to_arrow_schema()
-            if not self._local and has_messages(schema) and self._data.format in ("auto", "openai"):
+            plain = self._data.format in ("auto", "openai") and not self._data.columns
+            if not self._local and has_messages(schema) and plain:
                 return schema.names, []
             batches = self._parquet(file, SAMPLE_ROWS, None)
             return schema.names, sample_of(batches)
