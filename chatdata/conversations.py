@@ -130,10 +130,10 @@ def lines_of(conversation: Conversation) -> tuple[str | None, str | None]:
 
 
 def values_of(column: pa.Array, broken: Broken) -> list[object]:
-    """A column's values, null for one that is not UTF-8."""
+    """A column's values, null for one that is not UTF-8 or has no like in Python, such as a time in nanoseconds."""
     try:
         return [without_padding(value) for value in column.to_pylist()]
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError):
         values = []
         for position, value in enumerate(column):
             try:
@@ -141,6 +141,9 @@ def values_of(column: pa.Array, broken: Broken) -> list[object]:
             except UnicodeDecodeError as error:
                 values.append(None)
                 broken[position] = (checks.NOT_UTF8, f"byte {error.start}")
+            except (ValueError, OverflowError) as error:
+                values.append(None)
+                broken[position] = (checks.NOT_TEXT, str(error)[:60])
         return values
 
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from public_shapes import chat
 
+from chatdata.formats import Format
 from chatdata.prepare import prepare
 from chatdata.sources import pin
 from retune.errors import BadRequest
@@ -214,6 +215,20 @@ def test_a_broken_object_over_several_lines_refuses_the_file(tmp_path: Path) -> 
 
     with pytest.raises(BadRequest, match="object 26 is broken"):
         prepared(path, tmp_path / "out", on_bad_row="drop")
+
+
+@pytest.mark.parametrize(("name", "content"), [("chats.jsonl", GOOD), ("chats.parquet", parquet())])
+def test_a_mistake_of_ours_is_not_blamed_on_the_file(
+    name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an internal error with a traceback, not a file that is not readable."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    monkeypatch.setattr(Format, "is_plain", False)
+    monkeypatch.setattr(Format, "conversation", lambda form, row: row["absent"])
+
+    with pytest.raises(KeyError, match="absent"):
+        prepared(path, tmp_path / "out")
 
 
 def written_by_python(messages: object) -> bytes:
