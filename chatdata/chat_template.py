@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from retune.errors import BadRequest
 from retune.report import Part
 
 if TYPE_CHECKING:
@@ -54,13 +55,20 @@ class ChatTemplate(Part):
 
 
 def read_template(files: Iterable[Path]) -> ChatTemplate | None:
-    """The template in a tokenizer's files; None where they have none."""
+    """The template in a tokenizer's files; None where they have none.
+
+    Raises:
+        BadRequest: a file is not readable.
+    """
     text, settings = None, {}
     for file in files:
-        if file.suffix == ".jinja":
-            text = file.read_text(encoding="utf-8")
-        else:
-            settings = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            content = file.read_text(encoding="utf-8")
+            settings = settings if file.suffix == ".jinja" else dict(json.loads(content))
+        except (ValueError, TypeError) as error:
+            problem = f"data.tokenizer: {file} is not readable: {error}."
+            raise BadRequest([problem], "Name a folder that save_pretrained wrote, or leave it out.") from error
+        text = content if file.suffix == ".jinja" else text
     known = settings.get("chat_template")
     if isinstance(known, list):
         named = {entry.get("name"): entry.get("template") for entry in known if isinstance(entry, dict)}

@@ -13,6 +13,8 @@ from itertools import pairwise
 
 import polars as pl
 
+from chatdata.nested import texts_of
+
 ROLES = ("system", "user", "assistant", "tool")
 # Of a value that is no good, so many characters are shown.
 SHOWN_CHARACTERS = 40
@@ -121,11 +123,14 @@ def problems_of_texts(messages: list[dict[str, str]]) -> list[tuple[str, str]]:
 
 
 def problems_of_row(messages: object, tools: object) -> list[tuple[str, str]]:
-    """What is wrong with the form of a row."""
+    """What is wrong with the form of a row, or with the characters of what it has beside roles and contents."""
     problems = problems_of_form(messages)
     if tools is not None and not isinstance(tools, list):
         problems.append((TOOLS_NOT_A_LIST, f"it is {kind_of(tools)}"))
-    return problems
+    if problems or not isinstance(messages, list):
+        return problems
+    extras = [{name: message[name] for name in message.keys() - {"role", "content"}} for message in messages]
+    return problems_of_characters("\n".join(texts_of([extras, tools])))
 
 
 def problems_of_form(messages: object) -> list[tuple[str, str]]:

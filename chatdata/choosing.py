@@ -52,21 +52,31 @@ def hold_out(reader: Reader, source: Source, data: Data) -> dict[Role, HeldOut]:
     reader.fetch_whole(split.files)
     shares: dict[Role, float] = {"validation": data.validation_fraction, "test": data.test_fraction}
     digests = {file.path: digest_file(reader, file, data.seed) for file in split.files}
-    whole = np.concatenate(list(digests.values()))
-    sides = share_out(whole, {role: shares[role] for role in missing})
+    whole = [digest for part in digests.values() for digest in part]
+    readable = np.array([digest is not None for digest in whole], dtype=bool)
+    # A row that could not be read says nothing by which to hold it out.
+    sides = np.full(len(whole), ROLES.index("train"), dtype=np.uint8)
+    values = np.array([digest for digest in whole if digest is not None], dtype=np.uint64)
+    sides[readable] = share_out(values, {role: shares[role] for role in missing})
     ends = np.cumsum([len(part) for part in digests.values()])[:-1]
     held = HeldOut(split, dict(zip(digests, np.split(sides, ends), strict=True)))
     roles: list[Role] = [*missing, "train"]
     return dict.fromkeys(roles, held)
 
 
-def digest_file(reader: Reader, file: SourceFile, seed: int) -> np.ndarray:
-    """A digest of what each row of a file says."""
-    digests: list[int] = []
+def digest_file(reader: Reader, file: SourceFile, seed: int) -> list[int | None]:
+    """A digest of what each row of a file says; None for a row that could not be read."""
+    digests: list[int | None] = []
     for batch in reader.batches(file, None):
         pause(0)
-        digests += [xxhash.xxh3_64_intdigest(SALT + text.encode(), seed) for text in spoken(batch)]
-    return np.array(digests, dtype=np.uint64)
+        unread = {*batch.broken}
+        if not isinstance(batch.conversations, pl.Series):
+            unread |= {number for number, row in enumerate(batch.conversations) if row.messages is None}
+        digests += [
+            None if number in unread else xxhash.xxh3_64_intdigest(SALT + text.encode(), seed)
+            for number, text in enumerate(spoken(batch))
+        ]
+    return digests
 
 
 def spoken(batch: Batch) -> pl.Series:

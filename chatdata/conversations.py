@@ -130,10 +130,10 @@ def lines_of(conversation: Conversation) -> tuple[str | None, str | None]:
 
 
 def values_of(column: pa.Array, broken: Broken) -> list[object]:
-    """A column's values, null for one that is not UTF-8."""
+    """A column's values, null for one that is not UTF-8 or has no like in Python, such as a time in nanoseconds."""
     try:
         return [without_padding(value) for value in column.to_pylist()]
-    except UnicodeDecodeError:
+    except (ValueError, OverflowError):
         values = []
         for position, value in enumerate(column):
             try:
@@ -141,6 +141,9 @@ def values_of(column: pa.Array, broken: Broken) -> list[object]:
             except UnicodeDecodeError as error:
                 values.append(None)
                 broken[position] = (checks.NOT_UTF8, f"byte {error.start}")
+            except (ValueError, OverflowError) as error:
+                values.append(None)
+                broken[position] = (checks.NOT_TEXT, str(error)[:60])
         return values
 
 
@@ -176,14 +179,18 @@ def parse_text(value: object) -> object:
 
 
 def parse_python(text: str) -> object:
-    """The list that Python, or numpy, has written as text; any other text as it is."""
+    """The list that Python, or numpy, has written as text; any other text, and a list that JSON cannot hold, as it
+    is."""
     if PYTHON_LIST.match(text) is None or text.count("[") + text.count("{") > PYTHON_BRACKETS:
         return text
     try:
         # numpy writes line ends in the place of commas; inside a text Python writes none.
-        return ast.literal_eval(NUMPY_SEPARATOR.sub("},\\n{", text.strip()))
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        value = ast.literal_eval(NUMPY_SEPARATOR.sub("},\\n{", text.strip()))
+        # Python's texts may hold half characters, its keys may be numbers, and its numbers may have any length.
+        orjson.dumps(value)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text
+    return value
 
 
 def is_deep(value: object) -> bool:

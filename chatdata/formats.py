@@ -76,7 +76,10 @@ def from_pair(question: str, answer: str) -> Callable[[Parts], object]:
 
 def from_preference(parts: Parts) -> object:
     """The chosen side: messages, a transcript, or the answer to the prompt."""
-    chosen = parse_text(parts.get("chosen"))
+    chosen = parts.get("chosen")
+    # An answer may be JSON for its own sake.
+    if turns.are_turns(parsed := parse_text(chosen)):
+        chosen = parsed
     messages = turns.from_transcript(chosen) if isinstance(chosen, str) else turns.to_messages(chosen)
     if turns.is_whole(messages):
         return turns.with_system(messages, parts.get("system"))
@@ -196,14 +199,22 @@ def recognise(columns: Sequence[str], rows: Sequence[Row], data: Data) -> Format
         raise UnknownFormat(
             f"data.columns names {', '.join(map(repr, missing))}, which is no column; its columns: {listed(columns)}."
         )
-    # The parts that data.columns names, by their column; any other column under its own name.
+    # The parts that data.columns names, by their column; any other column under its own name, unless it is mapped.
     own_names = {column: part for part, column in data.columns.items()}
-    known = {simplified(own_names.get(column, column)): column for column in columns}
-    fitting = {
+    known = {simplified(column): column for column in columns if column not in own_names}
+    known |= {simplified(part): column for part, column in data.columns.items()}
+    shaped = {
         name: chosen
         for name in ([data.format] if data.format != "auto" else SHAPES)
         if (chosen := columns_of(SHAPES[name], known, own_names)) is not None
     }
+    fitting = {name: chosen for name, chosen in shaped.items() if data.columns.items() <= chosen.items()}
+    if shaped and not fitting:
+        readable = "; ".join(f"{name} reads {', '.join(SHAPES[name].parts)}" for name in shaped)
+        raise UnknownFormat(
+            f"no format that fits reads all the parts of data.columns ({', '.join(data.columns)}), each from a column "
+            f"of its own: {readable}. Leave out the other parts."
+        )
     if not fitting:
         raise UnknownFormat(explain_unknown(columns, rows, data))
     name = choose(fitting, rows)

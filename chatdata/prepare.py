@@ -3,7 +3,6 @@
 The evaluation splits come first, because training rows are compared with theirs.
 """
 
-import re
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 
     from chatdata.privacy import Scanner
 
-# How `describe_bad_rows` begins, after the split and the source.
-BAD_ROWS = re.compile(r": \d+ row\(s\): ")
 EVALUATION_KINDS: dict[Role, str] = {"validation": checks.IN_VALIDATION, "test": checks.IN_TEST}
 
 # Role of the file that is written, rows looked at, rows in all where that is known, bytes fetched from elsewhere.
@@ -86,7 +83,7 @@ def prepare(
     notes, refused = about_tools(pinned, splits)
     problems += refused
     if problems:
-        raise BadRequest(problems, advise(problems, splits, data))
+        raise BadRequest(problems, advise(splits, data))
     splits = {role: splits[role] for role in ("train", "validation", "test")}
     return PreparedData(
         source=data.source,
@@ -189,11 +186,11 @@ def load_scanner(data: Data) -> "Scanner | None":
     return load()
 
 
-def advise(problems: list[str], splits: Mapping[Role, Split], data: Data) -> str:
+def advise(splits: Mapping[Role, Split], data: Data) -> str:
     """What to do about the problems, in the state that the request is in."""
-    bad_rows = any(BAD_ROWS.search(problem) for problem in problems)
+    bad_rows = data.on_bad_row == "fail" and any(unfit(split, data) for split in splits.values())
     enough = not any(too_few(role, "", split, data) or beyond_limit("", split, data) for role, split in splits.items())
-    if bad_rows and data.on_bad_row == "fail" and enough:
+    if bad_rows and enough:
         return "Mend the rows, or set data.on_bad_row=drop to leave them out."
     return "Do what each line says, then run it again."
 

@@ -1,7 +1,8 @@
 """Rows of chat files, a batch at a time, each with the place where it stands.
 
-Parquet is read by row groups, the columns `messages` and `tools` only, and no row group beyond the wanted rows; a file
-that is not here is read by ranges. Text is read line by line; a text file that is not here is fetched whole first.
+Parquet is read by row groups, only the columns that the file's format reads, and no row group beyond the wanted rows; a
+file that is not here is read by ranges, after some whole rows where its columns alone do not say the format. Text is
+read line by line; a text file that is not here is fetched whole first.
 Memory holds a few batches, whatever the size of the files.
 """
 
@@ -27,7 +28,7 @@ from chatdata.formats import SAMPLE_ROWS, Format, UnknownFormat, recognise
 from chatdata.parquet_ranges import groups_to_fetch, has_messages, ranges_to_fetch
 from chatdata.sniffing import check_beginning
 from chatdata.source_files import SourceFile, unreachable
-from chatdata.text_files import BadFile, Row, csv_rows, json_rows, unfit_text
+from chatdata.text_files import SNIFFED_BYTES, BadFile, Row, csv_rows, json_rows, unfit_text
 from retune.data_settings import Data
 from retune.errors import RetuneError
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 NO_CONVERSATION = Conversation(None)
-SNIFFED_BYTES = 1 << 16
 ARROW_FILE = b"ARROW1"
 BATCH_ROWS = 1000
 FOOTERS_AT_ONCE = 8
@@ -112,15 +112,15 @@ class Reader:
             BadFile: the file cannot be read.
         """
         form = self.recognise(file).format
+        if file.kind == "json" or file.kind == "csv":
+            for chunk in guard_each(file, self._text(file, BATCH_ROWS)):
+                yield from_text(file.name, chunk, form)
+            return
         number = 1
-        with guarded(file):
-            if file.kind == "json" or file.kind == "csv":
-                for chunk in self._text(file, BATCH_ROWS):
-                    yield from_text(file.name, chunk, form)
-                return
-            for batch in self._parquet(file, rows, form) if file.kind == "parquet" else self._arrow(file):
-                yield from_arrow(file.name, number, batch, form)
-                number += len(batch)
+        read = self._parquet(file, rows, form) if file.kind == "parquet" else self._arrow(file)
+        for batch in guard_each(file, read):
+            yield from_arrow(file.name, number, batch, form)
+            number += len(batch)
 
     def recognise(self, file: SourceFile) -> Recognised:
         """How a file is read, from its columns and first rows.
@@ -142,7 +142,8 @@ class Reader:
         """The columns of a file, and some of its first rows; none of a parquet file whose columns say enough."""
         if file.kind == "parquet":
             schema = self._footer(file).schema.to_arrow_schema()
-            if not self._local and has_messages(schema) and self._data.format in ("auto", "openai"):
+            plain = self._data.format in ("auto", "openai") and not self._data.columns
+            if not self._local and has_messages(schema) and plain:
                 return schema.names, []
             batches = self._parquet(file, SAMPLE_ROWS, None)
             return schema.names, sample_of(batches)
@@ -261,13 +262,22 @@ def guarded(file: SourceFile) -> Iterator[None]:
     """Turns what libraries raise for an unreadable file into BadFile, and for an absent store into a CloudError."""
     try:
         yield
-    # The second is how a reader ends that has enough rows.
-    except (RetuneError, GeneratorExit):
+    except RetuneError:
         raise
     except network_errors() as error:
         raise unreachable(file.name, error) from error
     except (pa.ArrowException, OSError, EOFError, csv.Error, ValueError, LookupError, TypeError) as error:
         raise BadFile(f"{file.name}: not readable as {file.kind}: {' '.join(str(error).split())[:200]}.") from error
+
+
+def guard_each(file: SourceFile, items: Iterator[T]) -> Iterator[T]:
+    """The same items; only reading them is guarded, so that a mistake of ours in their use is not the file's."""
+    while True:
+        with guarded(file):
+            item = next(items, None)
+        if item is None:
+            return
+        yield item
 
 
 def network_errors() -> tuple[type[Exception], ...]:
@@ -322,8 +332,8 @@ def sample_of(batches: Iterator[pa.RecordBatch]) -> list[dict[str, object]]:
 
 
 def show_row(row: dict[str, object]) -> str:
-    """A row as JSON text, cut where it is long."""
-    text = json.dumps(row, ensure_ascii=False, default=str)
+    """A row as JSON text, cut where it is long; half characters, which no file can hold, as question marks."""
+    text = json.dumps(row, ensure_ascii=False, default=str).encode(errors="replace").decode()
     return text if len(text) <= EXAMPLE_CHARACTERS else f"{text[:EXAMPLE_CHARACTERS]} ..."
 
 

@@ -8,7 +8,7 @@ without it.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 import polars as pl
@@ -117,10 +117,11 @@ class Compared:
 
 
 def find_repetitions(
-    file: WrittenRows, evaluation: dict[str, WrittenRows], *, near: bool = True
+    file: WrittenRows, evaluation: dict[str, WrittenRows], *, dropped: Collection[str], near: bool = True
 ) -> Iterator[tuple[int, str, str]]:
     """Row, kind and detail of each row of a file that repeats an earlier one, or one of the evaluation splits, by their
-    kinds; with `near`, also of those that nearly do."""
+    kinds; with `near`, also of those that nearly do. Rows of the `dropped` kinds will be left out, so that no later row
+    is a repetition of one of them; a row of any other kind is kept, and exact copies of it are duplicates."""
     files = {checks.DUPLICATE: file, **evaluation}
     keys = [
         written.rows.select("exact", "ends", kind=pl.lit(kind), number=pl.int_range(pl.len()))
@@ -141,10 +142,13 @@ def find_repetitions(
             compared[kind].add(row, finder.keys(written, row) if near else [])
     for row in suspects_of(suspects, checks.DUPLICATE):
         pause(0)
-        if problem := finder.find(row):
-            yield row.number, *problem
-        else:
+        problem = finder.find(row)
+        if problem is None:
             compared[checks.DUPLICATE].add(row, finder.keys(file, row) if near else [])
+            continue
+        yield row.number, *problem
+        if problem[0] not in dropped:
+            compared[checks.DUPLICATE].add(row, [])
 
 
 def suspects_of(suspects: pl.DataFrame, kind: str) -> Iterator[Suspect]:

@@ -2,9 +2,11 @@
 
 Which files a split of a hub data set or of a folder with a card has, its card says or `datasets` finds out. Elsewhere
 the files' names say it (`chatdata.splits`). A split that is itself the name of a file or a pattern (`train.jsonl`,
-`2026/*.parquet`) is looked up below the source. Nothing is downloaded here.
+`2026/*.parquet`) is looked up below the source. A file that a split names belongs to that split alone, and
+what validates or tests is never trained on. Nothing is downloaded here.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -89,29 +91,35 @@ def open_source(pinned: PinnedData) -> Source:
         from chatdata.hub import hub_system
 
         system = hub_system()
-        return _with_roles(data, system, "", _layout(pinned, system))
+        known = {} if all_named_as_files(data) else _layout(pinned, system)
+        return _with_roles(data, system, f"datasets/{data.source}@{pinned.revision}", known)
     system, root = _system(pinned)
     return open_files(pinned.data, system, root, pinned)
 
 
 def open_files(data: Data, system: "AbstractFileSystem", root: str, pinned: "PinnedData | None") -> Source:
     """The splits of files below a folder: those that the request names, and others by their names."""
-    named = named_splits(data)
-    if len(named) == len(ROLES) and all(map(is_pattern, named.values())):
+    if all_named_as_files(data):
         return _with_roles(data, system, root, {})
     if pinned is not None and pinned.place and _needs_datasets(Path(pinned.place), data):
         return _with_roles(data, system, root, _layout(pinned, None))
     return _with_roles(data, system, root, _splits_below(data, system, root))
 
 
+def all_named_as_files(data: Data) -> bool:
+    """Whether the request names the files of every split, so that no other split matters."""
+    named = named_splits(data)
+    return len(named) == len(ROLES) and all(map(is_pattern, named.values()))
+
+
 def _with_roles(data: Data, system: "AbstractFileSystem", root: str, known: dict[str, list[SourceFile]]) -> Source:
     """The source with the split of each role, of which the known ones have these files."""
-    folder = root if not root or kind_of(root) is None or system.isdir(root) else root.rpartition("/")[0]
+    folder = root if kind_of(root) is None or system.isdir(root) else root.rpartition("/")[0]
     named = named_splits(data)
     patterns = {name: matching_files(system, folder, name) for name in set(named.values()) if is_pattern(name)}
-    taken = {file.path for files in patterns.values() for file in files}
     every = list(known)
-    known = {name: files for name, files in known.items() if not {file.path for file in files} <= taken}
+    taken = [file for files in patterns.values() for file in files]
+    known = {name: rest for name, files in known.items() if (rest := others(system, files, taken))}
     if missing := [name for name in dict.fromkeys(named.values()) if name not in patterns and name not in known]:
         raise BadRequest([_no_split(data, name, every) for name in missing])
     if not known and not patterns:
@@ -120,7 +128,25 @@ def _with_roles(data: Data, system: "AbstractFileSystem", root: str, known: dict
     splits: dict[Role, SourceSplit] = {
         role: SourceSplit(name, patterns.get(name) or known[name]) for role, name in roles.items()
     }
+    given = [file for role, split in splits.items() if role != "train" for file in split.files]
+    train = splits["train"]
+    splits["train"] = train._replace(files=others(system, train.files, given))
+    if not splits["train"].files:
+        raise BadRequest(
+            [f"data.train_split '{train.name}' names only files that validate or test, which are never trained on."],
+            "Name other files in data.train_split.",
+        )
     return Source(system, splits, [name for name in known if name not in roles.values()])
+
+
+def others(system: "AbstractFileSystem", files: list[SourceFile], taken: list[SourceFile]) -> list[SourceFile]:
+    """The files that are not among those taken, however their paths are written."""
+
+    def identity(file: SourceFile) -> str:
+        return os.path.realpath(file.path) if is_local(system) else file.path.removeprefix("hf://")
+
+    known = set(map(identity, taken))
+    return [file for file in files if identity(file) not in known]
 
 
 def _no_split(data: Data, name: str, known: Iterable[str]) -> str:
@@ -223,7 +249,7 @@ def matching_files(system: "AbstractFileSystem", root: str, split: str) -> list[
     if "://" in split or split.startswith("/"):
         path = split.partition("://")[2] if "://" in split else split
     else:
-        path = f"{root.rstrip('/')}/{split}"
+        path = f"{root.rstrip('/')}/{split.removeprefix('./')}"
     try:
         pattern = any(character in split for character in "*?[")
         paths = sorted(map(str, system.glob(path))) if pattern else [path] * system.exists(path)
@@ -235,7 +261,8 @@ def matching_files(system: "AbstractFileSystem", root: str, split: str) -> list[
         for file in wanted:
             _check_inside(root, file)
     if not wanted:
-        raise BadRequest([f"Split '{split}': no file of that name below '{root}' ({', '.join(KINDS)} are read)."])
+        shown = root.removeprefix("datasets/")
+        raise BadRequest([f"Split '{split}': no file of that name below '{shown}' ({', '.join(KINDS)} are read)."])
     return wanted
 
 

@@ -12,16 +12,16 @@ from chatdata.chat_template import read_template
 from chatdata.source_files import (
     CHECK_NAME,
     PinnedData,
+    all_named_as_files,
     file_bounds,
     is_local,
-    is_pattern,
     kind_of,
     matching_files,
     open_files,
     open_url,
     unreachable,
 )
-from chatdata.splits import ROLES, named_splits
+from chatdata.splits import named_splits
 from retune.errors import BadRequest
 from retune.folders import home
 from retune.request import Data, Workspace
@@ -52,16 +52,31 @@ def pin(data: Data, workspace: Workspace) -> PinnedData:
 
 def _pin_source(data: Data, workspace: Workspace) -> PinnedData:
     source = data.source
+    if all_named_as_files(data):
+        _refuse_without_effect(data, "read by the names of files alone", "subset")
     if source.startswith(ASSET_PREFIX):
+        _refuse_without_effect(data, "a data asset, whose version its name says", "revision")
         return _pin_asset(data, workspace)
     if "://" in source:
+        _refuse_without_effect(data, "a URL", "revision", "subset")
         return PinnedData(data=data, revision=_digest_of_urls(data))
     place = Path(source).expanduser()
     if place.exists():
+        kind, idle = ("a folder here", ("revision",)) if place.is_dir() else ("a file here", ("revision", "subset"))
+        _refuse_without_effect(data, kind, *idle)
         return PinnedData(data=data, revision=_digest_of_files(data, place), place=str(place.resolve()))
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or kind_of(source):
         raise BadRequest([f"data.source '{source}': no such folder or file (looked from {Path.cwd()})."])
     return PinnedData(data=data, revision=_hub_commit(data))
+
+
+def _refuse_without_effect(data: Data, kind: str, *settings: str) -> None:
+    """Raises: BadRequest for settings that have no effect on a source of this kind."""
+    if idle := [name for name in settings if getattr(data, name) is not None]:
+        raise BadRequest(
+            [f"data.{name} has no effect: data.source '{data.source}' is {kind}." for name in idle],
+            "Leave it out, e.g. " + " ".join(f"--set data.{name}=null" for name in idle),
+        )
 
 
 def digest_of(files: list[Path], root: Path) -> str:
@@ -90,8 +105,8 @@ def _digest_of_files(data: Data, place: Path) -> str:
     """Digest of the files of the wanted splits where they are named, else of the whole folder."""
     import fsspec
 
-    names = list(named_splits(data).values())
-    if len(names) == len(ROLES) and all(map(is_pattern, names)):
+    if all_named_as_files(data):
+        names = list(named_splits(data).values())
         root = place if place.is_dir() else place.parent
         system = fsspec.filesystem("file")
         files = [Path(file.path) for name in names for file in matching_files(system, str(root.resolve()), name)]
@@ -99,7 +114,9 @@ def _digest_of_files(data: Data, place: Path) -> str:
     if place.is_file():
         return file_digest(place)
     # What a link leads to elsewhere is refused where a split has it, and else is no part of the data.
-    files = sorted(path for path in place.rglob("*") if path.is_file() and ".cache" not in path.parts)
+    files = sorted(
+        path for path in place.rglob("*") if path.is_file() and ".cache" not in path.relative_to(place).parts
+    )
     inside = [path for path in files if path.resolve().is_relative_to(file_bounds(place))]
     if not inside:
         what = f"holds only links to elsewhere, such as '{files[0].name}'" if files else "is an empty folder"

@@ -19,6 +19,8 @@ SNIFFED_BYTES = 1 << 16
 WRAPPED = re.compile(rb'\{\s*"(data|rows|examples|train|items|records|instances|samples)"\s*:\s*\[\s*(\{|$)')
 # Texts in quotes, which may hold the others, and what structures a JSON text.
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+# What stands between two objects.
+BETWEEN = re.compile(r"[\s,]*")
 # What parts the values of a row, most usual first.
 DELIMITERS = (b",", b";", b"\t", b"|")
 
@@ -54,11 +56,13 @@ def json_rows(stream: IO[bytes]) -> Iterator[Row]:
 
 def is_one_document(beginning: bytes) -> bool:
     """Whether a text that begins so is one object over several lines, or one that holds the rows in a list."""
-    first, _, rest = beginning.lstrip().partition(b"\n")
+    first, line_end, rest = beginning.lstrip().partition(b"\n")
     first = first.strip()
     if not first.startswith(b"{"):
         return False
-    return first == b"{" or first.endswith((b"[", b"{", b",")) or (not rest.strip() and bool(WRAPPED.match(first)))
+    # A line that is longer than what was read ends anywhere.
+    over_lines = bool(line_end) and first.endswith((b"[", b"{", b","))
+    return over_lines or (not rest.strip() and bool(WRAPPED.match(first)))
 
 
 def line_rows(stream: IO[bytes]) -> Iterator[Row]:
@@ -72,6 +76,9 @@ def line_rows(stream: IO[bytes]) -> Iterator[Row]:
             value = parse_constants(line)
             if value is None:
                 yield Row(number, {}, unreadable(line, error))
+                continue
+            if unfit := unwritable(value):
+                yield Row(number, {}, unfit)
                 continue
         problem = ambiguous(line, value)
         yield Row(number, {}, (checks.NOT_JSON, problem)) if problem else from_object(number, value)
@@ -101,6 +108,18 @@ def holds_constant(value: object) -> bool:
     return isinstance(value, Constant)
 
 
+def unwritable(value: object) -> tuple[str, str] | None:
+    """Why a value that Python's parser has read cannot be written again: half a character, or a number of more than
+    64 bits. NaN and infinities are another matter (`holds_constant`)."""
+    try:
+        orjson.dumps(value, default=float.__repr__)
+    except orjson.JSONEncodeError as error:
+        if "surrogate" in str(error):
+            return checks.LONE_SURROGATES, "an escape such as \\ud800"
+        return checks.NOT_JSON, str(error)[:60]
+    return None
+
+
 def wrapped_rows(text: bytes) -> Iterator[Row]:
     """The rows of an object that holds them in a list, such as `{"data": [...]}`, or that is a row itself; or of
     objects over several lines each.
@@ -111,10 +130,14 @@ def wrapped_rows(text: bytes) -> Iterator[Row]:
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
-        yield from printed_rows(text, error)
-        return
+        try:
+            # NaN, or half a character, somewhere in it.
+            document = json.loads(text, parse_constant=Constant)
+        except (ValueError, RecursionError):
+            yield from printed_rows(text, error)
+            return
     if looks_like_row(document):
-        yield from_element(1, document)
+        yield from_python(1, document)
         return
     lists = {name: value for name, value in document.items() if is_table(value)}
     name = next(iter(lists)) if len(lists) == 1 else None
@@ -125,7 +148,7 @@ def wrapped_rows(text: bytes) -> Iterator[Row]:
             "file of its own, named for its split"
         )
     for number, value in enumerate(lists[name], start=1):
-        yield from_element(number, value)
+        yield from_python(number, value)
 
 
 def is_table(value: object) -> bool:
@@ -144,20 +167,26 @@ def printed_rows(text: bytes, error: orjson.JSONDecodeError) -> Iterator[Row]:
     """Objects one after the other, each over several lines.
 
     Raises:
-        ValueError: the text is no JSON from the start.
+        ValueError: the text is no JSON from the start, or an object is broken, so that the next one cannot be told.
     """
-    decoder, rest, number = json.JSONDecoder(parse_constant=Constant), text.decode().strip(), 0
-    while rest:
+    decoder, document, number = json.JSONDecoder(parse_constant=Constant), text.decode(), 0
+    position = skip_between(document, 0)
+    while position < len(document):
         number += 1
         try:
-            value, end = decoder.raw_decode(rest)
+            value, position = decoder.raw_decode(document, position)
         except (ValueError, RecursionError) as problem:
             if number == 1:
                 raise error from problem
-            yield Row(number, {}, (checks.NOT_JSON, f"object {number}: {problem}"[:120]))
-            return
-        yield from_element(number, value)
-        rest = rest[end:].lstrip(" \t\r\n,")
+            raise ValueError(f"object {number} is broken: {problem}. Mend it, or write one object a line") from problem
+        yield from_python(number, value)
+        position = skip_between(document, position)
+
+
+def skip_between(text: str, position: int) -> int:
+    """Where the next object begins."""
+    match = BETWEEN.match(text, position)
+    return match.end() if match else position
 
 
 def array_rows(text: bytes) -> Iterator[Row]:
@@ -192,7 +221,7 @@ def broken_array_rows(text: bytes, error: orjson.JSONDecodeError) -> Iterator[Ro
             yield from_element(number, orjson.loads(element))
         except orjson.JSONDecodeError as problem:
             value = parse_constants(element)
-            yield from_element(number, value) if value is not None else Row(number, {}, unreadable(element, problem))
+            yield from_python(number, value) if value is not None else Row(number, {}, unreadable(element, problem))
 
 
 def split_array(text: bytes) -> list[bytes] | None:
@@ -216,6 +245,12 @@ def split_array(text: bytes) -> list[bytes] | None:
 
 def from_element(number: int, value: object) -> Row:
     return Row(number, {}, (checks.NOT_JSON, TOO_DEEP)) if is_deep(value) else from_object(number, value)
+
+
+def from_python(number: int, value: object) -> Row:
+    """The row of an element that Python's parser may have read, which takes what cannot be written."""
+    row = from_element(number, value)
+    return row if row.problem or not (unfit := unwritable(value)) else Row(number, {}, unfit)
 
 
 def from_object(number: int, value: object) -> Row:

@@ -40,7 +40,7 @@ PAIRS = (
     ("user", "bot"),
     ("human", "gpt"),
 )
-KEPT_KEYS = ("name", "tool_calls", "tool_call_id", "weight")
+KEPT_KEYS = ("name", "tool_calls", "function_call", "tool_call_id", "weight")
 OPENAI_ROLES = ("system", "user", "assistant", "tool", "developer", "function")
 SPEAKERS = {"human": "user", "user": "user", "assistant": "assistant"}
 TRANSCRIPT = re.compile(r"(?:^|\n)\s*(?:#{2,3} ?)?(Human|User|Assistant):[ \t]*")
@@ -122,11 +122,26 @@ def exchange(question: object, answer: object, system: object = None, earlier: o
 
 
 def as_messages(role: str, value: object) -> list[object]:
+    """The message of a role with this text, or the turns that the value is.
+
+    A list with one text is that text. Of several answers, such as those of a test of reading, the first is used;
+    several texts of a user are turns that alternate.
+    """
+    texts = value if isinstance(value, list) and all(isinstance(text, str) for text in value) else []
+    if len(texts) == 1 or (texts and role == "assistant"):
+        return [{"role": role, "content": texts[0]}]
     messages = to_messages(value)
+    if isinstance(messages, list) and messages and isinstance(messages[0], dict):
+        return messages
+    return [{"role": role, "content": plain_text(value)}]
+
+
+def are_turns(value: object) -> bool:
+    """Whether a value is a list of objects that each have a role."""
     return (
-        messages
-        if isinstance(messages, list) and messages and isinstance(messages[0], dict)
-        else [{"role": role, "content": plain_text(value)}]
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(turn, dict) and any(key in turn for key in ROLE_KEYS) for turn in value)
     )
 
 

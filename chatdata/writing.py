@@ -10,7 +10,7 @@ import polars as pl
 
 from chatdata import checks
 from chatdata.conversations import Conversation, lines_of, to_json, to_series
-from chatdata.questions import last_question
+from chatdata.nested import map_texts, texts_of
 from chatdata.reading import Batch, read_ahead
 from chatdata.repetitions import ends_of, find_repetitions
 from chatdata.sources import file_digest
@@ -122,7 +122,6 @@ class SplitWriting:
         split = Split(
             rows=len(rows),
             tool_rows=int((rows["tools"] | rows["letters"].str.contains("t")).sum()),
-            question_rows=int(rows["letters"].is_in([*filter(can_be_asked, rows["letters"].unique())]).sum()),
             selected=self._selected,
             dropped=dict(self._problems.dropped),
             noted=dict(self._problems.noted),
@@ -145,8 +144,7 @@ class SplitWriting:
             file=pl.lit(batch.file),
         )
         rows = rows.with_columns(size=pl.col("line").str.len_bytes())
-        if not rows.is_empty():
-            file.write(rows["line"].to_arrow().buffers()[2])
+        file.write(rows["line"].str.join("").item().encode())
         return self._with_tokens(rows).select(pl.col(name).cast(kind) for name, kind in WRITTEN.items())
 
     def _well_formed(self, batch: Batch) -> pl.DataFrame:
@@ -182,14 +180,20 @@ class SplitWriting:
     def _scan(self, scanner: "Scanner", conversation: Conversation) -> tuple[Conversation, list[tuple[str, str]]]:
         """The conversation, without personal data and secrets where they are to be replaced, and what was found."""
         findings: Counter[str] = Counter()
+
+        def redact(text: str) -> str:
+            content, found = scanner.redact(text)
+            findings.update(finding.kind for finding in found)
+            return content
+
         clean = []
         for message in conversation.checked():
-            content, found = scanner.redact(message["content"])
-            findings.update(finding.kind for finding in found)
-            clean.append(message | {"content": content})
+            extras = {name: value for name, value in message.items() if name not in ("role", "content")}
+            clean.append(message | {"content": redact(message["content"])} | redact_all(extras, scanner, redact))
+        tools = redact_all({"tools": conversation.tools}, scanner, redact)["tools"]
         if not findings or self._checks.data.privacy == "redact":
             self._redacted.update(findings)
-            return conversation._replace(messages=clean), []
+            return Conversation(clean, tools), []
         return conversation, [(checks.PRIVATE, ", ".join(f"{count} {kind}" for kind, count in findings.items()))]
 
     def _drop_unfit(self, batch: Batch, rows: pl.DataFrame) -> pl.DataFrame:
@@ -222,8 +226,10 @@ class SplitWriting:
         """The rows that repeat no other; the file has these alone afterwards."""
         data, dropped = self._checks.data, []
         actions = {kind: getattr(data, setting) for kind, setting in checks.SWITCHES.items()}
+        left_out = {kind for kind, action in actions.items() if action in ("drop", "bad_row")}
+        near = data.near_duplicates != "off"
         with closing(WrittenRows(self._path, rows)) as file:
-            for row, kind, detail in find_repetitions(file, self._evaluation, near=data.near_duplicates != "off"):
+            for row, kind, detail in find_repetitions(file, self._evaluation, dropped=left_out, near=near):
                 match actions[kind]:
                     case "note":
                         self._problems.note(kind, file.location(row), detail)
@@ -245,9 +251,11 @@ class SplitWriting:
                 self._problems.note(checks.TOO_LONG, RowLocation(file, number), f"{about}{tokens} tokens")
 
 
-def can_be_asked(letters: str) -> bool:
-    """Whether the endpoint can be asked a conversation with these roles, by their letters."""
-    return last_question([checks.ROLE_OF_LETTER[letter] for letter in letters]) is not None
+def redact_all(values: dict[str, object], scanner: "Scanner", redact: Callable[[str], str]) -> dict[str, object]:
+    """The values with each text in them redacted. All are scanned at once first: most of their texts are short."""
+    if not scanner.find("\n".join(texts_of(values))):
+        return values
+    return {name: map_texts(value, redact) for name, value in values.items()}
 
 
 def rows_of(batch: Batch) -> Iterable[Conversation]:

@@ -35,7 +35,6 @@ def data_details(data: PreparedData) -> Section:
     """Lengths and roles by file, and the first rows."""
     facts = [
         Fact("rows with tools", _counted({role: split.tool_rows for role, split in data.splits.items()})),
-        Fact("rows with a question", _counted({role: split.question_rows for role, split in data.splits.items()})),
     ]
     tables = [_lengths_table(data), _roles_table(data), _first_rows_table(data)]
     return section_of("Data in detail", facts, tables=tables, folded=True)

@@ -1,31 +1,65 @@
 """The request's section `data`: where chats come from, how they are read and split, and what is left out."""
 
 import re
-from typing import Literal
+from typing import Literal, get_args
+from urllib.parse import unquote
 
 from pydantic import Field, field_validator, model_validator
 
 from retune.section import Section
 
 # The shapes of rows that are recognised; chatdata/formats.py says how each is read.
-FORMATS = (
-    "openai",
-    "sharegpt",
-    "preference",
-    "alpaca",
-    "prompt-completion",
-    "prompt-response",
-    "question-answer",
-)
+FormatName = Literal[
+    "openai", "sharegpt", "preference", "alpaca", "prompt-completion", "prompt-response", "question-answer"
+]
+FORMATS: tuple[FormatName, ...] = get_args(FormatName)
 PARTS = (
     *("messages", "tools", "system", "prompt", "completion", "response", "question", "answer", "context"),
     *("instruction", "input", "output", "history", "chosen", "rejected"),
 )
 HUB_ADDRESS = re.compile(
-    r"(?:hf://datasets/|https?://(?:www\.)?huggingface\.co/datasets/)"
-    r"(?P<name>[^/@?#]+/[^/@?#]+)(?:@(?P<revision>[^/?#]+))?(?P<rest>[/?#].*)?"
+    r"(?P<site>hf://datasets/|https?://(?:www\.)?huggingface\.co/datasets/)"
+    r"(?P<name>[^/@?#]+/[^/@?#]+)(?:@(?P<revision>[^/?#]+))?(?P<path>/[^?#]*)?(?:[?#].*)?"
 )
+# How the path of a page begins that shows a revision.
+REVISION_PAGES = ("tree", "blob", "resolve", "raw")
 SLICE = re.compile(r"(?P<split>[^\[\]]+)\[(?P<start>[^:\]]*):(?P<end>[^\]]*)\]")
+
+
+def settings_of_address(address: str) -> dict[str, str]:
+    """The settings that an address of the hub stands for, as a browser shows it or as `hf://` writes it; empty for any
+    other source.
+
+    Raises:
+        ValueError: a part of the address cannot be taken over.
+    """
+    if (match := HUB_ADDRESS.fullmatch(address.strip())) is None:
+        return {}
+    name, revision = match["name"], match["revision"]
+    subset = split = None
+    page, *parts = [unquote(part) for part in (match["path"] or "").split("/") if part] or [""]
+    if match["site"].startswith("hf"):
+        split = file_of_address(name, [page, *parts] if page else [])
+    elif page in REVISION_PAGES and parts:
+        revision, split = parts[0], file_of_address(name, parts[1:])
+    elif page == "viewer" and len(parts) <= 2:
+        subset, split = [*parts, None, None][:2]
+    elif page:
+        raise ValueError(f"'{page}' of the address names no data; write data.source={name}")
+    settings = {"source": name, "revision": revision, "subset": subset, "train_split": split}
+    usual = {"revision": "main", "subset": "default"}
+    return {key: value for key, value in settings.items() if value is not None and value != usual.get(key)}
+
+
+def file_of_address(name: str, parts: list[str]) -> str | None:
+    """The file, or pattern of files, that the rest of an address names."""
+    if parts and not re.search(r"[.*?\[]", parts[-1]):
+        folder = "/".join(parts)
+        raise ValueError(
+            f"the address names the folder '{folder}'; write data.source={name} and name the files, e.g. "
+            f"data.train_split={folder}/*.parquet"
+        )
+    return "/".join(parts) or None
 
 
 class Data(Section):
@@ -42,16 +76,9 @@ class Data(Section):
         default=None,
         description="Commit of a hub data set; a branch or tag stands for the commit that it is at, as reported.",
     )
-    format: Literal[
-        "auto",
-        "openai",
-        "sharegpt",
-        "preference",
-        "alpaca",
-        "prompt-completion",
-        "prompt-response",
-        "question-answer",
-    ] = Field(default="auto", description="Shape of the rows. `auto`: recognised from the columns and the first rows.")
+    format: Literal["auto"] | FormatName = Field(
+        default="auto", description="Shape of the rows. `auto`: recognised from the columns and the first rows."
+    )
     columns: dict[str, str] = Field(
         default={},
         description="Columns with unusual names, by the part that each is, e.g. {prompt: Frage, completion: Antwort}.",
@@ -124,15 +151,14 @@ class Data(Section):
     @model_validator(mode="before")
     @classmethod
     def _read_hub_address(cls, values: object) -> object:
-        """The hub id and the revision of an address of the hub, as a browser shows it or as `hf://` writes it."""
+        """The hub id of an address of the hub, and the revision, the subset and what to train on that it names."""
         if not isinstance(values, dict) or not isinstance(source := values.get("source"), str):
             return values
-        if (match := HUB_ADDRESS.fullmatch(source.strip())) is None:
-            return values
-        path = re.match(r"/(?:tree|blob|resolve)/(?P<revision>[^/?#]+)(?:/(?P<file>[^?#]+))?", match["rest"] or "")
-        revision = match["revision"] or (path["revision"] if path else None)
-        pinned = {} if values.get("revision") or revision in (None, "main") else {"revision": revision}
-        return values | {"source": match["name"]} | pinned
+        named = settings_of_address(source)
+        for key, value in named.items():
+            if key != "source" and values.get(key) not in (None, "auto", value):
+                raise ValueError(f"the address names {key} {value!r}, and data.{key} is {values[key]!r}: leave one out")
+        return values | named
 
     @field_validator("duplicates", "evaluation_overlap", "near_duplicates", "privacy", mode="before")
     @classmethod

@@ -139,7 +139,6 @@ class Split(Part):
         default="", description="The first row as it is in the source, cut to a few hundred characters."
     )
     tool_rows: int = Field(default=0, description="Rows with tools, tool calls or tool messages.")
-    question_rows: int = Field(default=0, description="Rows with a user turn that the endpoint can be asked.")
     selected: int = Field(default=0, description="Rows that data.fraction chose.")
     dropped: dict[str, int] = Field(default={}, description="Rows left out, by reason.")
     noted: dict[str, int] = Field(default={}, description="Rows kept though something is notable about them, by kind.")

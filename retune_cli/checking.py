@@ -14,6 +14,7 @@ from retune.data_facts import data_sheet
 from retune.report import PreparedData
 from retune.request import Request
 from retune.sheet import Command, Fact, Section, Sheet, Table
+from retune.texts import escape_json
 
 if TYPE_CHECKING:
     from chatdata.chat_template import ChatTemplate
@@ -35,15 +36,18 @@ class DataCheck(BaseModel):
     preset: str = Field(description="The section `data` to copy into a preset.")
     next: str = Field(description="The command that trains on it.")
 
+    def to_json(self) -> str:
+        return escape_json(self.model_dump_json(indent=2))
+
 
 def check(request: Request, arguments: str) -> DataCheck:
     """The data of a request, prepared and described; `arguments` is what of the command line a run needs too."""
     from chatdata.data_step import prepare
     from retune.errors import BadRequest
+    from retune_cli.running import typed
 
     settings = request.data.model_dump(exclude_defaults=True)
     preset = yaml.safe_dump({"data": {"source": request.data.source} | settings}, sort_keys=False, allow_unicode=True)
-    following = f"retune run --data {arguments}"
     try:
         data = prepare(request)
         template = read_named_template(request.data.tokenizer)
@@ -57,7 +61,7 @@ def check(request: Request, arguments: str) -> DataCheck:
             as_seen=[],
             rendered=False,
             preset=preset,
-            next=f"retune data {arguments}",
+            next=f"{typed()} data {arguments}",
         )
     return DataCheck(
         usable=True,
@@ -68,7 +72,7 @@ def check(request: Request, arguments: str) -> DataCheck:
         as_seen=first_rows(Path(data.splits["train"].path), template),
         rendered=template is not None,
         preset=preset,
-        next=following,
+        next=f"{typed()} run --data {arguments}",
     )
 
 
@@ -86,9 +90,19 @@ def first_rows(path: Path, template: "ChatTemplate | None") -> list[str]:
     """The first rows of a prepared file, through the template where there is one."""
     with path.open("rb") as file:
         lines = [line.decode().rstrip("\n") for line in islice(file, SHOWN_ROWS)]
-    rows = [json.loads(line) for line in lines]
-    texts = [template.render(row["messages"], row.get("tools")) for row in rows] if template else lines
+    texts = [render_row(line, template) for line in lines] if template else lines
     return [text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]} ..." for text in texts]
+
+
+def render_row(line: str, template: "ChatTemplate") -> str:
+    """A row of a prepared file as the model will see it, or why its chat template refuses it."""
+    from jinja2 import TemplateError
+
+    row = json.loads(line)
+    try:
+        return template.render(row["messages"], row.get("tools"))
+    except (TemplateError, TypeError) as error:
+        return f"The chat template refuses this row: {error}\n{line}"
 
 
 def command_arguments(source: str, assignments: tuple[str, ...]) -> str:

@@ -93,7 +93,7 @@ def data(source: str, assignments: tuple[str, ...], as_json: bool, page: Path | 
         checked = checking.check(request, checking.command_arguments(source, assignments))
         if page:
             checking.write_page(checked, page)
-    click.echo(checked.model_dump_json(indent=2)) if as_json else checking.render(checked)
+    click.echo(checked.to_json()) if as_json else checking.render(checked)
     sys.exit(0 if checked.usable else 2)
 
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from public_shapes import chat
 
+from chatdata.formats import Format
 from chatdata.prepare import prepare
 from chatdata.sources import pin
 from retune.errors import BadRequest
@@ -204,11 +205,96 @@ def test_a_broken_file_is_refused_by_what_it_is_and_the_fix_helps(case: str, tmp
     assert prepared(fixed, tmp_path / "usable", **settings).splits["train"].rows >= 10
 
 
-READ: dict[str, tuple[str, bytes]] = {
-    "pretty-printed objects": (
+PRINTED = b"\n".join(json.dumps({"messages": chat(number)}, indent=2).encode() for number in range(ROWS))
+
+
+def test_a_broken_object_over_several_lines_refuses_the_file(tmp_path: Path) -> None:
+    """Where the next one begins cannot be told, so no row is left out without a word, and the object is named."""
+    path = tmp_path / "chats.jsonl"
+    path.write_bytes(PRINTED.replace(b"plant number 25", b'plant "number" 25', 1))
+
+    with pytest.raises(BadRequest, match="object 26 is broken"):
+        prepared(path, tmp_path / "out", on_bad_row="drop")
+
+
+@pytest.mark.parametrize(("name", "content"), [("chats.jsonl", GOOD), ("chats.parquet", parquet())])
+def test_a_mistake_of_ours_is_not_blamed_on_the_file(
+    name: str, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an internal error with a traceback, not a file that is not readable."""
+    path = tmp_path / name
+    path.write_bytes(content)
+    monkeypatch.setattr(Format, "is_plain", False)
+    monkeypatch.setattr(Format, "conversation", lambda form, row: row["absent"])
+
+    with pytest.raises(KeyError, match="absent"):
+        prepared(path, tmp_path / "out")
+
+
+def written_by_python(messages: object) -> bytes:
+    return b'"' + str(messages).encode().replace(b"LONE", b"\\ud800") + b'"\n'
+
+
+PYTHON = b"messages\n" + b"".join(written_by_python(chat(number)) for number in range(ROWS))
+LONE = json.dumps({"messages": chat(99)}).replace("Water", "\\ud800").encode()
+UNWRITABLE: dict[str, tuple[str, bytes, str]] = {
+    "half a character beside NaN": ("chats.jsonl", GOOD + b'{"score": NaN, ' + LONE[1:], "half a character"),
+    "a huge number beside NaN": (
         "chats.jsonl",
-        b"\n".join(json.dumps({"messages": chat(number)}, indent=2).encode() for number in range(ROWS)),
+        GOOD + json.dumps({"messages": chat(99), "score": float("nan"), "size": 10**30}).encode(),
+        "not valid JSON",
     ),
+    "half a character in a wrapped row": (
+        "chats.json",
+        b'{"data": ' + ARRAY[:-1] + b", " + LONE + b"]}",
+        "half a character",
+    ),
+    "half a character among printed objects": ("chats.jsonl", PRINTED + b"\n" + LONE, "half a character"),
+    "half a character in Python text": (
+        "chats.csv",
+        PYTHON + written_by_python([message | {"name": "LONE"} for message in chat(99)]),
+        "messages is not a list",
+    ),
+    "a number for a key in Python text": (
+        "chats.csv",
+        PYTHON + written_by_python([message | {1: 2} for message in chat(99)]),
+        "messages is not a list",
+    ),
+    "a huge number in Python text": (
+        "chats.csv",
+        PYTHON + written_by_python([message | {"size": 10**30} for message in chat(99)]),
+        "messages is not a list",
+    ),
+    "a broken line after a first line longer than what is sniffed": (
+        "chats.jsonl",
+        GOOD.replace(b"}]}", b'}], "notes": "' + b"," * 70_000 + b'"}\n{"messages": [', 1),
+        "not valid JSON",
+    ),
+    "Latin-1 in the first row": (
+        "chats.csv",
+        delimited(",").replace("\n", '\n"caf\xe9","yes"\n', 1).encode("latin-1"),
+        "not UTF-8",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNWRITABLE)
+def test_what_no_file_can_hold_is_a_bad_row(case: str, tmp_path: Path) -> None:
+    """One row, with its reason, and no other is lost."""
+    name, content, kind = UNWRITABLE[case]
+    path = tmp_path / name
+    path.write_bytes(content)
+
+    data = prepared(path, tmp_path / "out", on_bad_row="drop")
+
+    assert sum(split.rows for split in data.splits.values()) == ROWS
+    assert [split.dropped for split in data.splits.values() if split.dropped] == [{kind: 1}]
+    assert data.model_dump_json()
+
+
+READ: dict[str, tuple[str, bytes]] = {
+    "pretty-printed objects": ("chats.jsonl", PRINTED),
+    "NaN in a wrapped row": ("chats.json", b'{"data": ' + ARRAY.replace(b"}]}", b'}], "score": NaN}', 1) + b"}"),
     "wrapped": ("chats.json", b'{"data": ' + ARRAY + b"}"),
     "wrapped over lines": ("chats.json", json.dumps({"v": 1, "rows": json.loads(ARRAY)}, indent=2).encode()),
     "semicolons": ("chats.csv", delimited(";").encode()),

@@ -212,6 +212,34 @@ def test_what_the_source_does_not_hold_is_named(settings: dict, message: str, tm
         prepared(write_folder(tmp_path / "chats"), **settings)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("chats", {"revision": "main"}), ("one.jsonl", {"subset": "default"})],
+    ids=["a revision of a folder", "a subset of a file"],
+)
+def test_a_setting_without_effect_is_refused(name: str, settings: dict, tmp_path: Path) -> None:
+    """By its name, with what the source is."""
+    write_folder(tmp_path / "chats")
+    write_lines(tmp_path / "one.jsonl", chats("one", 40))
+    (setting,) = settings
+
+    with pytest.raises(BadRequest, match=rf"data\.{setting} has no effect.* is a f") as caught:
+        prepared(tmp_path / name, **settings)
+
+    assert f"--set data.{setting}=null" in caught.value.fix
+
+
+def test_a_folder_below_one_named_cache_is_pinned_by_its_files(tmp_path: Path) -> None:
+    """Hidden caches of tools count only below the source."""
+    folder = write_folder(tmp_path / ".cache" / "chats")
+    before = pin(Data(source=str(folder)), Workspace()).revision
+
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "lock").write_text("x")
+
+    assert pin(Data(source=str(folder)), Workspace()).revision == before
+
+
 def test_a_missing_folder_is_refused() -> None:
     """A path that is no folder is not looked up on the hub."""
     with pytest.raises(BadRequest, match="no such folder"):

@@ -10,7 +10,7 @@ from public_shapes import SHAPES, chat, lines
 
 from retune.request import Request, load
 from retune_cli.commands import retune
-from retune_cli.running import main
+from retune_cli.running import main, typed
 
 TINY = Path(__file__).resolve().parent.parent / "azureml_emulator/registry/weights/tiny-phi3"
 
@@ -43,7 +43,7 @@ def test_a_usable_source_is_shown(tmp_path: Path) -> None:
         "digest",
     ):
         assert part in shown.output
-    assert f"next: retune run --data {case.source} --set data.tokenizer={TINY}" in shown.output
+    assert f"next: {typed()} run --data {case.source} --set data.tokenizer={TINY}" in shown.output
 
 
 def test_json_holds_it_all_and_the_preset_is_one(tmp_path: Path) -> None:
@@ -102,3 +102,53 @@ def test_the_presets_are_whole_without_defaults() -> None:
             *("train_sft", "test_sft", "test_gen"),
             0.05,
         ]
+
+
+def tokenizer(folder: Path, settings: str) -> Path:
+    """The folder of a tokenizer with these settings."""
+    folder.mkdir()
+    (folder / "tokenizer.json").write_bytes((TINY / "tokenizer.json").read_bytes())
+    (folder / "tokenizer_config.json").write_text(settings, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system here') }}{% endif %}",
+        "{{ messages[0].content + 1 }}",
+    ],
+    ids=["refuses", "does not fit"],
+)
+def test_a_row_that_the_template_refuses_is_shown_with_the_refusal(template: str, tmp_path: Path) -> None:
+    """The data is usable all the same, and the row is shown as it is."""
+    rows = [{"messages": [{"role": "system", "content": "Be brief."}, *chat(number)]} for number in range(30)]
+    path = lines(tmp_path / "chats.jsonl", rows)
+    folder = tokenizer(tmp_path / "tokenizer", json.dumps({"chat_template": template}))
+
+    shown = json.loads(command(path, "--json", "--set", f"data.tokenizer={folder}").output)
+
+    assert shown["usable"] is True
+    assert all(row.startswith("The chat template refuses this row: ") for row in shown["as_seen"])
+    assert '"content":"Be brief."' in shown["as_seen"][0]
+
+
+@pytest.mark.parametrize("settings", ['{"chat_template": ', "[1]"], ids=["cut off", "no object"])
+def test_a_broken_tokenizer_config_is_named(settings: str, tmp_path: Path) -> None:
+    """With its file, before the data is read."""
+    path = lines(tmp_path / "chats.jsonl", [{"messages": chat(number)} for number in range(30)])
+
+    shown = command(path, "--json", "--set", f"data.tokenizer={tokenizer(tmp_path / 'tokenizer', settings)}")
+
+    assert shown.exit_code == 2
+    assert "tokenizer_config.json is not readable" in json.loads(shown.output)["problems"][0]
+
+
+def test_json_has_escapes_in_the_place_of_what_is_not_seen(tmp_path: Path) -> None:
+    """As every other document: a text must not turn the terminal's lines around."""
+    rows = [{"messages": [{"role": "user", "content": f"\u202e{n}?"}, chat(n)[1]]} for n in range(30)]
+
+    shown = command(lines(tmp_path / "chats.jsonl", rows), "--json")
+
+    assert "\u202e" not in shown.output
+    assert "\u202e" in json.loads(shown.output)["as_seen"][0]

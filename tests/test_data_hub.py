@@ -234,6 +234,19 @@ def test_a_choice_by_digest_is_that_of_a_local_copy(
     assert "train_gen" not in files_read(hub)
 
 
+def test_a_split_can_be_a_file_of_the_data_set(prepare_from_hub: Prepare) -> None:
+    """All three, or one beside splits that are found; a file that is not there is named with the data set."""
+    files = {f"{role}_split": f"{role}.jsonl" for role in ("train", "validation", "test")}
+
+    named = prepare_from_hub("lab/lines", **files)
+    beside = prepare_from_hub("lab/lines", test_split="t*t.jsonl")
+    absent = prepare_from_hub("lab/lines", train_split="absent.jsonl")
+
+    assert rows_of(named) == rows_of(beside) == {"train": 10, "validation": 10, "test": 10}
+    assert digests_of(named) == digests_of(beside)
+    assert re.search(r"Split 'absent\.jsonl': no file of that name below 'lab/lines@", absent["text"])
+
+
 @pytest.mark.parametrize("name", ["private", "gated"])
 def test_a_token_opens_what_is_not_public(hub: Hub, prepare_from_hub: Prepare, name: str) -> None:
     """HF_TOKEN is all that is needed; without it, or with that of another, the error says to set it."""

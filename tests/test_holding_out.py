@@ -169,3 +169,32 @@ def test_a_file_without_a_split_in_its_name_trains_where_no_other_does(tmp_path:
     assert (data.splits["train"].source_split, data.splits["test"].rows) == ("chats.jsonl", 9)
     assert named.splits["train"].source_split == "train"
     assert (data.unused, named.unused) == ([], ["chats.jsonl"])
+
+
+@pytest.mark.parametrize("name", ["held.jsonl", "./held.jsonl", "h*.jsonl"])
+def test_a_file_that_is_named_for_a_test_is_never_trained_on(name: str, tmp_path: Path) -> None:
+    """Beside others without a split in their names, and where the pattern to train on matches it too."""
+    files = {f"{letter}.jsonl": [row(number, letter) for number in range(40)] for letter in "ab"}
+    files["held.jsonl"] = [row(number, "held") for number in range(9)]
+
+    beside = prepared(tmp_path / "beside", files, test_split=name)
+    matched = prepared(tmp_path / "matched", files, test_split=name, train_split="*.jsonl")
+    with pytest.raises(BadRequest, match=r"names only files that validate or test"):
+        prepared(tmp_path / "only", files, test_split=name, train_split="held.*")
+
+    for data in (beside, matched):
+        assert data.splits["test"].rows == 9
+        assert data.splits["train"].rows + data.splits["validation"].rows == 80
+        assert not any(" held " in question for question in questions(data, "train"))
+
+
+def test_rows_that_cannot_be_read_are_never_held_out(tmp_path: Path) -> None:
+    """They say nothing by which to tell them apart, and all of them on one side would take its place."""
+    rows = [row(number) for number in range(30)] + [{"messages": None}] * 30
+
+    settings = {"on_bad_row": "drop", "drop_limit": 1}
+    splits = [prepared(tmp_path / f"{seed}", {"chats.jsonl": rows}, seed=seed, **settings).splits for seed in range(8)]
+
+    assert [(each["train"].dropped, each["validation"].dropped, each["test"].dropped) for each in splits] == [
+        ({"no messages": 30}, {}, {})
+    ] * 8

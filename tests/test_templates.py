@@ -11,8 +11,6 @@ from chatdata.sources import pin
 from retune.report import Split
 from retune.request import Data, Workspace
 
-SMALL = {"validation_fraction": 0.01, "test_fraction": 0.01}
-
 
 def prepared(folder: Path, rows: list[dict], **settings: object) -> Split:
     folder.mkdir()

@@ -209,7 +209,54 @@ def test_rows_with_tools_are_asked_up_to_the_tool(tmp_path: Path) -> None:
 
     questions = choose_rows(data.splits["test"], Score(rows=12))
 
-    assert data.splits["test"].question_rows == len(questions) == 12
+    assert data.splits["test"].rows == len(questions) == 12
     for conversation, expected in questions:
         check_conversation(conversation, "The row")
         assert expected == "I look."
+
+
+PLACES = ("arguments", "a key of the arguments", "the name of a message", "tools")
+
+
+def with_text(text: str, place: str) -> Row:
+    """A row with a text in this place."""
+    row = tool_row(99, "train", "I look.")
+    asking, function = row["messages"][1], row["tools"][0]["function"]
+    match place:
+        case "arguments":
+            asking["tool_calls"][0]["function"]["arguments"] = json.dumps({"plant": text})
+        case "a key of the arguments":
+            asking["tool_calls"][0]["function"]["arguments"] = {text: 1}
+        case "the name of a message":
+            asking["name"] = text
+        case _:
+            function["description"] = text
+    return row
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_personal_data_beside_texts_is_replaced_or_refused(place: str, tmp_path: Path) -> None:
+    """Wherever it is in a row."""
+    rows = all_splits("I look.")
+    rows["train"].append(with_text("Ask jane.doe@contoso.com.", place))
+
+    redacted = prepared(tmp_path / "redacted", rows, privacy="redact").splits["train"]
+    refused = prepared(tmp_path / "refused", rows, privacy="refuse", on_bad_row="drop").splits["train"]
+
+    assert (redacted.rows, redacted.redacted) == (13, {"e-mail address": 1})
+    assert (refused.rows, refused.dropped) == (12, {"personal data or secrets": 1})
+    assert "<E-MAIL ADDRESS>" in Path(redacted.path).read_text(encoding="utf-8")
+    assert "jane.doe" not in Path(redacted.path).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_bad_characters_beside_texts_are_seen(place: str, tmp_path: Path) -> None:
+    """As in the texts."""
+    rows = all_splits("I look.")
+    rows["train"].append(with_text("Caf\ufffd", place))
+    if place == "arguments":
+        rows["train"][-1]["messages"][1]["tool_calls"][0]["function"]["arguments"] = '{"plant": "Caf\ufffd"}'
+
+    train = prepared(tmp_path, rows, on_bad_row="drop").splits["train"]
+
+    assert (train.rows, train.dropped) == (12, {"replacement characters": 1})

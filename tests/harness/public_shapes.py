@@ -32,6 +32,8 @@ class Case(NamedTuple):
     settings: dict[str, object] = {}  # noqa: RUF012
     # Messages of the first row of the source, where it is not one question with its answer.
     first: list[Row] | None = None
+    # What stands before "plant" in the texts of each role's split, where the source has several.
+    names: dict[str, str] = {}  # noqa: RUF012
 
 
 def question(number: int, name: str = "") -> str:
@@ -92,7 +94,8 @@ def hub_layout(folder: Path) -> Case:
     for split in ("train_sft", "test_sft", "test_gen"):
         rows = each(lambda n, split=split: {"prompt": "p", "prompt_id": str(n), "messages": chat(n, f"{split} ")})
         table(folder / "data" / f"{split}-00000-of-00001-0123456789abcdef.parquet", rows)
-    return Case(folder, "openai", ("train", "validation", "test"))
+    names = {"train": "train_sft ", "validation": "test_sft ", "test": "test_gen "}
+    return Case(folder, "openai", ("train", "validation", "test"), names=names)
 
 
 def train_only_parquet(folder: Path) -> Case:
@@ -264,7 +267,7 @@ def question_answer(folder: Path) -> Case:
     for split in ("train", "test"):
         rows = each(lambda n, split=split: {"question": question(n, f"{split} "), "answer": answer(n, f"{split} ")})
         table(folder / "main" / f"{split}-00000-of-00001.parquet", rows)
-    return Case(folder, "question-answer", ("train", "test"))
+    return Case(folder, "question-answer", ("train", "test"), names={"train": "train ", "test": "test "})
 
 
 def system_question_response(folder: Path) -> Case:
@@ -315,7 +318,8 @@ def saved_to_disk(folder: Path) -> Case:
         (path.parent / "state.json").write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
         (path.parent / "dataset_info.json").write_text("{}")
     (folder / "dataset_dict.json").write_text('{"splits": ["train", "validation"]}')
-    return Case(folder, "openai", ("train", "validation"))
+    names = {"train": "train ", "validation": "validation "}
+    return Case(folder, "openai", ("train", "validation"), names=names)
 
 
 def wrapped(folder: Path) -> Case:
@@ -339,7 +343,8 @@ def files_by_split(folder: Path) -> Case:
         path = folder / f"support_{name}.jsonl.bz2"
         folder.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bz2.compress(rows.encode()))
-    return Case(folder, "openai", ("train", "validation", "test"))
+    names = {"train": "train ", "validation": "dev ", "test": "test "}
+    return Case(folder, "openai", ("train", "validation", "test"), names=names)
 
 
 def object_of_lists(folder: Path) -> Case:
