@@ -76,7 +76,7 @@ class Data(Section):
         default=None,
         description="Commit of a hub data set; a branch or tag stands for the commit that it is at, as reported.",
     )
-    format: Literal["auto"] | FormatName = Field(
+    format: Literal["auto", FormatName] = Field(
         default="auto", description="Shape of the rows. `auto`: recognised from the columns and the first rows."
     )
     columns: dict[str, str] = Field(
