@@ -168,8 +168,8 @@ class Tracking:
         if answer.is_success and of_job and path in (f"{API}/runs/set-tag", f"{API}/runs/log-batch"):
             self._keep_tags(run_id, body)
         if step and answer.is_success and path == f"{API}/runs/create":
-            made = answer.json()["run"]["info"]["run_id"]
-            self._world.store.put(MADE_BY_STEPS, made, {"root": step["root"]})
+            new_run = answer.json()["run"]["info"]["run_id"]
+            self._world.store.put(MADE_BY_STEPS, new_run, {"root": step["root"]})
         # What MLflow does not foresee in a request it answers with 500.
         status = 400 if answer.status_code == 500 else answer.status_code
         return Answer(status, answer.content, {"Content-Type": answer.headers.get("content-type", "text/plain")})

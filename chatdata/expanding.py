@@ -57,8 +57,8 @@ class Expanding(io.BufferedIOBase):
             raise ValueError(f"a row is larger than {ROW_BYTES} bytes")
         return line
 
-    def seek(self, place: int, whence: int = io.SEEK_SET) -> int:
-        self._read = self._stream.seek(place, whence)
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._read = self._stream.seek(offset, whence)
         return self._read
 
     def tell(self) -> int:

@@ -308,8 +308,10 @@ def check_expansion(file: SourceFile, metadata: pq.FileMetaData, columns: Collec
             most = max(expanding.FREE_BYTES, expanding.EXPANSION * column.total_compressed_size)
             if column.path_in_schema.partition(".")[0] in columns and column.total_uncompressed_size > most:
                 sizes = f"{column.total_compressed_size} bytes expand to {column.total_uncompressed_size}"
-                place = f"row group {group + 1}, {column.path_in_schema}"
-                raise BadFile(f"{file.name}: {place}: its {sizes}, more than {expanding.EXPANSION} times as many.")
+                column_chunk = f"row group {group + 1}, {column.path_in_schema}"
+                raise BadFile(
+                    f"{file.name}: {column_chunk}: its {sizes}, more than {expanding.EXPANSION} times as many."
+                )
 
 
 def no_row(unread: list[Row]) -> str:

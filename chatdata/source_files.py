@@ -46,7 +46,7 @@ class PinnedData(Part):
     data: Data
     revision: str
     # The folder or file here that stands for the source; None for a hub data set and other URLs.
-    place: str | None = None
+    local_path: str | None = None
     # SHA-256 of the tokenizer's file, and where that is; None where no tokenizer is named.
     tokenizer: str | None = None
     tokenizer_file: str | None = None
@@ -87,7 +87,7 @@ def open_source(pinned: PinnedData) -> Source:
         CloudError: `DataUnreachable`, the hub did not answer.
     """
     data = pinned.data
-    if pinned.place is None and "://" not in data.source:
+    if pinned.local_path is None and "://" not in data.source:
         from chatdata.hub import hub_system
 
         system = hub_system()
@@ -101,7 +101,7 @@ def open_files(data: Data, system: "AbstractFileSystem", root: str, pinned: "Pin
     """The splits of files below a folder: those that the request names, and others by their names."""
     if all_named_as_files(data):
         return _with_roles(data, system, root, {})
-    if pinned is not None and pinned.place and _needs_datasets(Path(pinned.place), data):
+    if pinned is not None and pinned.local_path and _needs_datasets(Path(pinned.local_path), data):
         return _with_roles(data, system, root, _layout(pinned, None))
     return _with_roles(data, system, root, _splits_below(data, system, root))
 
@@ -154,11 +154,11 @@ def _no_split(data: Data, name: str, known: Iterable[str]) -> str:
     return f"data.source '{data.source}' has no split '{name}'. Its splits: {splits}."
 
 
-def _needs_datasets(place: Path, data: Data) -> bool:
+def _needs_datasets(local_path: Path, data: Data) -> bool:
     """Whether a folder's splits are named by a card, or by a script, which `datasets` reads."""
-    if not place.is_dir():
+    if not local_path.is_dir():
         return False
-    card = place / "README.md"
+    card = local_path / "README.md"
     front = card.read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0] if card.is_file() else ""
     return data.subset is not None or bool(re.search(r"^(configs|data_files):", front, re.MULTILINE))
 
@@ -218,11 +218,11 @@ def is_pattern(split: str) -> bool:
 
 
 def _system(pinned: PinnedData) -> "tuple[AbstractFileSystem, str]":
-    """The file system of a place or URL, and the path in it that splits are below."""
+    """The file system of a path or URL, and the path in it that splits are below."""
     import fsspec
 
-    if pinned.place:
-        return fsspec.filesystem("file"), pinned.place
+    if pinned.local_path:
+        return fsspec.filesystem("file"), pinned.local_path
     return open_url(pinned.data.source)
 
 
@@ -313,8 +313,8 @@ def files_found_by_datasets(pinned: PinnedData) -> dict[str, list[str]]:
 
     data = pinned.data
     where: dict[str, Any] = {"path": data.source, "revision": pinned.revision}
-    if pinned.place:
-        where = {"path": pinned.place, "cache_dir": str(home() / "datasets")}
+    if pinned.local_path:
+        where = {"path": pinned.local_path, "cache_dir": str(home() / "datasets")}
     try:
         builder = datasets.load_dataset_builder(name=data.subset, **where)
     except (ValueError, FileNotFoundError, DatasetsError) as error:
@@ -330,16 +330,16 @@ def files_found_by_datasets(pinned: PinnedData) -> dict[str, list[str]]:
 
 def _described(pinned: PinnedData, paths: list[str]) -> Iterator[SourceFile]:
     """The files at these paths, which the data set's own card may have named."""
-    source, place = pinned.data.source, pinned.place
+    source, local_path = pinned.data.source, pinned.local_path
     # hub: hf://datasets/<owner>/<name>@<commit>/<path below>
     of_the_hub = re.compile(rf"(?:hf://)?datasets/[^@:]+@{re.escape(pinned.revision)}/(?P<below>.+)")
     for path in paths:
         kind = kind_of(path)
         if kind is None:
             raise BadRequest([f"data.source '{source}': file '{path}' is none of {', '.join(KINDS)}."])
-        if place:
-            file = SourceFile(_below(path, place), path, kind)
-            _check_inside(place, file)
+        if local_path:
+            file = SourceFile(_below(path, local_path), path, kind)
+            _check_inside(local_path, file)
             yield file
         elif (match := of_the_hub.fullmatch(path)) and ".." not in match["below"].split("/"):
             yield SourceFile(match["below"], path, kind)

@@ -60,11 +60,13 @@ def _pin_source(data: Data, workspace: Workspace) -> PinnedData:
     if "://" in source:
         _refuse_without_effect(data, "a URL", "revision", "subset")
         return PinnedData(data=data, revision=_digest_of_urls(data))
-    place = Path(source).expanduser()
-    if place.exists():
-        kind, idle = ("a folder here", ("revision",)) if place.is_dir() else ("a file here", ("revision", "subset"))
+    local_path = Path(source).expanduser()
+    if local_path.exists():
+        kind, idle = (
+            ("a folder here", ("revision",)) if local_path.is_dir() else ("a file here", ("revision", "subset"))
+        )
         _refuse_without_effect(data, kind, *idle)
-        return PinnedData(data=data, revision=_digest_of_files(data, place), place=str(place.resolve()))
+        return PinnedData(data=data, revision=_digest_of_files(data, local_path), local_path=str(local_path.resolve()))
     if source.startswith((".", "/", "~")) or source.count("/") > 1 or kind_of(source):
         raise BadRequest([f"data.source '{source}': no such folder or file (looked from {Path.cwd()})."])
     return PinnedData(data=data, revision=_hub_commit(data))
@@ -97,32 +99,32 @@ def _pin_asset(data: Data, workspace: Workspace) -> PinnedData:
     from chatdata.azure import fetch_asset, pin_asset
 
     asset = pin_asset(workspace, data.source)
-    place = fetch_asset(workspace, asset, home() / "assets")
-    return PinnedData(data=data, revision=asset.revision, place=str(place))
+    local_path = fetch_asset(workspace, asset, home() / "assets")
+    return PinnedData(data=data, revision=asset.revision, local_path=str(local_path))
 
 
-def _digest_of_files(data: Data, place: Path) -> str:
+def _digest_of_files(data: Data, local_path: Path) -> str:
     """Digest of the files of the wanted splits where they are named, else of the whole folder."""
     import fsspec
 
     if all_named_as_files(data):
         names = list(named_splits(data).values())
-        root = place if place.is_dir() else place.parent
+        root = local_path if local_path.is_dir() else local_path.parent
         system = fsspec.filesystem("file")
         files = [Path(file.path) for name in names for file in matching_files(system, str(root.resolve()), name)]
         return digest_of(sorted(set(files)), Path("/"))
-    if place.is_file():
-        return file_digest(place)
+    if local_path.is_file():
+        return file_digest(local_path)
     # What a link leads to elsewhere is refused where a split has it, and else is no part of the data.
     files = sorted(
-        path for path in place.rglob("*") if path.is_file() and ".cache" not in path.relative_to(place).parts
+        path for path in local_path.rglob("*") if path.is_file() and ".cache" not in path.relative_to(local_path).parts
     )
-    inside = [path for path in files if path.resolve().is_relative_to(file_bounds(place))]
+    inside = [path for path in files if path.resolve().is_relative_to(file_bounds(local_path))]
     if not inside:
         what = f"holds only links to elsewhere, such as '{files[0].name}'" if files else "is an empty folder"
-        raise BadRequest([f"data.source '{place}' {what}. Put the files themselves there."])
+        raise BadRequest([f"data.source '{local_path}' {what}. Put the files themselves there."])
     files = inside
-    return digest_of(files, place)
+    return digest_of(files, local_path)
 
 
 def _digest_of_urls(data: Data) -> str:

@@ -47,9 +47,9 @@ class Template(NamedTuple):
         if not self.sequences:
             return words
         covered = bytearray(len(words))
-        for place, sequence in enumerate(sequences_of(words)):
+        for start, sequence in enumerate(sequences_of(words)):
             if sequence in self.sequences:
-                covered[place : place + 3] = b"\1\1\1"
+                covered[start : start + 3] = b"\1\1\1"
         return [word for word, is_covered in zip(words, covered, strict=True) if not is_covered] or words
 
     def keys(self, words: list[str]) -> list[int]:
