@@ -208,6 +208,7 @@ class Variables:
         self._before = {name: os.environ.get(name) for name in self._values}
         os.environ.update(self._values)
         forget_cloud()
+        learn_cloud()
 
     def __exit__(self, *_: object) -> None:
         forget_cloud()
@@ -222,6 +223,13 @@ def forget_cloud() -> None:
     """A flow keeps the cloud's addresses in the SDK, under a name that all emulators share."""
     if module := sys.modules.get("azure.ai.ml._azure_environments"):
         module._environments.pop("AzureMLEmulator", None)
+
+
+def learn_cloud() -> None:
+    """MLflow's plug-in asks for the clouds while it is imported, which in this process may have been before any."""
+    module = sys.modules.get("azureml.mlflow._common._cloud.cloud")
+    if module and "AzureMLEmulator" not in module.KNOWN_CLOUDS:
+        module.KNOWN_CLOUDS = module.get_known_clouds()
 
 
 @pytest.fixture(scope="session")
