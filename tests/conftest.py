@@ -4,11 +4,9 @@ The variables that lead the SDK to the emulator are set for the test process whi
 write every exchange to one folder, which tests/test_openapi.py checks at the end of the session.
 """
 
-import contextlib
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -18,6 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import trustme
+from prefect_servers import PrefectServer, prefect_server
+from variables import Variables
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -28,13 +28,12 @@ if TYPE_CHECKING:
 
 # Before any test imports Prefect: its database, its results and our files go to a folder of this session.
 SESSION_HOME = Path(tempfile.mkdtemp(prefix="retune-tests-"))
-EMPTY_DATABASE = "empty.db"
-IDLE_SERVICES = ("SCHEDULER", "LATE_RUNS", "PAUSE_EXPIRATIONS", "FOREMAN", "REPOSSESSOR", "DB_VACUUM")
 # The tests ask this machine only, and to load the public roots takes 30 ms of each connection.
 ROOTS = SESSION_HOME / "roots.pem"
 ROOTS.write_bytes(trustme.CA().cert_pem.bytes())
 os.environ |= {
     "SSL_CERT_FILE": str(ROOTS),
+    "REQUESTS_CA_BUNDLE": str(ROOTS),
     "PREFECT_HOME": str(SESSION_HOME / "prefect"),
     "RETUNE_HOME": str(SESSION_HOME / "retune"),
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -197,41 +196,6 @@ class Emulator:
         return client
 
 
-class Variables:
-    """Sets an emulator's variables for this process and takes them back."""
-
-    def __init__(self, values: dict[str, str]) -> None:
-        self._values = values
-        self._before: dict[str, str | None] = {}
-
-    def __enter__(self) -> None:
-        self._before = {name: os.environ.get(name) for name in self._values}
-        os.environ.update(self._values)
-        forget_cloud()
-        learn_cloud()
-
-    def __exit__(self, *_: object) -> None:
-        forget_cloud()
-        for name, value in self._before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
-def forget_cloud() -> None:
-    """A flow keeps the cloud's addresses in the SDK, under a name that all emulators share."""
-    if module := sys.modules.get("azure.ai.ml._azure_environments"):
-        module._environments.pop("AzureMLEmulator", None)
-
-
-def learn_cloud() -> None:
-    """MLflow's plug-in asks for the clouds while it is imported, which in this process may have been before any."""
-    module = sys.modules.get("azureml.mlflow._common._cloud.cloud")
-    if module and "AzureMLEmulator" not in module.KNOWN_CLOUDS:
-        module.KNOWN_CLOUDS = module.get_known_clouds()
-
-
 @pytest.fixture(scope="session")
 def exchanges(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the emulators of this session write what was asked and answered."""
@@ -309,29 +273,29 @@ def registry_client(emulator: Emulator) -> "MLClient":
 
 
 @pytest.fixture(scope="session")
-def prefect_api() -> Iterator[str]:
-    """Address of a Prefect API for the session, which flows in this process and in child processes use."""
-    from prefect.settings import PREFECT_API_URL
-
-    from retune.environment import changed_environment
-    from retune_cli import servers
-
-    with contextlib.ExitStack() as stack:
-        # No test has schedules or late runs on this server, and looking for them takes half of what it takes when idle.
-        with changed_environment({f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in IDLE_SERVICES}):
-            stack.enter_context(servers.prefect_api())
-        with (
-            contextlib.closing(sqlite3.connect(SESSION_HOME / "prefect" / "prefect.db")) as made,
-            contextlib.closing(sqlite3.connect(SESSION_HOME / EMPTY_DATABASE)) as copy,
-        ):
-            made.backup(copy)
-        yield PREFECT_API_URL.value()
+def own_prefect() -> Iterator[PrefectServer]:
+    """A Prefect server for the tests of this process: a client that is killed may lock its database for minutes."""
+    with prefect_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
-def empty_database(prefect_api: str) -> Path:
+def prefect_api(own_prefect: PrefectServer) -> Iterator[str]:
+    """Address of a Prefect API for the session, which flows in this process and in child processes use."""
+    from prefect.settings import PREFECT_API_URL
+
+    from retune import sign_in
+    from retune_cli import servers
+
+    with sign_in.signed_in(own_prefect.profile):
+        yield PREFECT_API_URL.value()
+        servers.everything_is_sent()
+
+
+@pytest.fixture(scope="session")
+def empty_database(own_prefect: PrefectServer) -> Path:
     """Prefect's database without a run, for `own_homes`: making the tables takes a server ten seconds."""
-    return SESSION_HOME / EMPTY_DATABASE
+    return own_prefect.empty_database
 
 
 @pytest.fixture(scope="session")

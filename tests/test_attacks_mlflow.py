@@ -10,9 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 from commands import wait_for
-from conftest import Emulator, Variables
+from conftest import Emulator
 from processes import command_line
 from raw_requests import WORKSPACE, Raw, Reply, kept
+from variables import Variables
 
 from azureml_emulator.servers import ServingError, serving_command
 from azureml_emulator.tracking_rules import API, OFFERED

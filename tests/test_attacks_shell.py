@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from azure.ai.ml import command
 from commands import REHEARSAL, finetune, own_homes, without_prefect
-from conftest import Emulator, Variables
+from conftest import Emulator
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from variables import Variables
 
 from azureml_emulator.command_line import render
 from azureml_emulator.plan import make_plan

@@ -5,6 +5,7 @@ is started with the hub's variables as a user's would be.
 """
 
 import json
+import os
 import re
 import shutil
 import socket
@@ -21,6 +22,7 @@ from benchmarks.hub import Hub
 from benchmarks.hub_data import read_commit
 from chatdata import checks
 from chatdata.data_step import prepare
+from retune import sign_in
 from retune.request import Data, Request
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,9 +48,10 @@ except RetuneError as error:
 # The task's own retries, with Prefect around them.
 FLOW = """
 import os
+from pathlib import Path
 os.environ["RETUNE_HOME"] = home
 from prefect import flow
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from retune import sign_in
 from retune.request import Data, Request
 from tasks.data import prepare_data
 
@@ -57,7 +60,7 @@ def run():
     state = prepare_data(Request(data=Data(**settings)), return_state=True)
     return [state.name, state.result().splits["test"].rows]
 
-with temporary_settings({PREFECT_API_URL: api}):
+with sign_in.signed_in(Path(profile)):
     result = run()
 """
 
@@ -344,15 +347,16 @@ def test_what_the_client_does_not_repeat_is_a_named_error(hub: Hub, prepare_from
     assert rows_of(made) == {"train": 104, "validation": 12, "test": 14}
 
 
-def test_the_task_repeats_what_the_client_does_not(hub: Hub, client: Client, prefect_api: str, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("prefect_api")
+def test_the_task_repeats_what_the_client_does_not(hub: Hub, client: Client, tmp_path: Path) -> None:
     """A look-up that was dropped or refused for its rate is made again, and the run goes on."""
     hub.fault(f"/api/datasets/{CHAT}", drop=True)
-    found = client.run(
-        FLOW, home=tmp_path / "home", api=prefect_api, settings={"source": CHAT, "fraction": 0.05, "on_bad_row": "drop"}
-    )
+    settings = {"source": CHAT, "fraction": 0.05, "on_bad_row": "drop"}
+    profile = os.environ[sign_in.PROFILES_PATH]
+    ended = client.run(FLOW, home=tmp_path / "home", profile=profile, settings=settings)
     looked_up = [entry["status"] for entry in hub.requests() if entry["path"] == f"/api/datasets/{CHAT}"]
 
-    assert found == ["Completed", 14]
+    assert ended == ["Completed", 14]
     assert looked_up == [0, 200]
 
 

@@ -405,6 +405,7 @@ def test_client_cannot_end_a_job_through_mlflow(ml_client: "MLClient", emulator:
     assert client.get_run("job-owned").info.status == "KILLED"
 
 
+@pytest.mark.exhaustive
 def test_killed_mlflow_starts_again(ml_client: "MLClient", emulator: Emulator) -> None:
     """When MLflow's process is killed, the next request waits for a new one, and nothing is lost."""
     import mlflow

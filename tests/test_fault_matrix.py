@@ -17,7 +17,7 @@ from typing import NamedTuple, get_args
 import pytest
 from commands import REHEARSAL, Ended, state_in_prefect, wait_for
 from commands import finetune as run_command
-from conftest import Emulator, Run, Variables
+from conftest import Emulator, Run
 from fault_matrix import (
     EVENTS,
     FAULTS,
@@ -33,6 +33,7 @@ from fault_matrix import (
     render,
     row,
 )
+from variables import Variables
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "faults.md"
 KEY = "matrix"

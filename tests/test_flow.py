@@ -128,6 +128,7 @@ def test_the_same_key_with_another_request_is_refused(finetune: Callable[..., Ru
     assert "another run key" in other.report["error"]["fix"]
 
 
+@pytest.mark.exhaustive
 def test_the_registered_model_loads_with_mlflow_and_answers(completed: Run, emulator: Emulator, tmp_path: Path) -> None:
     """What the run leaves is a standard MLflow model."""
     model = completed.report["registered_model"]

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conftest import Emulator, Variables
+from conftest import Emulator
+from variables import Variables
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "deployments" / "data" / "chat_sample"

@@ -169,6 +169,7 @@ def test_ctrl_c_during_the_teardown_does_not_stop_it(
     assert list(emulator.client().online_endpoints.list()) == []
 
 
+@pytest.mark.exhaustive
 def test_servers_of_the_command_s_own_survive_the_signal_and_end_with_it(empty_database: Path, tmp_path: Path) -> None:
     """Without a Prefect API or an emulator in the environment the command brings both, and takes both away."""
     plain = without_prefect() | own_homes(tmp_path, empty_database)

@@ -6,6 +6,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -41,10 +43,20 @@ BROAD_EXCEPTS = {
 }
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def distributions_of_packages() -> Mapping[str, list[str]]:
+    return packages_distributions()
+
+
 def imported_packages(path: Path) -> set[str]:
     """First names of everything that a module imports, also inside functions; SHARED under its full name."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -71,7 +83,7 @@ def test_a_room_imports_what_its_extras_declare(package: str) -> None:
     lines = [*project["dependencies"]]
     lines += [line for extra in EXTRAS_OF.get(package, ()) for line in project["optional-dependencies"][extra]]
     declared = {canonical(re.split(r"[^\w.-]", line)[0]) for line in lines}
-    distributions = packages_distributions()
+    distributions = distributions_of_packages()
     imported = {name for path in (ROOT / package).rglob("*.py") for name in imported_packages(path)}
     missing = {
         name
@@ -106,7 +118,7 @@ def test_lines_end_at_a_line_feed_alone(package: str) -> None:
     calls = {
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in (ROOT / package).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Attribute) and node.attr in ("splitlines", "readlines")
     }
 
@@ -127,7 +139,7 @@ def test_broad_excepts_are_few_and_have_reasons() -> None:
         str(path.relative_to(ROOT))
         for package in PACKAGES
         for path in sorted((ROOT / package).rglob("*.py"))
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.ExceptHandler) and is_broad(node.type)
     ]
 

@@ -13,9 +13,10 @@ import psutil
 import pytest
 import requests
 from azure.identity import DefaultAzureCredential
-from conftest import Emulator, Variables
+from conftest import Emulator
 from processes import running
 from tiny_model import create_endpoint, deploy, set_traffic, wait_until
+from variables import Variables
 
 from retune_cloud.tracking import tracking_client
 

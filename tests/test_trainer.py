@@ -388,6 +388,7 @@ def test_training_lowers_the_loss_and_reports_to_both_runs(resumed: ResumedTrain
         assert run.data.tags["device"] == "cpu"
 
 
+@pytest.mark.exhaustive
 def test_converted_model_answers_chat_messages(resumed: ResumedTraining, tmp_path: Path) -> None:
     """Adapters left unmerged are merged; the MLflow folder answers as a chat completion and names its base."""
     succeed("convert", model_path=resumed.folder, mlflow_model_folder=tmp_path / "model")

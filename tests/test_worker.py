@@ -14,8 +14,9 @@ from uuid import UUID
 import psutil
 import pytest
 from commands import ROOT, endpoints_left, job_statuses, state_in_prefect, wait_for
-from conftest import Emulator, Variables
+from conftest import Emulator
 from processes import running
+from variables import Variables
 
 POOL = "retune"
 # A worker's run begins with a new interpreter.
@@ -146,6 +147,7 @@ def test_a_worker_that_is_told_to_end_leaves_no_job(worker: subprocess.Popen, em
     assert wait_for(lambda: state_in_prefect(run) in ("CRASHED", "CANCELLED"), "a final state")
 
 
+@pytest.mark.exhaustive
 def test_the_hook_deletes_what_a_killed_run_left(worker: subprocess.Popen, emulator: Emulator) -> None:
     """Without its guard: the worker notices the death and runs `on_crashed` in a process of its own."""
     run = start()

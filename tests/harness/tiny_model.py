@@ -11,7 +11,8 @@ import requests
 from azure.ai.ml import MLClient
 from azure.ai.ml.entities import ManagedOnlineDeployment, ManagedOnlineEndpoint, Model, OnlineRequestSettings
 from azure.identity import DefaultAzureCredential
-from conftest import QUICK, Emulator, Variables
+from conftest import QUICK, Emulator
+from variables import Variables
 
 SIZE = "Standard_DS3_v2"
 ENDPOINT_VERSION = "api-version=2022-02-01-preview"
