@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import polars as pl
 
-from chatdata.nested import texts_of
+from chatdata.nested import texts_of, without_escapes
 
 ROLES = ("system", "user", "assistant", "tool")
 # Of a value that is no good, so many characters are shown.
@@ -24,6 +24,7 @@ NOT_JSON = "not valid JSON"
 NOT_UTF8 = "not UTF-8"
 NOT_OBJECT = "not a JSON object"
 OTHER_COLUMNS = "other columns than the header"
+CUT_OFF = "texts that were cut off"
 # Kinds of a conversation's form.
 NO_MESSAGES = "no messages"
 NOT_A_LIST = "messages is not a list"
@@ -85,6 +86,9 @@ REASONS = {
         (SYSTEM_NOT_FIRST, SEVERAL_SYSTEM, USER_NOT_FIRST, SAME_ROLE_TWICE, TOOL_WITHOUT_CALL),
         COMMON_REASONS["refused"],
     ),
+    NO_MESSAGES: "the component would leave it out without a word; rows of another shape belong into a file of their "
+    "own",
+    CUT_OFF: "the model would learn to stop there; download the data set itself, not the answer of its viewer",
     NOT_UTF8: "the training would fail on it; if most rows are so, convert the file, e.g. from Windows-1252 with "
     "`iconv -f WINDOWS-1252 -t UTF-8 FILE > utf8-FILE`",
     EMPTY_TURN: "the model would learn to say nothing",
@@ -130,7 +134,7 @@ def problems_of_row(messages: object, tools: object) -> list[tuple[str, str]]:
     if problems or not isinstance(messages, list):
         return problems
     extras = [{name: message[name] for name in message.keys() - {"role", "content"}} for message in messages]
-    return problems_of_characters("\n".join(texts_of([extras, tools])))
+    return problems_of_characters("\n".join(map(without_escapes, texts_of([extras, tools]))))
 
 
 def problems_of_form(messages: object) -> list[tuple[str, str]]:

@@ -34,6 +34,10 @@ class HeldOut(NamedTuple):
     # For each file a number for each row, the position of its role in ROLES.
     sides: dict[str, np.ndarray]
 
+    @property
+    def all_rows(self) -> int:
+        return sum(map(len, self.sides.values()))
+
     def rows(self, role: Role) -> int:
         return sum(int((sides == ROLES.index(role)).sum()) for sides in self.sides.values())
 

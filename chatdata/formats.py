@@ -5,11 +5,16 @@ finds the shape of a file from its columns and first rows; `data.format` names o
 """
 
 import difflib
+import json
+import re
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from chatdata import turns
+import yaml
+
+from chatdata import checks, turns
 from chatdata.conversations import Conversation, parse_text, tidy
 from retune.data_settings import FORMATS, Data
 
@@ -18,6 +23,9 @@ Parts = dict[str, object]
 SAMPLE_ROWS = 20
 # No column has a longer name.
 LONGEST_NAME = 60
+# An address, or one word with a digit.
+IDENTIFIER = re.compile(r"https?://\S*|[^\W\d]*[\d.:/+-][\w.:/+-]*")
+PLAIN_YAML = re.compile(r"[^\W\d]\w*")
 SYSTEM = ("system", "system_prompt", "system_message")
 TOOLS = ("tools", "functions")
 
@@ -83,7 +91,11 @@ def from_preference(parts: Parts) -> object:
     messages = turns.from_transcript(chosen) if isinstance(chosen, str) else turns.to_messages(chosen)
     if turns.is_whole(messages):
         return turns.with_system(messages, parts.get("system"))
-    return turns.exchange(parts.get("prompt"), chosen, parts.get("system"))
+    prompt = parts.get("prompt")
+    if isinstance(asked := parse_text(prompt), dict) and "messages" in asked:
+        # OpenAI's preference rows, whose prompt is an object with the messages and the tools.
+        parts["tools"], prompt = asked.get("tools"), asked["messages"]
+    return turns.exchange(prompt, chosen, parts.get("system"))
 
 
 SHAPES: dict[str, Shape] = {
@@ -102,8 +114,8 @@ SHAPES: dict[str, Shape] = {
     ),
     "preference": Shape(
         {
-            "chosen": ("chosen", "chosen_response"),
-            "rejected": ("rejected", "rejected_response"),
+            "chosen": ("chosen", "chosen_response", "preferred_output"),
+            "rejected": ("rejected", "rejected_response", "non_preferred_output"),
             "prompt": ("prompt", "question", "instruction", "input", "query"),
             "system": SYSTEM,
         },
@@ -235,6 +247,12 @@ def columns_of(shape: Shape, known: dict[str, str], own_names: dict[str, str]) -
     return chosen if all(part in chosen for part in shape.required) else None
 
 
+def is_exchange(columns: Iterable[str]) -> bool:
+    """Whether the columns make a shape with a question and an answer."""
+    known = {simplified(column): column for column in columns}
+    return any(columns_of(shape, known, {}) for shape in SHAPES.values() if len(shape.required) > 1)
+
+
 def choose(fitting: dict[str, dict[str, str]], rows: Sequence[Row]) -> str:
     """The first shape that fits; for a column `messages`, the one that its values have, and never a shape of lists for
     a column of text."""
@@ -274,7 +292,7 @@ def explain_unknown(columns: Sequence[str], rows: Sequence[Row], data: Data) -> 
             f"no column 'messages'; its columns: {listed(columns)}. The first line looks like a row: put a line with "
             "the names of the columns before it, e.g. `prompt,completion`."
         )
-    texts = [column for column in columns if any(isinstance(row.get(column), str) for row in rows)] or list(columns)
+    texts = [column for column in columns if holds_text(row.get(column) for row in rows)] if rows else list(columns)
     wanted = nearest(columns)
     required = SHAPES[wanted].required
     listed_values = any(isinstance(parse_text(row.get(column)), list) for row in rows for column in texts)
@@ -282,11 +300,31 @@ def explain_unknown(columns: Sequence[str], rows: Sequence[Row], data: Data) -> 
         advice = "A row needs a question and an answer: `messages`, or columns such as `prompt` and `completion`."
         return f"no column 'messages'; its columns: {listed(columns)}. {advice}"
     guesses = dict(zip(required, (guess(part, wanted, texts, at) for at, part in enumerate(required)), strict=True))
-    mapping = ", ".join(f"{part}: {column}" for part, column in guesses.items())
-    return (
-        f"no column 'messages'; its columns: {listed(columns)}. The nearest known format is {wanted} "
-        f"({', '.join(required)}). Say which column is which, e.g. --set 'data.columns={{{mapping}}}'."
-    )
+    beginning = f"no column 'messages'; its columns: {listed(columns)}. The nearest known format is {wanted}"
+    if not make_conversations(Format(wanted, guesses), rows):
+        return (
+            f"{beginning}, but its first rows hold no question with an answer in such columns. Write each row as "
+            '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}.'
+        )
+    mapping = ", ".join(f"{part}: {yaml_text(column)}" for part, column in guesses.items())
+    setting = shlex.quote(f"data.columns={{{mapping}}}")
+    return f"{beginning} ({', '.join(required)}). Say which column is which, e.g. --set {setting}."
+
+
+def holds_text(values: Iterable[object]) -> bool:
+    """Whether a column has texts, and not only addresses, dates, numbers and keys."""
+    return any(isinstance(value, str) and not IDENTIFIER.fullmatch(value) for value in values)
+
+
+def make_conversations(form: Format, rows: Sequence[Row]) -> bool:
+    """Whether at least half of the rows are conversations when they are read so."""
+    fit = [row for row in rows if not checks.problems_of_form(form.conversation(row).messages)]
+    return len(fit) * 2 >= len(rows)
+
+
+def yaml_text(text: str) -> str:
+    """A text as YAML reads it in an object between braces."""
+    return text if PLAIN_YAML.fullmatch(text) and yaml.safe_load(text) == text else json.dumps(text, ensure_ascii=False)
 
 
 def nearest(columns: Sequence[str]) -> str:

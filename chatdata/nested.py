@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 
+import orjson
+
 
 def texts_of(value: object) -> Iterator[str]:
     """Every text in a value, the keys of objects included."""
@@ -26,3 +28,14 @@ def map_texts(value: object, change: Callable[[str], str]) -> object:
         case list(entries):
             return [map_texts(entry, change) for entry in entries]
     return value
+
+
+def without_escapes(text: str) -> str:
+    """JSON, such as the arguments of a call, with each character as itself instead of its escape, so that it can be
+    looked at; any other text as it is."""
+    if "\\u" not in text:
+        return text
+    try:
+        return orjson.dumps(orjson.loads(text)).decode()
+    except (ValueError, TypeError):
+        return text

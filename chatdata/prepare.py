@@ -62,6 +62,7 @@ def prepare(
         if not problems:
             try:
                 held = hold_out(reader, source, data)
+                problems += too_few_to_share(held, data)
             except BadFile as error:
                 problems.append(f"Split '{source.splits['train'].name}' of '{data.source}': {error}")
         for role in ROLES if not problems else ():
@@ -116,7 +117,8 @@ def describe_source(reader: Reader, split: SourceSplit, role: Role, source: Sour
     return {
         "source_split": split.name,
         "format": "; ".join(dict.fromkeys(each.format.describe() for each in recognised)),
-        "source_row": recognised[0].first_row,
+        # The first row is the training split's, or may be.
+        "source_row": recognised[0].first_row if role in source.splits else "",
         "held_out": f"{shares[role]:.0%} of '{split.name}', by digest" if role not in source.splits else "",
     }
 
@@ -230,6 +232,21 @@ def describe_bad_rows(bad: BadRows) -> str:
     keep = f" data.{switch}=note keeps such rows." if switch else ""
     why = f" Why it matters: {reason}." if (reason := checks.REASONS.get(bad.kind)) else ""
     return f"{bad.rows} row(s): {bad.kind}, e.g. {'; '.join(bad.examples)}.{why}{keep}"
+
+
+def too_few_to_share(held: Mapping[Role, HeldOut], data: Data) -> list[str]:
+    """A sentence when a split has too few rows for the roles that share it, which would else be one for each role."""
+    if not held:
+        return []
+    split, sharing = held["train"].split, [role for role in held if role != "train"]
+    rows, needed = held["train"].all_rows, MINIMUM_TRAINING_ROWS + len(sharing)
+    if rows >= needed:
+        return []
+    return [
+        f"Split '{split.name}' of '{data.source}' has {rows} row(s), and a run needs {needed}: {MINIMUM_TRAINING_ROWS} "
+        f"to train on, and one each for {' and '.join(sharing)}. Add rows, or name a file of others in "
+        f"data.{sharing[0]}_split."
+    ]
 
 
 def too_few(role: Role, name: str, split: Split, data: Data) -> list[str]:

@@ -22,13 +22,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from chatdata import checks, expanding
-from chatdata.conversations import Broken, Conversation, from_columns, without_padding
+from chatdata.arrow_batches import BATCH_ROWS, DECODED_ROWS, joined, rows_at_once
+from chatdata.conversations import Broken, Conversation, from_columns, values_of
+from chatdata.csv_files import csv_rows
 from chatdata.expanding import Expanding, as_bytes, open_text
 from chatdata.formats import SAMPLE_ROWS, Format, UnknownFormat, recognise
 from chatdata.parquet_ranges import groups_to_fetch, has_messages, ranges_to_fetch
 from chatdata.sniffing import check_beginning
 from chatdata.source_files import SourceFile, unreachable
-from chatdata.text_files import SNIFFED_BYTES, BadFile, Row, csv_rows, json_rows, unfit_text
+from chatdata.text_files import SNIFFED_BYTES, BadFile, Row, json_rows, unfit_text
 from retune.data_settings import Data
 from retune.errors import RetuneError
 
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 NO_CONVERSATION = Conversation(None)
 ARROW_FILE = b"ARROW1"
-BATCH_ROWS = 1000
 FOOTERS_AT_ONCE = 8
 BOM = b"\xef\xbb\xbf"
 EXAMPLE_CHARACTERS = 400
@@ -117,7 +118,7 @@ class Reader:
                 yield from_text(file.name, chunk, form)
             return
         number = 1
-        read = self._parquet(file, rows, form) if file.kind == "parquet" else self._arrow(file)
+        read = self._parquet(file, rows, form) if file.kind == "parquet" else self._arrow(file, form)
         for batch in guard_each(file, read):
             yield from_arrow(file.name, number, batch, form)
             number += len(batch)
@@ -148,7 +149,7 @@ class Reader:
             batches = self._parquet(file, SAMPLE_ROWS, None)
             return schema.names, sample_of(batches)
         if file.kind == "arrow":
-            batches = list(itertools.islice(self._arrow(file), 1))
+            batches = list(itertools.islice(self._arrow(file, None), 1))
             return (batches[0].schema.names if batches else []), sample_of(iter(batches))
         unread: list[Row] = []
         for rows in self._text(file, SAMPLE_ROWS):
@@ -170,10 +171,12 @@ class Reader:
         for groups, stream in read_ahead(map(fetch, groups_to_fetch(footer, rows, columns))):
             with stream:
                 opened = pq.ParquetFile(stream, metadata=footer)
-                yield from opened.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns)
+                rows_each = rows_at_once(largest_column(footer, groups, columns))
+                yield from joined(file.name, opened.iter_batches(rows_each, row_groups=groups, columns=columns))
 
-    def _arrow(self, file: SourceFile) -> Iterator[pa.RecordBatch]:
-        """Batches of a file that `datasets` has saved: Arrow's stream format, or its file format."""
+    def _arrow(self, file: SourceFile, form: Format | None) -> Iterator[pa.RecordBatch]:
+        """Batches of the columns that a format reads, or of all, of a file that `datasets` has saved: Arrow's stream
+        format, or its file format."""
         here = self._here(file)
         most = max(expanding.FREE_BYTES, expanding.EXPANSION * here.stat().st_size)
         with pa.memory_map(str(here)) as source:
@@ -188,8 +191,10 @@ class Reader:
             for batch in batches:
                 if batch.nbytes > most:
                     raise BadFile(f"{file.name}: expands to more than {expanding.EXPANSION} times its size.")
-                for start in range(0, len(batch), BATCH_ROWS):
-                    yield batch.slice(start, BATCH_ROWS)
+                if form is not None:
+                    batch = batch.select([name for name in batch.schema.names if name in form.columns.values()])
+                parts = (batch.slice(start, DECODED_ROWS) for start in range(0, len(batch), DECODED_ROWS))
+                yield from joined(file.name, parts)
 
     def _fetch_groups(self, file: SourceFile, columns: list[str], groups: list[int]) -> tuple[list[int], IO[bytes]]:
         """Row groups, and the file with their columns fetched."""
@@ -300,6 +305,19 @@ def read_ahead(batches: Iterator[T]) -> Iterator[T]:
             yield batch
 
 
+def largest_column(metadata: pq.FileMetaData, groups: Collection[int], columns: Collection[str]) -> int:
+    """Bytes of the largest of the wanted columns in a row group; no value in it is longer."""
+    return max(
+        (
+            column.total_uncompressed_size
+            for group in map(metadata.row_group, groups)
+            for column in map(group.column, range(group.num_columns))
+            if column.path_in_schema.partition(".")[0] in columns
+        ),
+        default=0,
+    )
+
+
 def check_expansion(file: SourceFile, metadata: pq.FileMetaData, columns: Collection[str]) -> None:
     """Raise BadFile when a wanted column expands to far more than its size."""
     for group in range(metadata.num_row_groups):
@@ -323,13 +341,10 @@ def no_row(unread: list[Row]) -> str:
 
 
 def sample_of(batches: Iterator[pa.RecordBatch]) -> list[dict[str, object]]:
-    """The first rows of batches; none where a value is not UTF-8."""
+    """The first rows of batches, null for a value that cannot be read."""
     for batch in batches:
-        try:
-            rows = batch.slice(0, SAMPLE_ROWS).to_pylist()
-        except UnicodeDecodeError:
-            return []
-        return [{name: without_padding(value) for name, value in row.items()} for row in rows]
+        columns = [values_of(column, {}) for column in batch.slice(0, SAMPLE_ROWS).columns]
+        return [dict(zip(batch.schema.names, row, strict=True)) for row in zip(*columns, strict=True)]
     return []
 
 

@@ -26,6 +26,8 @@ SHARED_ENDS = 2
 CROWD, CROWD_SHARE, SMALLEST_CROWD = 8, 0.25, 2
 # A row with so many of them is compared by what is left without the template.
 CROWDED_ENDS = 2
+# Only exact repetitions are found of a conversation with more characters: its words alone would fill the memory.
+COMPARED_CHARACTERS = 1_000_000
 # An end that so many dissimilar rows share is no evidence at all.
 DISSIMILAR_ROWS = 4
 
@@ -124,7 +126,12 @@ def find_repetitions(
     is a repetition of one of them; a row of any other kind is kept, and exact copies of it are duplicates."""
     files = {checks.DUPLICATE: file, **evaluation}
     keys = [
-        written.rows.select("exact", "ends", kind=pl.lit(kind), number=pl.int_range(pl.len()))
+        written.rows.select(
+            "exact",
+            ends=pl.when(pl.col("characters") <= COMPARED_CHARACTERS).then("ends").otherwise([]),
+            kind=pl.lit(kind),
+            number=pl.int_range(pl.len()),
+        )
         for kind, written in files.items()
     ]
     everything = pl.concat(keys).with_row_index("row")

@@ -3,9 +3,11 @@
 A commit of the hub, a digest of files, or what a store says of them.
 """
 
+import difflib
 import hashlib
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from chatdata.chat_template import read_template
@@ -62,14 +64,32 @@ def _pin_source(data: Data, workspace: Workspace) -> PinnedData:
         return PinnedData(data=data, revision=_digest_of_urls(data))
     local_path = Path(source).expanduser()
     if local_path.exists():
+        if not local_path.is_file() and not local_path.is_dir():
+            raise BadRequest(
+                [f"data.source '{source}' is neither a file nor a folder. Write its rows to a file first."]
+            )
         kind, idle = (
             ("a folder here", ("revision",)) if local_path.is_dir() else ("a file here", ("revision", "subset"))
         )
         _refuse_without_effect(data, kind, *idle)
-        return PinnedData(data=data, revision=_digest_of_files(data, local_path), local_path=str(local_path.resolve()))
-    if source.startswith((".", "/", "~")) or source.count("/") > 1 or kind_of(source):
-        raise BadRequest([f"data.source '{source}': no such folder or file (looked from {Path.cwd()})."])
+        # The endings of a link's own name say how the file is read.
+        whole = local_path.resolve() if local_path.is_dir() else local_path.parent.resolve() / local_path.name
+        return PinnedData(data=data, revision=_digest_of_files(data, local_path), local_path=str(whole))
+    is_path = source.startswith((".", "/", "~")) or source.count("/") > 1 or kind_of(source)
+    if is_path or ("/" in source and local_path.parent.is_dir()):
+        raise BadRequest(
+            [f"data.source '{source}': no such folder or file (looked from {Path.cwd()}).{_like(local_path)}"]
+        )
     return PinnedData(data=data, revision=_hub_commit(data))
+
+
+def _like(path: Path) -> str:
+    """A sentence with what has a name like that of a path which is not there."""
+    names: list[str] = []
+    with suppress(OSError):
+        names = [each.name for each in path.parent.iterdir()]
+    like = difflib.get_close_matches(path.name, names)
+    return f" There is {' and '.join(str(path.parent / name) for name in like)}." if like else ""
 
 
 def _refuse_without_effect(data: Data, kind: str, *settings: str) -> None:

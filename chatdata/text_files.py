@@ -1,7 +1,5 @@
-"""Rows of JSON lines, of a JSON array and of comma or tab separated values, each with its number."""
+"""Rows of JSON lines, of a JSON array and of an object that holds one, each with its number."""
 
-import csv
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -12,17 +10,21 @@ import orjson
 
 from chatdata import checks
 from chatdata.conversations import LEVELS, is_deep
+from chatdata.formats import is_exchange
 
 TOO_DEEP = f"nested deeper than {LEVELS} levels"
 SNIFFED_BYTES = 1 << 16
 # A first line that begins an object with a list of objects that are no messages.
-WRAPPED = re.compile(rb'\{\s*"(data|rows|examples|train|items|records|instances|samples)"\s*:\s*\[\s*(\{|$)')
+ROW_LISTS = rb'"(data|rows|examples|train|items|records|instances|samples)"\s*:\s*\['
+WRAPPED, OPENS_ROWS = re.compile(rb"\{\s*" + ROW_LISTS + rb"\s*(\{|$)"), re.compile(ROW_LISTS + rb"$")
+# Lists of objects that a row may have of its own.
+NO_TABLES = ("tools", "functions", "features")
+# What a message has, and a row has not.
+TURN_KEYS = {"role", "from"}
 # Texts in quotes, which may hold the others, and what structures a JSON text.
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
 # What stands between two objects.
 BETWEEN = re.compile(r"[\s,]*")
-# What parts the values of a row, most usual first.
-DELIMITERS = (b",", b";", b"\t", b"|")
 
 
 class BadFile(Exception):
@@ -48,7 +50,7 @@ def json_rows(stream: IO[bytes]) -> Iterator[Row]:
     stream.seek(start)
     if beginning.lstrip()[:1] == b"[":
         yield from array_rows(stream.read())
-    elif is_one_document(beginning):
+    elif is_one_document(beginning) or is_one_line_of_rows(stream, beginning):
         yield from wrapped_rows(stream.read())
     else:
         yield from line_rows(stream)
@@ -62,7 +64,32 @@ def is_one_document(beginning: bytes) -> bool:
         return False
     # A line that is longer than what was read ends anywhere.
     over_lines = bool(line_end) and first.endswith((b"[", b"{", b","))
-    return over_lines or (not rest.strip() and bool(WRAPPED.match(first)))
+    # A line that breaks off before a row is a broken one, unless it opens the list of the rows.
+    breaks_off = is_row(rest.lstrip().partition(b"\n")[0]) and not OPENS_ROWS.search(first)
+    return (over_lines and not breaks_off) or (not rest.strip() and bool(WRAPPED.match(first)))
+
+
+def is_row(line: bytes) -> bool:
+    """Whether a line is a row of JSON lines by itself, so that a broken line before it is no more than that."""
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(value, dict) and not TURN_KEYS & value.keys()
+
+
+def is_one_line_of_rows(stream: IO[bytes], beginning: bytes) -> bool:
+    """Whether a text that begins so is one line, an object that holds rows rather than is one."""
+    if not beginning.lstrip().startswith(b"{"):
+        return False
+    start = stream.tell()
+    line, rest = stream.readline(), stream.read(SNIFFED_BYTES)
+    stream.seek(start)
+    try:
+        value = None if rest.strip() else orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(value, dict) and (is_column_table(value) or bool(lists_of_rows(value)))
 
 
 def line_rows(stream: IO[bytes]) -> Iterator[Row]:
@@ -136,10 +163,14 @@ def wrapped_rows(text: bytes) -> Iterator[Row]:
         except (ValueError, RecursionError):
             yield from printed_rows(text, error)
             return
-    if looks_like_row(document):
+    if is_column_table(document):
+        for number in document[next(iter(document))]:
+            yield from_python(int(number) + 1, {name: column.get(number) for name, column in document.items()})
+        return
+    lists = lists_of_rows(document)
+    if not lists:
         yield from_python(1, document)
         return
-    lists = {name: value for name, value in document.items() if is_table(value)}
     name = next(iter(lists)) if len(lists) == 1 else None
     if name is None:
         keys = ", ".join(map(str, document))
@@ -148,19 +179,43 @@ def wrapped_rows(text: bytes) -> Iterator[Row]:
             "file of its own, named for its split"
         )
     for number, value in enumerate(lists[name], start=1):
-        yield from_python(number, value)
+        # The hub's viewer answers with each row beside its number, and says which of its texts it has cut.
+        if isinstance(value, dict) and {"row", "row_idx"} <= value.keys():
+            cut = value.get("truncated_cells")
+            yield Row(number, {}, (checks.CUT_OFF, f"{cut}"[:60])) if cut else from_python(number, value["row"])
+        else:
+            yield from_python(number, value)
+
+
+def lists_of_rows(document: dict[str, object]) -> dict[str, list[object]]:
+    """The lists of rows that an object holds; none of an object that is a row itself."""
+    if any(map(is_chat, document.values())) or is_exchange(document):
+        return {}
+    return {
+        name: value
+        for name, value in document.items()
+        if isinstance(value, list) and is_table(value) and name not in NO_TABLES
+    }
 
 
 def is_table(value: object) -> bool:
     """Whether a value is a list of objects that are rows rather than messages."""
     if not isinstance(value, list) or not value or not isinstance(value[0], dict):
         return False
-    return not {"role", "from"} & value[0].keys()
+    return not TURN_KEYS & value[0].keys()
 
 
-def looks_like_row(document: dict[str, object]) -> bool:
-    """Whether an object is a row rather than what holds the rows: it has messages, or texts alone."""
-    return not any(map(is_table, document.values()))
+def is_chat(value: object) -> bool:
+    """Whether a value is a list of messages, so that what holds it is a row."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], dict) and bool(TURN_KEYS & value[0].keys())
+
+
+def is_column_table(document: dict[str, object]) -> bool:
+    """Whether an object is a table by columns, each an object of values by row number, as pandas writes it."""
+    columns = list(document.values())
+    return bool(columns) and all(
+        isinstance(column, dict) and bool(column) and all(map(str.isdecimal, column)) for column in columns
+    )
 
 
 def printed_rows(text: bytes, error: orjson.JSONDecodeError) -> Iterator[Row]:
@@ -301,26 +356,6 @@ def unreadable(line: bytes, error: orjson.JSONDecodeError) -> tuple[str, str]:
     if "surrogate" in str(error) or "hex escape" in str(error):
         return checks.LONE_SURROGATES, "an escape such as \\ud800"
     return checks.NOT_JSON, f"{str(error)[:60]}: {line[:40].decode(errors='replace').strip()!r}"
-
-
-def csv_rows(name: str, stream: IO[bytes]) -> Iterator[Row]:
-    """Rows of values that commas, semicolons, tabs or bars separate."""
-    start = stream.tell()
-    header = stream.read(SNIFFED_BYTES).partition(b"\n")[0]
-    stream.seek(start)
-    delimiter = b"\t" if ".tsv" in name else max(DELIMITERS, key=header.count)
-    # Bytes that are not UTF-8 become lone surrogates, which are found row by row.
-    with io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="") as text:
-        lines = csv.reader(text, delimiter=delimiter.decode(), strict=True)
-        names = next(lines, [])
-        for cells in lines:
-            if not cells:
-                continue
-            if len(cells) != len(names):
-                detail = f"{len(cells)}, the header has {len(names)}"
-                yield Row(lines.line_num, {}, (checks.OTHER_COLUMNS, detail))
-                continue
-            yield Row(lines.line_num, dict(zip(names, cells, strict=True)))
 
 
 def unfit_text(values: Iterable[object]) -> tuple[str, str] | None:

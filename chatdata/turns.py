@@ -5,6 +5,7 @@
 
 import re
 from collections.abc import Mapping
+from math import isfinite
 
 import orjson
 
@@ -133,7 +134,14 @@ def as_messages(role: str, value: object) -> list[object]:
     messages = to_messages(value)
     if isinstance(messages, list) and messages and isinstance(messages[0], dict):
         return messages
-    return [{"role": role, "content": plain_text(value)}]
+    return [{"role": role, "content": plain_text(as_text(value))}]
+
+
+def as_text(value: object) -> object:
+    """A number as text, as a file of separated values has it: a column of labels may hold numbers. Anything else as it
+    is."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    return repr(value) if is_number else value
 
 
 def are_turns(value: object) -> bool:

@@ -10,7 +10,7 @@ import polars as pl
 
 from chatdata import checks
 from chatdata.conversations import Conversation, lines_of, to_json, to_series
-from chatdata.nested import map_texts, texts_of
+from chatdata.nested import map_texts, texts_of, without_escapes
 from chatdata.reading import Batch, read_ahead
 from chatdata.repetitions import ends_of, find_repetitions
 from chatdata.sources import file_digest
@@ -253,9 +253,10 @@ class SplitWriting:
 
 def redact_all(values: dict[str, object], scanner: "Scanner", redact: Callable[[str], str]) -> dict[str, object]:
     """The values with each text in them redacted. All are scanned at once first: most of their texts are short."""
-    if not scanner.find("\n".join(texts_of(values))):
+    decoded = {name: map_texts(value, without_escapes) for name, value in values.items()}
+    if not scanner.find("\n".join(texts_of(decoded))):
         return values
-    return {name: map_texts(value, redact) for name, value in values.items()}
+    return {name: map_texts(value, redact) for name, value in decoded.items()}
 
 
 def rows_of(batch: Batch) -> Iterable[Conversation]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chatdata import expanding
+from chatdata import arrow_batches, expanding
 from chatdata.conversations import LEVELS
 from chatdata.reading import Batch, Reader
 from chatdata.source_files import SourceFile, kind_of
@@ -52,6 +52,33 @@ def test_a_parquet_column_that_expands_too_far_is_not_read(tmp_path: Path, monke
 
     with pytest.raises(BadFile, match=r"rows.parquet: row group 1, messages.*: its \d+ bytes expand to 20\d+"):
         read(tmp_path / "rows.parquet")
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_a_value_that_many_rows_share_is_not_in_memory_for_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    """A file stores it once, so its size does not tell; a batch has as many rows as fit."""
+    monkeypatch.setattr(arrow_batches, "BATCH_BYTES", 1 << 20)
+    content = pa.array(["a" * 100_000]).dictionary_encode().take(pa.array([0] * 600))
+    role = pa.array(["user", "assistant"] * 300)
+    messages = pa.StructArray.from_arrays([role, content], ["role", "content"])
+    table = pa.table({"messages": pa.ListArray.from_arrays(pa.array(range(0, 601, 2), pa.int32()), messages)})
+    file = tmp_path / f"rows.{ending}"
+    if ending == "parquet":
+        pq.write_table(table, file)
+    else:
+        with pa.ipc.new_stream(str(file), table.schema) as stream:
+            stream.write_table(table)
+
+    batches = read(file)
+
+    assert file.stat().st_size < 1 << 20
+    assert sum(len(batch) for batch in batches) == 300
+    assert max(len(batch) for batch in batches) <= arrow_batches.DECODED_ROWS
+    monkeypatch.setattr(expanding, "ROW_BYTES", 100_000)
+    with pytest.raises(BadFile, match="a row is larger than"):
+        read(file)
 
 
 def test_a_file_that_is_compressed_as_text_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import gzip
 import json
 import lzma
 import re
+import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from public_shapes import chat
 
 from chatdata.formats import Format
@@ -87,9 +89,10 @@ def use_setting(path: Path, text: str) -> tuple[Path, dict[str, object]]:
 
 def map_columns(path: Path, text: str) -> tuple[Path, dict[str, object]]:
     """Sets data.columns as the message says."""
-    named = re.search(r"data\.columns=\{([^}]+)\}", text)
-    assert named
-    return path, {"columns": dict(pair.split(": ") for pair in named[1].split(", "))}
+    command = re.search(r"--set .*\}'", text)
+    assert command
+    _, assignment = shlex.split(command[0])
+    return path, {"columns": yaml.safe_load(assignment.removeprefix("data.columns="))}
 
 
 class Broken(NamedTuple):
@@ -151,6 +154,33 @@ BROKEN: dict[str, Broken] = {
         "frage, antwort",
         map_columns,
     ),
+    "columns with spaces and colons": Broken(
+        "chats.csv",
+        delimited(",").replace("prompt,completion", "What's asked: text,yes").encode(),
+        '"yes"',
+        map_columns,
+    ),
+    "columns of keys and dates": Broken(
+        "chats.jsonl",
+        b"".join(
+            json.dumps({"id": f"68a1-{n}", "create_time": f"2026-11-{n:02}", "title": f"Plant {n}"}).encode() + b"\n"
+            for n in range(ROWS)
+        ),
+        "A row needs a question and an answer",
+        replace(GOOD),
+    ),
+    "two columns of one name": Broken(
+        "chats.csv",
+        delimited(",").replace("prompt,completion", "completion,completion").encode(),
+        "two columns are named 'completion'",
+        replace(delimited(",").encode()),
+    ),
+    "a quote in a cell": Broken(
+        "chats.csv",
+        delimited(",").replace('"\n', '"\n"He said "yes"","No."\n', 1).encode(),
+        "line 3: ",
+        replace(delimited(",").replace('"\n', '"\n"He said ""yes""","No."\n', 1).encode()),
+    ),
     "a misspelt column": Broken(
         "chats.csv", delimited(",").replace("completion", "completoin").encode(), "completion: completoin", map_columns
     ),
@@ -170,7 +200,9 @@ BROKEN: dict[str, Broken] = {
     "plain text": Broken(
         "chats.jsonl", b"hello\nworld\n" * 20, "the first one, at 1, is not valid JSON", replace(GOOD)
     ),
-    "too few rows": Broken("chats.jsonl", GOOD[: GOOD.index(b"\n") * 5], "needs at least 10", replace(GOOD)),
+    "too few rows": Broken(
+        "chats.jsonl", GOOD[: GOOD.index(b"\n") * 5], "5 row(s), and a run needs 12: 10 to train on", replace(GOOD)
+    ),
     "one row many times": Broken(
         "chats.jsonl", GOOD + GOOD[: GOOD.index(b"\n") + 1] * 40, "row(s): duplicate", use_setting
     ),
@@ -270,6 +302,7 @@ UNWRITABLE: dict[str, tuple[str, bytes, str]] = {
         GOOD.replace(b"}]}", b'}], "notes": "' + b"," * 70_000 + b'"}\n{"messages": [', 1),
         "not valid JSON",
     ),
+    "a first line that is cut off": ("chats.jsonl", b'{"messages": [{"role": "user",\n' + GOOD, "not valid JSON"),
     "Latin-1 in the first row": (
         "chats.csv",
         delimited(",").replace("\n", '\n"caf\xe9","yes"\n', 1).encode("latin-1"),
@@ -296,6 +329,36 @@ READ: dict[str, tuple[str, bytes]] = {
     "pretty-printed objects": ("chats.jsonl", PRINTED),
     "NaN in a wrapped row": ("chats.json", b'{"data": ' + ARRAY.replace(b"}]}", b'}], "score": NaN}', 1) + b"}"),
     "wrapped": ("chats.json", b'{"data": ' + ARRAY + b"}"),
+    "wrapped in one line, under any name": ("chats.json", b'{"version": 1, "chats": ' + ARRAY + b"}"),
+    "as the hub's viewer answers": (
+        "chats.json",
+        json.dumps(
+            {
+                "features": [{"feature_idx": 0, "name": "messages"}],
+                "rows": [{"row_idx": number, "row": row} for number, row in enumerate(json.loads(ARRAY))],
+            }
+        ).encode(),
+    ),
+    "by columns, as pandas writes it": (
+        "chats.json",
+        json.dumps({"messages": {str(number): chat(number) for number in range(ROWS)}}).encode(),
+    ),
+    "a single row that opens its list": (
+        "chats.json",
+        b'{"data": [\n' + b",\n".join(json.dumps({"messages": chat(n)}).encode() for n in range(ROWS)) + b"\n]}",
+    ),
+    "rows with a list of their own": (
+        "chats.jsonl",
+        b"".join(
+            json.dumps({"question": f"What is {n}?", "answer": f"It is {n}.", "sources": [{"title": f"T{n}"}]}).encode()
+            + b"\n"
+            for n in range(ROWS)
+        ),
+    ),
+    "numbers as answers": (
+        "chats.jsonl",
+        b"".join(json.dumps({"prompt": f"{n} + {n}?", "completion": 2 * n}).encode() + b"\n" for n in range(ROWS)),
+    ),
     "wrapped over lines": ("chats.json", json.dumps({"v": 1, "rows": json.loads(ARRAY)}, indent=2).encode()),
     "semicolons": ("chats.csv", delimited(";").encode()),
     "bars": ("chats.csv", delimited("|").encode()),
@@ -323,3 +386,52 @@ def test_what_says_enough_is_read(case: str, tmp_path: Path) -> None:
     data = prepared(path, tmp_path / "out")
 
     assert sum(split.rows for split in data.splits.values()) == ROWS
+
+
+def test_a_link_is_read_by_its_own_name(tmp_path: Path) -> None:
+    """What it leads to may be named by a digest, as in a store of such files."""
+    (tmp_path / "4d7a").write_bytes(GOOD)
+    (tmp_path / "chats.jsonl").symlink_to("4d7a")
+
+    assert sum(split.rows for split in prepared(tmp_path / "chats.jsonl", tmp_path / "out").splits.values()) == ROWS
+
+
+def test_a_single_row_with_a_list_of_objects_is_a_row(tmp_path: Path) -> None:
+    """Not what holds the rows."""
+    row = {"question": "What is it?", "answer": "It is this.", "sources": [{"title": "T"}, {"title": "U"}]}
+    (tmp_path / "train.jsonl").write_bytes(GOOD)
+    (tmp_path / "test.jsonl").write_text(json.dumps(row) + "\n")
+
+    assert prepared(tmp_path, tmp_path / "out").splits["test"].rows == 1
+
+
+def test_a_viewer_s_row_with_cut_texts_is_a_bad_row(tmp_path: Path) -> None:
+    """The model would learn to stop there."""
+    rows = [{"row_idx": n, "row": {"messages": chat(n)}, "truncated_cells": []} for n in range(ROWS)]
+    rows[3]["truncated_cells"] = ["messages"]
+    (tmp_path / "chats.json").write_text(json.dumps({"features": [], "rows": rows}))
+
+    data = prepared(tmp_path / "chats.json", tmp_path / "out", on_bad_row="drop")
+
+    assert sum(split.rows for split in data.splits.values()) == ROWS - 1
+    assert {kind for split in data.splits.values() for kind in split.dropped} == {"texts that were cut off"}
+
+
+def test_a_column_that_is_not_read_may_hold_anything(tmp_path: Path) -> None:
+    """Such as a date that Python does not have."""
+    rows = [{"messages": chat(number)} for number in range(ROWS)]
+    table = pa.Table.from_pylist(rows).append_column("seen", pa.array([2**40] * ROWS, pa.timestamp("s")))
+    pq.write_table(table, tmp_path / "chats.parquet")
+
+    data = prepared(tmp_path / "chats.parquet", tmp_path / "out")
+
+    assert sum(split.rows for split in data.splits.values()) == ROWS
+
+
+def test_a_path_that_is_not_there_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where its folder is here; the message names what comes near."""
+    (tmp_path / "data" / "chats").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(BadRequest, match=r"no such folder or file .*There is data/chats"):
+        pin(Data(source="data/chat"), Workspace())

@@ -154,6 +154,14 @@ CONVERTED: dict[str, tuple[Row, list[Row]]] = {
         {"prompt": "Which colours?", "chosen": '[{"name": "red"}]', "rejected": "None."},
         [{"role": "user", "content": "Which colours?"}, {"role": "assistant", "content": '[{"name": "red"}]'}],
     ),
+    "OpenAI's preferences": (
+        {
+            "input": {"messages": [{"role": "user", "content": "Hi"}], "tools": [], "parallel_tool_calls": True},
+            "preferred_output": [{"role": "assistant", "content": "Yes?"}],
+            "non_preferred_output": [{"role": "assistant", "content": "What."}],
+        },
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}],
+    ),
     "messages as JSON": (
         {"chosen": json.dumps(chat(0)), "rejected": json.dumps(chat(1))},
         chat(0),

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from chatdata import repetitions
 from chatdata.prepare import prepare
 from chatdata.sources import pin
 from retune.report import Split
@@ -57,3 +58,14 @@ def test_copies_of_a_row_that_validates_are_trained_on_once_or_not_at_all(tmp_pa
 
     assert (noted.rows, noted.noted, noted.dropped) == (13, {kind: 1}, {"duplicate": 1})
     assert (dropped.rows, dropped.noted, dropped.dropped) == (12, {}, {kind: 2})
+
+
+def test_a_very_long_conversation_is_compared_whole_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its words would fill the memory; a copy of it is found all the same."""
+    monkeypatch.setattr(repetitions, "COMPARED_CHARACTERS", 1000)
+    long = chat("What is in the book?", "word " * 400)
+    nearly = chat("what is in the book", "WORD " * 400)
+
+    split = prepared(tmp_path / "rows", [long, nearly, long], duplicates="drop")
+
+    assert (split.noted, split.dropped) == ({}, {"duplicate": 1})

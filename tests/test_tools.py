@@ -215,7 +215,7 @@ def test_rows_with_tools_are_asked_up_to_the_tool(tmp_path: Path) -> None:
         assert expected == "I look."
 
 
-PLACES = ("arguments", "a key of the arguments", "the name of a message", "tools")
+PLACES = ("arguments", "escapes in the arguments", "a key of the arguments", "the name of a message", "tools")
 
 
 def with_text(text: str, place: str) -> Row:
@@ -225,6 +225,9 @@ def with_text(text: str, place: str) -> Row:
     match place:
         case "arguments":
             asking["tool_calls"][0]["function"]["arguments"] = json.dumps({"plant": text})
+        case "escapes in the arguments":
+            coded = json.dumps({"plant": text}).replace("@", r"\u0040").replace("\ufffd", r"\ufffd")
+            asking["tool_calls"][0]["function"]["arguments"] = coded
         case "a key of the arguments":
             asking["tool_calls"][0]["function"]["arguments"] = {text: 1}
         case "the name of a message":
