@@ -67,11 +67,10 @@ def read_authority(public: Path, private: Path) -> trustme.CA | None:
 
 def public_roots() -> str:
     """The roots that this machine's programs trust already: a client may need both the emulator and the world."""
-    for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
-        file = Path(os.environ.get(name) or certifi.where())
-        if file.is_file() and file.name != BUNDLE:
-            return file.read_text(encoding="utf-8").rstrip("\n") + "\n"
-    return Path(certifi.where()).read_text(encoding="utf-8").rstrip("\n") + "\n"
+    named = [Path(os.environ[name]) for name in ("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE") if os.environ.get(name)]
+    # A bundle of another emulator's is none of these.
+    files = [file for file in named if file.is_file() and file.name != BUNDLE]
+    return Path(files[0] if files else certifi.where()).read_text(encoding="utf-8").rstrip("\n") + "\n"
 
 
 def environment(world: World, identity_header: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """A run's state, and its report, which is written however the run ends."""
 
+import contextlib
 import logging
 import time
 from dataclasses import dataclass, field
@@ -19,11 +20,13 @@ from flows.guard import Guard
 from flows.outcome import calculate_cost, conclude, describe_problem, list_steps
 from flows.signals import SIGNALS
 from flows.watch import Watch
-from retune.errors import RetuneError
+from retune import last_run
+from retune.errors import BadRequest, RetuneError
 from retune.folders import keep_report
 from retune.report import Report, Run, Status
 from retune.request import Request
 from retune.waiting import STOP, poll
+from retune_cloud.workspace import find_address
 from tasks.metrics import JobMetrics
 from tasks.showing import PAGE, show_summary
 
@@ -65,6 +68,7 @@ def begin(request: Request, key: str | None) -> RunState:
     STOP.clear()
     _let_progress_through()
     flow_run_id, count = str(flow_run.get_id()), flow_run.get_run_count()
+    _note_last(request, key or flow_run_id, flow_run_id)
     return RunState(
         request=request,
         key=key or flow_run_id,
@@ -73,6 +77,16 @@ def begin(request: Request, key: str | None) -> RunState:
         is_first_start=key is None and count in (0, 1),
         watch=Watch(flow_run_id, request),
     )
+
+
+def _note_last(request: Request, key: str, flow_run_id: str) -> None:
+    """Note which run this machine has started last, and where: it may be asked for before it has signed in."""
+    workspace = request.workspace
+    with contextlib.suppress(BadRequest):
+        address = find_address(workspace)
+        parts = {"subscription_id": address.subscription_id, "resource_group": address.resource_group}
+        workspace = workspace.model_copy(update=parts | {"name": address.name})
+    last_run.keep(last_run.LastRun(key=key, flow_run_id=flow_run_id, workspace=workspace))
 
 
 class Recorded:

@@ -47,6 +47,19 @@ def check_file_names(of: str, *names: str) -> None:
             raise BadRequest([f"{of} cannot be saved: {name!r} is not a valid file name."], "Rename it.")
 
 
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file whole or not at all."""
+    draft = file.with_name(f"{file.stem}.{os.getpid()}.part")
+    try:
+        with draft.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        draft.replace(file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
 def keep_report(flow_run_id: str, text: str) -> str | None:
     """Write the report of a flow run to its file, whole or not at all. Why it could not be, if so."""
     content = text.encode()
@@ -54,15 +67,7 @@ def keep_report(flow_run_id: str, text: str) -> str | None:
     try:
         home()
         folder.mkdir(exist_ok=True)
-        draft = folder / f"{flow_run_id}.{os.getpid()}.part"
-        try:
-            with draft.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(folder / f"{flow_run_id}.json")
-        finally:
-            draft.unlink(missing_ok=True)
+        write_whole(folder / f"{flow_run_id}.json", content)
     except BadRequest as error:
         return f"The report is not kept: {error}"
     except OSError as error:

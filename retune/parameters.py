@@ -8,10 +8,12 @@ Nothing here talks to a network.
 import ast
 import difflib
 import json
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from retune.bounds import BOUNDS
 from retune.report import Parameter
 from retune.request import ParameterValue
 
@@ -113,7 +115,11 @@ def merge(
         if value is None:
             continue
         try:
-            merged.append(Parameter(name=name, value=convert(value, spec), source=source))
+            converted = convert(value, spec)
+            # What the component itself gives is right by its own word.
+            if source != COMPONENT:
+                check_bound(name, converted)
+            merged.append(Parameter(name=name, value=converted, source=source))
         except ValueError as error:
             problems.append(f"training.{name} = {value!r} ({source}): {error}")
     return merged, notes, problems
@@ -150,13 +156,23 @@ def convert(value: ParameterValue, spec: ComponentInput) -> ParameterValue:
     return converted
 
 
+def check_bound(name: str, value: ParameterValue) -> None:
+    """Raises: ValueError, the value makes no sense for this parameter."""
+    bound = BOUNDS.get(name)
+    if bound and isinstance(value, int | float) and not bound.holds(value):
+        raise ValueError(f"expected {bound.words}.")
+
+
 def _number(value: ParameterValue, expected: str) -> float:
     if isinstance(value, bool):
         raise ValueError(f"expected {expected}.")
     try:
-        return float(value)
-    except ValueError:
+        number = float(value)
+    except (ValueError, OverflowError):
         raise ValueError(f"expected {expected}.") from None
+    if not math.isfinite(number):
+        raise ValueError(f"expected {expected}.")
+    return number
 
 
 def _unknown(name: str, inputs: dict[str, ComponentInput]) -> str:

@@ -9,10 +9,10 @@ import difflib
 import re
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -24,6 +24,9 @@ from retune.texts import check_text, find_invisible, quoted, quoted_if_odd
 PRESETS = Path(__file__).resolve().parent.parent / "deployments" / "presets"
 
 ParameterValue = bool | int | float | str
+RUN_KEY_OPTION = "--run-key"
+# What commands call the run that this machine started last.
+LAST = "last"
 # Azure ML resource rules; the service refuses others. Source: resource-limits documentation, SDK validators.
 ComputeName = Annotated[str, Field(pattern=r"^[a-zA-Z][a-zA-Z0-9-]{1,22}[a-zA-Z0-9]$")]
 DeploymentName = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,30}[a-z0-9])$")]
@@ -131,10 +134,18 @@ class Score(Section):
     payload: Literal["nested", "flat"] = Field(
         default="nested", description="Body of the request: a list of conversations, or one conversation."
     )
-    temperature: float = Field(default=0.6, ge=0, le=2, description="Sampling temperature.")
+    temperature: float = Field(
+        default=0.6, ge=0, le=2, description="Sampling temperature; 0 only where `do_sample` is false."
+    )
     top_p: float = Field(default=0.9, gt=0, le=1, description="Nucleus sampling threshold.")
     do_sample: bool = Field(default=True, description="Sample; otherwise the most likely token is taken.")
     max_new_tokens: int = Field(default=200, ge=1, le=4096, description="Length limit of an answer, tokens.")
+
+    @model_validator(mode="after")
+    def _sampling_needs_a_temperature(self) -> Self:
+        if self.do_sample and self.temperature == 0:
+            raise ValueError("temperature 0 leaves nothing to sample from; set do_sample to false, or raise it")
+        return self
 
 
 class Approval(Section):
@@ -208,8 +219,8 @@ class Request(Section):
         return compute
 
 
-def load(preset: str, assignments: list[str], source: str | None = None) -> Request:
-    """The request of a preset with `section.key=value` assignments applied over it.
+def load(preset: str | None, assignments: list[str], source: str | None = None) -> Request:
+    """The request of a preset with `section.key=value` assignments applied over it; without a preset, of the defaults.
 
     `preset` is a name in deployments/presets or a path of a YAML file. A `source` takes the place of the preset's
     section `data`.
@@ -217,7 +228,20 @@ def load(preset: str, assignments: list[str], source: str | None = None) -> Requ
     Raises:
         BadRequest: with every problem at once, file and line included.
     """
-    path = find_preset(preset)
+    document, positions = ({}, {}) if preset is None else read_preset(find_preset(preset))
+    if source is not None:
+        document["data"] = {"source": source}
+    problems = _apply(document, assignments)
+    assigned = {assignment.partition("=")[0] for assignment in assignments}
+    return parse(document, positions | dict.fromkeys(assigned, "--set"), problems)
+
+
+def read_preset(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The sections of a preset, and where each key stands, as `file:line`.
+
+    Raises:
+        BadRequest: it is too large, or no YAML of sections.
+    """
     if (size := path.stat().st_size) > LARGEST_PRESET_BYTES:
         raise BadRequest([f"{path} has {size} bytes; a preset has at most {LARGEST_PRESET_BYTES}."])
     try:
@@ -233,12 +257,7 @@ def load(preset: str, assignments: list[str], source: str | None = None) -> Requ
     lines = dict(_lines(node)) if node else {}
     if not isinstance(document, dict):
         raise BadRequest([f"{path}: expected sections such as `model:` and `data:`, found {quoted(document)}."])
-    if source is not None:
-        document["data"] = {"source": source}
-    problems = _apply(document, assignments)
-    assigned = {assignment.partition("=")[0] for assignment in assignments}
-    positions = {key: f"{path}:{line}" for key, line in lines.items()} | dict.fromkeys(assigned, "--set")
-    return parse(document, positions, problems)
+    return document, {key: f"{path}:{line}" for key, line in lines.items()}
 
 
 # What PyYAML raises for texts that are none, or whose tags do not fit their values.
@@ -372,7 +391,7 @@ def _meaning(location: list[str]) -> str:
     return f" It is: {field.description}" if field is not None and len(location) > 1 else ""
 
 
-def parse_run_key(key: str | None, option: str = "--run-key") -> str | None:
+def parse_run_key(key: str | None, option: str = RUN_KEY_OPTION) -> str | None:
     """The key, checked; a flow run's id is one too. `option` names it in the refusal.
 
     Raises:
@@ -382,6 +401,8 @@ def parse_run_key(key: str | None, option: str = "--run-key") -> str | None:
         raise BadRequest(
             [f"{option} {quoted(key)}: use 1 to 64 letters, digits, '-' and '_', a letter or digit first."]
         )
+    if key == LAST and option == RUN_KEY_OPTION:
+        raise BadRequest([f"{option} '{LAST}': that is how commands call the run that was started last."])
     if key is not None:
         try:
             check_text("", key)

@@ -72,23 +72,27 @@ def losses(report: Report) -> tuple[float, float] | None:
 
 def commands(report: Report, program: str) -> list[Command]:
     """What a person may want to type next; `program` is how `retune` is typed."""
-    key, endpoint = report.run.key, report.endpoint
+    key, endpoint, identity = report.run.key, report.endpoint, report.identity
     if report.job is None or key is None:
         return []
-    is_cut_short = report.status in ("failed", "cancelled")
+    is_cut_short, is_local = report.status in ("failed", "cancelled"), identity is None or identity.portal is None
     lines = [Command("resume the run", "attach")] if is_cut_short else []
     if endpoint and not endpoint.deleted:
         lines.append(Command("delete the endpoint", "cancel"))
-    if not is_cut_short:
-        lines.append(Command("see what the workspace holds of this run", "status"))
-    arguments = shlex.join([key, *_workspace_options(report.identity)])
-    return [Command(purpose, f"{program} {name} {arguments}") for purpose, name in lines]
+    arguments = shlex.join([key, *_workspace_options(identity)])
+    lines = [Command(purpose, f"{program} {name} {arguments}") for purpose, name in lines]
+    if is_cut_short:
+        return lines
+    if is_local:
+        # The emulator of a run ends with it, and nobody can ask it any more.
+        return [*lines, Command("start a workspace that stays up, with Prefect's page", f"{program} local start")]
+    return [*lines, Command("see what the workspace holds of this run", f"{program} status {arguments}")]
 
 
 def _workspace_options(identity: Identity | None) -> list[str]:
-    """What leads a command to the same workspace; without any it looks at the local emulator."""
+    """What leads a command to the same workspace, whatever else names one."""
     if identity is None or identity.portal is None:
-        return []
+        return ["--preset", "local"]
     parts = {
         "emulator": "false",
         "subscription_id": identity.subscription_id,

@@ -8,7 +8,7 @@ import getpass
 import json
 import sys
 from collections.abc import Callable, Iterator
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 OPTIONS = (
     click.option(
-        "--preset", default="local", metavar="NAME|FILE", show_default=True, help="Preset that names the workspace."
+        "--preset",
+        metavar="NAME|FILE",
+        help="Preset that names the workspace. Default: that of the environment or of config.json, else the local one.",
     ),
     click.option(
         "--set", "assignments", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable."
@@ -33,10 +35,12 @@ OPTIONS = (
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="retune", message="retune %(version)s")
 def retune() -> None:
     """Check chat data, start fine-tuning runs and look after them.
 
-    RUN is a run's key: the flow run's id unless --run-key named another.
+    RUN is a run's key: the flow run's id unless --run-key named another; `last` is the run that this machine started
+    last.
     """
 
 
@@ -60,20 +64,29 @@ def report_errors() -> Iterator[None]:
         sys.exit(130)
 
 
-def command(body: Callable[..., None]) -> click.Command:
-    """A command of the group with the common options."""
+def command(body: Callable[..., None], name: str | None = None) -> click.Command:
+    """A command of the group with the common options, named after its body if nothing else is said."""
 
     @wraps(body)
-    def with_errors(preset: str, assignments: tuple[str, ...], as_json: bool, quiet: bool, **arguments: object) -> None:
-        from retune.request import load
+    def with_errors(
+        preset: str | None,
+        assignments: tuple[str, ...],
+        as_json: bool,
+        quiet: bool,
+        run: str | None = None,
+        **arguments: object,
+    ) -> None:
         from retune_cli.running import progress_on_stderr
+        from retune_cli.target import choose
 
         with progress_on_stderr(quiet), report_errors():
-            body(load(preset, list(assignments)), as_json=as_json, **arguments)
+            request, key = choose(preset, list(assignments), run)
+            about = {} if key is None else {"run": key}
+            body(request, as_json=as_json, **about, **arguments)
 
     for option in reversed(OPTIONS):
         with_errors = option(with_errors)
-    return retune.command()(with_errors)
+    return retune.command(name or body.__name__)(with_errors)
 
 
 @retune.command()
@@ -110,6 +123,31 @@ def _checked_key(context: click.Context, parameter: click.Parameter, value: str)
 run_argument = click.argument("run", callback=_checked_key)
 
 
+@partial(command, name="list")
+def list_runs(request: "Request", as_json: bool) -> None:
+    """List the runs in the workspace, newest first."""
+    from retune_cli.listing import read_runs, render_runs
+    from retune_cli.running import servers_for
+
+    with servers_for(request.workspace, prefect=False, start=False):
+        runs = read_runs(request.workspace)
+    click.echo(runs.to_json()) if as_json else render_runs(runs)
+
+
+@command
+@run_argument
+@click.option("--follow", is_flag=True, help="Go on until the job has ended.")
+def logs(request: "Request", run: str, as_json: bool, follow: bool) -> None:
+    """Print the log of each step of RUN's last job."""
+    from retune_cli.listing import print_logs
+    from retune_cli.running import servers_for
+
+    lines = sys.stdout
+    with servers_for(request.workspace, prefect=False, start=False):
+        has_job = print_logs(request.workspace, run, lines, follow=follow, as_json=as_json)
+    sys.exit(0 if has_job else 1)
+
+
 @command
 @run_argument
 def status(request: "Request", run: str, as_json: bool) -> None:
@@ -117,10 +155,10 @@ def status(request: "Request", run: str, as_json: bool) -> None:
     from retune_cli.resources import read_resources, render_resources
     from retune_cli.running import servers_for
 
-    with servers_for(request.workspace, prefect=False):
+    with servers_for(request.workspace, prefect=False, start=False):
         resources = read_resources(request.workspace, run)
     click.echo(resources.to_json()) if as_json else render_resources(resources)
-    sys.exit(0 if resources.jobs or resources.endpoints else 1)
+    sys.exit(0 if resources.exists else 1)
 
 
 @command
@@ -143,10 +181,17 @@ def cancel(request: "Request", run: str, as_json: bool) -> None:
     from retune_cli.resources import end_resources, read_resources, render_resources
     from retune_cli.running import servers_for
 
-    with servers_for(request.workspace, prefect=False):
-        end_resources(request.workspace, run, request.limits.delete_minutes)
+    with servers_for(request.workspace, prefect=False, start=False):
         resources = read_resources(request.workspace, run)
+        exists = resources.exists
+        if resources.is_active:
+            click.echo(resources.describe(), err=True)
+            end_resources(request.workspace, run, request.limits.delete_minutes)
+            resources = read_resources(request.workspace, run)
+        elif exists:
+            click.echo(f"Run {run} has already ended.", err=True)
     click.echo(resources.to_json()) if as_json else render_resources(resources)
+    sys.exit(0 if exists else 1)
 
 
 @retune.command()
@@ -157,9 +202,10 @@ def cancel(request: "Request", run: str, as_json: bool) -> None:
 def approve(run: str, reject: bool, note: str, by: str) -> None:
     """Approve the model of RUN, which waits for approval (`approval.required`), or reject it with --reject."""
     from retune_cli.approving import answer
+    from retune_cli.target import key_of
 
     with report_errors():
-        answer(run, approve=not reject, by=by, note=note)
+        answer(key_of(run), approve=not reject, by=by, note=note)
     click.echo("rejected" if reject else "approved")
 
 
@@ -170,7 +216,7 @@ def sweep(request: "Request", as_json: bool, dry_run: bool) -> None:
     from retune.printing import render_swept
     from retune_cli.running import run_sweep, servers_for
 
-    with servers_for(request.workspace, prefect=True):
+    with servers_for(request.workspace, prefect=True, start=False):
         swept = run_sweep(request, dry_run)
     click.echo(swept.to_json()) if as_json else render_swept(swept)
     sys.exit(0 if swept.clean else 1)
@@ -258,13 +304,27 @@ def start(port: int) -> None:
     click.echo("Stop all        make stop-local")
 
 
+@local.command("status")
+def local_status() -> None:
+    """Show whether the servers run, and where. Exit 0 if they do, else 1."""
+    from retune_cli.stack import running
+
+    with report_errors():
+        stack = running()
+    if stack is None:
+        click.echo("stopped; start them: retune local start")
+        sys.exit(1)
+    click.echo(f"Prefect's page  {stack.page}\nEmulator        {stack.emulator}\nProcess         {stack.pid}")
+
+
 @local.command()
 def stop() -> None:
     """Stop the servers. Active runs end as Cancelled or Crashed; their endpoints are deleted."""
     from retune_cli import local
+    from retune_cli.stack import running
 
     with report_errors():
-        if local.running():
+        if running():
             click.echo("stopping; endpoints of active runs are deleted first", err=True)
         click.echo("stopped" if local.stop() else "nothing was running")
 

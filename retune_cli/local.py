@@ -15,14 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field
-
 from retune import sign_in
 from retune.errors import BadRequest, CloudError
 from retune.folders import home
 from retune.waiting import poll
 from retune_cli import servers
+from retune_cli.stack import Stack, running, stack_file, stack_lock
 
 if TYPE_CHECKING:
     import psutil
@@ -35,23 +33,6 @@ START_SECONDS, STOP_SECONDS, DEPLOY_SECONDS = 240, 120, 120
 # Guards of runs that the worker took down with it have so long to delete what these held.
 GUARD_SECONDS, WORKER_SECONDS = 60, 20
 LOOK_SECONDS, LOCK_SECONDS = 0.2, 10
-
-
-class Stack(BaseModel):
-    """What runs on this machine."""
-
-    model_config = ConfigDict(frozen=True)
-
-    page: str = Field(description="Address of Prefect's page.")
-    emulator: str = Field(description="Address of the emulator.")
-    deployments: list[str] = Field(description="What can be run.")
-    profile: Path = Field(description="Prefect profile with the sign-in, readable by the owner alone.")
-    pid: int = Field(description="Process that holds them.")
-
-    @property
-    def api(self) -> str:
-        """Prefect's API."""
-        return f"{self.page}/api"
 
 
 def start(port: int) -> Stack:
@@ -127,15 +108,6 @@ def _is_alive(process: "psutil.Process") -> bool:
     return False
 
 
-def running() -> Stack | None:
-    """What runs and is ready, if anything does."""
-    with contextlib.suppress(Timeout), _lock().acquire(blocking=False):
-        return None
-    with contextlib.suppress(FileNotFoundError):
-        return Stack.model_validate_json(_file().read_text(encoding="utf-8"))
-    return None
-
-
 @contextlib.contextmanager
 def known_prefect() -> Iterator[None]:
     """In the body, Prefect's clients use the API that is configured, else that of `make deploy-local`.
@@ -161,10 +133,10 @@ def run_stack(port: int) -> None:
     """Run the servers until this process receives SIGTERM or the worker ends."""
     signal.signal(signal.SIGTERM, _end)
     # Whoever looks whether somebody holds the lock has it for a moment.
-    with _lock().acquire(timeout=LOCK_SECONDS), contextlib.ExitStack() as stack:
+    with stack_lock().acquire(timeout=LOCK_SECONDS), contextlib.ExitStack() as stack:
         # One that was killed has left its own.
-        _file().unlink(missing_ok=True)
-        stack.callback(_file().unlink, missing_ok=True)
+        stack_file().unlink(missing_ok=True)
+        stack.callback(stack_file().unlink, missing_ok=True)
         stack.enter_context(servers.emulator())
         page = stack.enter_context(servers.prefect_server(port))
         profile = sign_in.profile_file(port)
@@ -173,9 +145,9 @@ def run_stack(port: int) -> None:
         worker = stack.enter_context(_worker())
         address = os.environ[servers.METADATA_URL].partition("/metadata")[0]
         ready = Stack(page=page, emulator=address, deployments=_deployed(), profile=profile, pid=os.getpid())
-        written = _file().with_suffix(".part")
+        written = stack_file().with_suffix(".part")
         written.write_text(ready.model_dump_json(indent=2), encoding="utf-8")
-        written.replace(_file())
+        written.replace(stack_file())
         print(f"worker ended with {worker.wait()}", flush=True)
 
 
@@ -246,14 +218,6 @@ def _command_line(process: "psutil.Process") -> list[str]:
     with contextlib.suppress(psutil.Error):
         return process.cmdline()
     return []
-
-
-def _file() -> Path:
-    return home() / "local.json"
-
-
-def _lock() -> FileLock:
-    return FileLock(home() / "local.lock")
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ from pydantic import ConfigDict, Field
 from rich.table import Table
 
 from retune import names
-from retune.errors import BadRequest
+from retune.errors import CloudError
 from retune.printing import for_terminal, screen
 from retune.report import Part
 from retune.request import Request, Workspace
 from retune.texts import escape_json
 from retune_cloud import cleanup, ledger
+from retune_cloud.workspace import find_address
 
 
 class RunJob(Part):
@@ -43,9 +44,26 @@ class RunResources(Part):
     model_config = ConfigDict(populate_by_name=True)
 
     schema_version: Literal[1] = Field(default=1, alias="schema", description="Version of this document's form.")
+    workspace: str = Field(description="Name of the workspace.")
     key: str = Field(description="Key of the run.")
     jobs: list[RunJob] = Field(description="Its jobs, by attempt.")
     endpoints: list[RunEndpoint] = Field(description="Its endpoints.")
+
+    @property
+    def exists(self) -> bool:
+        """Whether the workspace holds anything of the run."""
+        return bool(self.jobs or self.endpoints)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether anything of it may still cost money."""
+        return bool(self.endpoints) or any(job.status not in ledger.ENDED for job in self.jobs)
+
+    def describe(self) -> str:
+        """What is about to be ended, in one line."""
+        last = self.jobs[-1] if self.jobs else None
+        begun = f", begun {_minute(last.created)} by {last.holder or 'an unknown holder'}" if last else ""
+        return f"Ending run {self.key} in workspace {self.workspace}{begun}."
 
     def to_json(self) -> str:
         """The document, indented, with the key `schema` first."""
@@ -56,6 +74,7 @@ def read_resources(workspace: Workspace, key: str) -> RunResources:
     """The run's jobs and endpoints in the workspace; empty lists for an unknown key."""
     jobs = list(ledger.jobs_of(workspace, key))
     return RunResources(
+        workspace=find_address(workspace).name,
         key=key,
         jobs=[
             RunJob(
@@ -86,13 +105,16 @@ def read_submitted_request(workspace: Workspace, key: str) -> Request:
     """What the run was asked to do, as its last job says.
 
     Raises:
-        BadRequest: the workspace has no job of the run, or one without a readable request.
+        CloudError: `RunNotFound`, the workspace has no job of the run, or one without a readable request.
     """
     job = ledger.last_job(workspace, key)
     request = job and names.read_request(job.properties)
     if request is None:
-        reason = f"job '{job.name}' has no readable request" if job else "the workspace has no job of it"
-        raise BadRequest([f"Run '{key}': {reason}. Start it: python -m flows.finetune --run-key {key}"])
+        name = find_address(workspace).name
+        reason = f"job '{job.name}' has no readable request" if job else f"workspace {name} has no job of it"
+        raise CloudError(
+            "RunNotFound", f"Run '{key}': {reason}.", f"Start it: python -m flows.finetune --run-key {key}"
+        )
     return request
 
 
@@ -110,7 +132,7 @@ def render_resources(resources: RunResources) -> None:
     resources = for_terminal(resources)
     console = screen()
     if not (resources.jobs or resources.endpoints):
-        console.print(f"Run {resources.key}: the workspace holds nothing of it.")
+        console.print(f"Run {resources.key}: workspace {resources.workspace} holds nothing of it.")
         return
     table = Table(title=f"Run {resources.key}", title_justify="left", box=None, pad_edge=False)
     for heading in ("attempt", "kind", "name", "state", "until", ""):

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from retune.report import Report, Swept
     from retune.request import Request, Workspace
 
+# Whose errors are the cloud's, or the way to it.
+CLOUD_PACKAGES = ("azure", "mlflow", "requests")
 EPILOG = """\b
 Exit codes: 0 completed, 1 the run failed, 2 bad request (nothing was created), 3 declined, 130 interrupted.
 Sections: workspace, model, data, compute, training, serving, score, approval, limits; docs/presets.md has every key.
@@ -85,15 +87,23 @@ def main(
 
 @contextlib.contextmanager
 def unexpected_errors_named() -> Iterator[None]:
-    """An error of the body that is none of Retune's becomes one, after its traceback has been logged."""
+    """An error of the body that is none of Retune's becomes one: explained if it is the cloud's, else with a trace."""
     from retune.errors import RetuneError
 
+    log = logging.getLogger("retune.cli")
     try:
         yield
-    except RetuneError:
+    # Whoever read our output has gone: click ends the command.
+    except (RetuneError, BrokenPipeError):
         raise
     except Exception as error:
-        logging.getLogger("retune.cli").exception("unexpected error")
+        if type(error).__module__.partition(".")[0] in CLOUD_PACKAGES:
+            from retune_cloud.sdk_errors import explain
+
+            if explained := explain(error):
+                log.debug("explained", exc_info=error)
+                raise explained from error
+        log.exception("unexpected error")
         raise RetuneError(type(error).__name__, str(error), "See the traceback above.") from error
 
 
@@ -157,11 +167,11 @@ def run_flow(request: "Request", key: str | None, *, force: bool = False) -> "Re
     earlier = set(REPORTS)
     try:
         state = finetune(**dict(request), run_key=key, force=force, return_state=True)
-    except (httpx.TransportError, PrefectException) as error:
+    except (httpx.HTTPError, PrefectException) as error:
         # Prefect could not note how the run ended; the run has ended all the same.
         own = [report for name, report in REPORTS.items() if name not in earlier]
-        if not own and isinstance(error, httpx.TransportError):
-            problem = f"Prefect's server did not answer, so no run began: {type(error).__name__}: {error}"
+        if not own and isinstance(error, httpx.HTTPError):
+            problem = f"Prefect's server gave no usable answer, so no run began: {type(error).__name__}: {error}"
             fix = "Run it again; if PREFECT_API_URL names a server, start that first."
             raise CloudError("PrefectAway", problem, fix) from error
         if not own:
@@ -191,8 +201,11 @@ def _error_of(state: "State") -> BaseException:
 
 
 @contextlib.contextmanager
-def servers_for(workspace: "Workspace", *, prefect: bool) -> Iterator[None]:
-    """The local servers that the body needs: an emulator where the workspace asks for one, and Prefect's API."""
+def servers_for(workspace: "Workspace", *, prefect: bool, start: bool = True) -> Iterator[None]:
+    """The local servers that the body needs: an emulator where the workspace asks for one, and Prefect's API.
+
+    An emulator is started only with `start`. The first line of progress says which workspace the body is about.
+    """
     from retune_cli.servers import emulator, prefect_api
 
     quiet_libraries()
@@ -200,9 +213,10 @@ def servers_for(workspace: "Workspace", *, prefect: bool) -> Iterator[None]:
     try:
         with contextlib.ExitStack() as stack:
             if workspace.emulator:
-                stack.enter_context(emulator())
+                stack.enter_context(emulator(start=start))
+            say_where(workspace)
             if prefect:
-                stack.enter_context(prefect_api(meanwhile=import_what_the_flow_uses))
+                stack.enter_context(prefect_api(import_what_the_flow_uses, local=workspace.emulator))
             # stdout is the report's, whatever a library prints.
             with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
                 yield
@@ -210,6 +224,19 @@ def servers_for(workspace: "Workspace", *, prefect: bool) -> Iterator[None]:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
     finally:
         signal.signal(signal.SIGINT, interrupt)
+
+
+def say_where(workspace: "Workspace") -> None:
+    """Log which workspace is meant, and what names it.
+
+    Raises:
+        BadRequest: no workspace is named.
+    """
+    from retune_cloud.workspace import find_address, is_local
+
+    address = find_address(workspace)
+    where = "on this machine" if is_local() else f"of resource group {address.resource_group}"
+    logging.getLogger("retune.workspace").info("%s %s (from %s)", address.name, where, address.found_in)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ import os
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import urllib.error
@@ -20,17 +21,19 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 from retune import sign_in
 from retune.environment import changed_environment, environment_with
 from retune.errors import CloudError
 from retune.folders import home
 from retune.waiting import poll
+from retune_cli.stack import running
 from retune_cloud.workspace import METADATA_URL
 
 log = logging.getLogger("retune.servers")
 
-START_SECONDS = 180
+START_SECONDS, ANSWER_SECONDS = 180, 5
 # From <sys/prctl.h>.
 PR_SET_PDEATHSIG = 1
 # Prefect's server is a child of ours, which needs longer than the server itself.
@@ -41,13 +44,39 @@ QUIET_PREFECT = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1
 
 
 @contextlib.contextmanager
-def emulator() -> Iterator[None]:
-    """An emulator whose address is in this process's environment; the running one where the environment names one."""
+def emulator(*, start: bool = True) -> Iterator[None]:
+    """An emulator whose address is in this process's environment: the one that the environment names, that of `retune
+    local start`, or else, with `start`, a new one; without `start` also that of another run, which ends with it.
+
+    Raises:
+        CloudError: `EmulatorStopped`, none runs and none may be started; `EmulatorBusy`, it is another run's;
+            `ServerNotStarted`.
+    """
     if os.environ.get(METADATA_URL):
         log.info("using the emulator at %s", os.environ[METADATA_URL].partition("/metadata")[0])
         yield
         return
     folder = home() / "emulator"
+    if ready := _running_emulator(folder):
+        if start and not running():
+            raise CloudError(
+                "EmulatorBusy",
+                f"Process {ready['pid']} serves {folder}. If that is another run's emulator, it ends with that run.",
+                "Wait for its end, or set RETUNE_HOME to another folder. If you started it yourself, use it: eval "
+                f'"$(python -m azureml_emulator env --home {folder})". For several runs: retune local start.',
+            )
+        log.info("using the emulator at %s", ready["url"])
+        with changed_environment(ready["env"]):
+            yield
+        return
+    if not start:
+        what = "is stopped" if folder.is_dir() else "has never run"
+        raise CloudError(
+            "EmulatorStopped",
+            f"No other workspace is named, and the local one {what}: no emulator runs on {folder}.",
+            "Start it: retune local start. For a workspace on Azure name its preset, or set AZURE_SUBSCRIPTION_ID, "
+            "AZURE_RESOURCE_GROUP and AZURE_WORKSPACE_NAME.",
+        )
     arguments = ["-m", "azureml_emulator", "--home", str(folder), "--stop-with-stdin"]
     with server("emulator", arguments, os.environ.copy(), stdout=subprocess.PIPE) as process:
         assert process.stdout
@@ -65,9 +94,21 @@ def emulator() -> Iterator[None]:
             yield
 
 
+def _running_emulator(folder: Path) -> dict[str, Any] | None:
+    """What the emulator on a folder said when it was ready, if it answers now."""
+    try:
+        ready = json.loads((folder / "ready.json").read_text(encoding="utf-8"))
+        trusted = ssl.create_default_context(cafile=ready["ca_bundle"])
+        with urllib.request.urlopen(ready["env"][METADATA_URL], timeout=ANSWER_SECONDS, context=trusted):
+            return ready
+    except (OSError, ValueError, LookupError):
+        return None
+
+
 @contextlib.contextmanager
-def prefect_api(meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """A Prefect API for this process: the configured one, else a server of our own on Prefect's own database.
+def prefect_api(meanwhile: Callable[[], None] = lambda: None, *, local: bool = False) -> Iterator[None]:
+    """A Prefect API for this process: the configured one, else a server of our own; for a run in the `local` workspace,
+    that of `retune local start` if it runs.
 
     `meanwhile` is called before the body, while that server starts.
     """
@@ -77,6 +118,12 @@ def prefect_api(meanwhile: Callable[[], None] = lambda: None) -> Iterator[None]:
         log.info("using the Prefect API at %s", api)
         meanwhile()
         with sign_in.signed_in(sign_in.profile_of_configured(api)):
+            yield
+        return
+    if stack := running() if local else None:
+        log.info("using the local Prefect API at %s", stack.api)
+        meanwhile()
+        with sign_in.signed_in(stack.profile):
             yield
         return
     port = free_port()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from retune.errors import CloudError, RetuneError
+from retune_cloud.sign_in_errors import explain_sign_in
 
 T = TypeVar("T")
 
@@ -48,7 +49,7 @@ def is_transient(error: BaseException) -> bool:
 def explain(raised: Exception) -> RetuneError | None:
     """The error as one of Retune's; None for what the cloud has nothing to do with."""
     import requests
-    from azure.core.exceptions import AzureError, HttpResponseError
+    from azure.core.exceptions import AzureError, ClientAuthenticationError, HttpResponseError
 
     error = _origin(raised)
     text = first_line(error)
@@ -56,6 +57,8 @@ def explain(raised: Exception) -> RetuneError | None:
     match error:
         case RetuneError():
             return error
+        case ClientAuthenticationError() if status is None:
+            return explain_sign_in(error)
         case HttpResponseError() if status in BY_STATUS:
             code, fix = BY_STATUS[status]
             return CloudError(code, f"Azure ML answered HTTP {status}: {text}", fix)

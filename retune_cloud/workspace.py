@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
 # Names of subscriptions, resource groups and workspaces, by the widest rule of the three.
 NAME = re.compile(r"[-\w.()]{1,90}")
-CONFIG_FILES = (Path("config.json"), Path(".azureml/config.json"))
+CONFIG_FILES = ("config.json", ".azureml/config.json")
+CONFIG_KEYS = ("subscription_id", "resource_group", "workspace_name")
+VARIABLES = ("AZURE_SUBSCRIPTION_ID", "AZURE_RESOURCE_GROUP", "AZURE_WORKSPACE_NAME")
+# How a config.json may name the workspace in one line.
+SCOPE = re.compile(
+    r"/subscriptions/([^/]+)/resourceGroups/([^/]+)/providers/Microsoft\.MachineLearningServices/workspaces/([^/]+)",
+    re.I,
+)
 METADATA_URL = "ARM_CLOUD_METADATA_URL"
 # Where the service does not say when to look at an operation again; of its own the SDK looks each 30 s at some.
 LOOK_EVERY_SECONDS = 1
@@ -59,12 +66,12 @@ def find_address(workspace: Workspace) -> Address:
                 'with `python -m azureml_emulator` and run `eval "$(python -m azureml_emulator env)"` in this shell.'
             ]
         )
-    config = next((path for path in CONFIG_FILES if path.is_file()), None)
-    stored = _read_config(config) if config else {}
+    named = (workspace.subscription_id, workspace.resource_group, workspace.name)
+    complete = all(value or os.environ.get(variable) for value, variable in zip(named, VARIABLES, strict=True))
+    config, stored = (None if complete else find_config()) or ("config.json", {})
     candidates = {
-        "subscription_id": ("AZURE_SUBSCRIPTION_ID", workspace.subscription_id, stored.get("subscription_id")),
-        "resource_group": ("AZURE_RESOURCE_GROUP", workspace.resource_group, stored.get("resource_group")),
-        "name": ("AZURE_WORKSPACE_NAME", workspace.name, stored.get("workspace_name")),
+        name: (variable, getattr(workspace, name), stored.get(key))
+        for name, variable, key in zip(Address._fields, VARIABLES, CONFIG_KEYS, strict=False)
     }
     parts, sources, problems = {}, [], []
     for key, (variable, requested, configured) in candidates.items():
@@ -81,16 +88,46 @@ def find_address(workspace: Workspace) -> Address:
     return Address(**parts, found_in=", ".join(dict.fromkeys(sources)))
 
 
+def is_named() -> bool:
+    """Whether the environment or a config.json names a workspace, or a part of one."""
+    return any(os.environ.get(variable) for variable in (*VARIABLES, METADATA_URL)) or find_config() is not None
+
+
+def find_config() -> tuple[Path, dict[str, str]] | None:
+    """The config.json that names a workspace, of the current folder or of one above it, as the SDK looks for it.
+
+    Raises:
+        BadRequest: that of the current folder is no JSON object. Above it, such a file is another program's.
+    """
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        for path in (folder / name for name in CONFIG_FILES):
+            try:
+                if path.is_file() and (parts := _read_config(path)):
+                    return path, parts
+            except OSError:
+                continue
+            except BadRequest:
+                if folder == Path.cwd():
+                    raise
+    return None
+
+
 def is_local() -> bool:
     """Whether the cloud that the environment names is a server on this machine."""
     return os.environ.get(METADATA_URL, "").startswith(LOOPBACK)
 
 
 def _read_config(path: Path) -> dict[str, str]:
+    """The parts of an address that a config.json has, in either of its forms; empty for one of another program."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise BadRequest([f"{path} is not readable as JSON: {error}."]) from error
+    if not isinstance(content, dict):
+        raise BadRequest([f"{path} is no JSON object with {', '.join(CONFIG_KEYS)}."])
+    if scope := SCOPE.fullmatch(str(content.get("Scope", "")).rstrip("/")):
+        return dict(zip(CONFIG_KEYS, scope.groups(), strict=True))
+    return {key: content[key] for key in CONFIG_KEYS if key in content}
 
 
 @lru_cache(maxsize=4)

@@ -7,12 +7,12 @@ import base64
 import json
 import logging
 
-from retune.errors import CloudError
 from retune.report import Identity
 from retune.request import Workspace
 from retune_cloud import workspace as cloud
 from retune_cloud.answers import required
 from retune_cloud.sdk_errors import refusal
+from retune_cloud.sign_in_errors import explain_sign_in
 from retune_cloud.tracking import load_mlflow
 from tasks.step import repeatable_step
 
@@ -36,12 +36,7 @@ def sign_in(workspace: Workspace) -> Identity:
     try:
         token = cloud.credential(workspace.interactive).get_token(f"{manager}/.default")
     except ClientAuthenticationError as error:
-        raise CloudError(
-            "SignInFailed",
-            f"No credential works for {manager}. Tried: {error.message}",
-            "Sign in with `az login`, set AZURE_CLIENT_ID, AZURE_TENANT_ID and AZURE_CLIENT_SECRET, or give the worker "
-            "a managed identity; at a terminal, workspace.interactive=true opens a browser.",
-        ) from error
+        raise explain_sign_in(error) from error
     with refusal(
         "WorkspaceUnreadable",
         f"Workspace '{address.name}' in resource group '{address.resource_group}' (from {address.found_in}) could "

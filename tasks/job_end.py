@@ -24,7 +24,7 @@ from retune_cloud.tracking import tracking_client
 from tasks.job import Submission
 from tasks.showing import Progress
 from tasks.step import current_flow_run, step
-from tasks.steplogs import StepLogs, StepRun, count_logged
+from tasks.steplogs import StepLogs, StepRun, count_logged, read_steps
 
 if TYPE_CHECKING:
     from azure.ai.ml import MLClient
@@ -150,7 +150,7 @@ def _time_left(share: float, seconds: float) -> str:
 
 def _read_snapshot(client: "MLClient", name: str) -> JobSnapshot:
     status = job_status(client.jobs.get(name))
-    steps = _steps(client, name)
+    steps = _steps_if_readable(client, name)
     if status in ledger.ENDED:
         return JobSnapshot(status, True, status, None, steps)
     running = any(step.status not in WAITING_TO_RUN for step in steps)
@@ -162,21 +162,15 @@ def _read_snapshot(client: "MLClient", name: str) -> JobSnapshot:
     return JobSnapshot(status, running, text, logged.get("epoch"), steps)
 
 
-def _steps(client: "MLClient", name: str) -> list[StepRun]:
-    """The steps that the job has begun, in order; none when they cannot be read.
-
-    A pipeline component is one child of the job, and its steps are that child's children.
-    """
+def _steps_if_readable(client: "MLClient", name: str) -> list[StepRun]:
+    """The job's steps; none when they cannot be read: they are for the reader only."""
     from azure.core.exceptions import AzureError
 
     try:
-        children = list(client.jobs.list(parent_job_name=name))
-        steps = [step for child in children for step in list(client.jobs.list(parent_job_name=child.name)) or [child]]
+        return read_steps(client, name)
     except AzureError as error:
-        # They are for the reader only.
         log.debug("the steps of %s could not be read: %s", name, first_line(error))
         return []
-    return [StepRun(step.name or "", step.display_name or step.name or "", job_status(step)) for step in steps]
 
 
 def _logged(client: "MLClient", name: str) -> dict[str, float]:
@@ -197,7 +191,7 @@ def _failure(client: "MLClient", job: JobReport, status: str, logs: StepLogs) ->
     if status == "Canceled":
         fix = "Run it again with the same key for a new attempt."
         return JobFailed("JobCanceled", f"Job '{job.name}' was cancelled.", fix)
-    steps = _steps(client, job.name)
+    steps = _steps_if_readable(client, job.name)
     states = ", ".join(f"{step.display_name} {step.status}" for step in steps)
     lines = [line for step in steps if step.status == "Failed" for line in logs.last_lines(step.display_name)]
     tail = "\nThe last lines of its log:\n" + "\n".join(lines) if lines else ""

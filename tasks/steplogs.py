@@ -6,12 +6,12 @@ far an earlier execution came.
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
-from retune_cloud.ledger import ENDED
+from retune_cloud.ledger import ENDED, job_status
 from retune_cloud.sdk_errors import first_line
 
 if TYPE_CHECKING:
@@ -36,6 +36,13 @@ class StepRun(NamedTuple):
     status: str
 
 
+class StepLine(NamedTuple):
+    """A line of a step's log, and the step's display name."""
+
+    step: str
+    text: str
+
+
 class StepLogs:
     """What has been read of each step's log."""
 
@@ -48,19 +55,34 @@ class StepLogs:
         self._done: set[str] = set()
 
     def follow(self, steps: Iterable[StepRun]) -> None:
-        """Log what is new. A line that is not complete waits until its step has ended."""
+        """Log what is new, but for lines that were logged before. A log that cannot be read is read the next time."""
         from azure.core.exceptions import AzureError
 
         for step in steps:
-            if step.name in self._done:
-                continue
             try:
-                ended = step.status in ENDED
-                self._add(step, self._read(step), to_the_end=ended)
-                self._done |= {step.name} if ended else set()
+                for line in self.read_new(step):
+                    self._log_line(line)
             except AzureError as error:
                 # They are for the reader only.
                 log.debug("the log of %s could not be read: %s", step.display_name, first_line(error))
+
+    def _log_line(self, line: StepLine) -> None:
+        if self._logged[line.step]:
+            self._logged[line.step] -= 1
+        else:
+            log.debug("%s: %s", line.step, line.text[:LINE_CHARACTERS])
+
+    def read_new(self, step: StepRun, *, to_the_end: bool = False) -> Iterator[StepLine]:
+        """The lines of a step that were not read yet. One that is not complete waits for its end, or for `to_the_end`.
+
+        Raises:
+            AzureError: the log cannot be read.
+        """
+        if step.name in self._done:
+            return
+        ended = step.status in ENDED
+        yield from self._add(step, self._read(step), to_the_end=ended or to_the_end)
+        self._done |= {step.name} if ended else set()
 
     def last_lines(self, step: str) -> list[str]:
         """The last lines of a step by its display name."""
@@ -83,21 +105,29 @@ class StepLogs:
                     return b""
                 raise
 
-    def _add(self, step: StepRun, content: bytes, *, to_the_end: bool) -> None:
+    def _add(self, step: StepRun, content: bytes, *, to_the_end: bool) -> Iterator[StepLine]:
         self._bytes[step.name] += len(content)
         *lines, rest = (self._rest.get(step.name, b"") + content).split(b"\n")
         if to_the_end and rest:
             lines, rest = [*lines, rest], b""
         self._rest[step.name] = rest
         for line in lines:
-            self._log_line(step.display_name, line.decode(errors="replace").rstrip("\r"))
+            text = line.decode(errors="replace").rstrip("\r")
+            self._last[step.display_name] = [*self._last.get(step.display_name, []), text][-KEPT_LINES:]
+            yield StepLine(step.display_name, text)
 
-    def _log_line(self, step: str, line: str) -> None:
-        self._last[step] = [*self._last.get(step, []), line][-KEPT_LINES:]
-        if self._logged[step]:
-            self._logged[step] -= 1
-            return
-        log.debug("%s: %s", step, line[:LINE_CHARACTERS])
+
+def read_steps(client: "MLClient", name: str) -> list[StepRun]:
+    """The steps that the job has begun, in order.
+
+    A pipeline component is one child of the job, and its steps are that child's children.
+
+    Raises:
+        AzureError: they cannot be read.
+    """
+    children = list(client.jobs.list(parent_job_name=name))
+    steps = [step for child in children for step in list(client.jobs.list(parent_job_name=child.name)) or [child]]
+    return [StepRun(step.name or "", step.display_name or step.name or "", job_status(step)) for step in steps]
 
 
 def count_logged(flow_run_id: UUID, since: datetime) -> Counter[str]:

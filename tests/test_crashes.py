@@ -174,7 +174,7 @@ def test_status_attach_and_cancel_need_the_key_alone(environment: dict[str, str]
     assert (attached.code, attached.report["job"]["attached"]) == (0, True), attached.errors
     assert attached.report["run"]["key"] == "by-key"
     assert len(attached.report["score"]) == 2
-    assert (nothing.code, "the workspace has no job of it" in nothing.errors) == (2, True)
+    assert (nothing.code, "workspace local has no job of it" in nothing.errors) == (1, True)
 
 
 def test_cancel_ends_a_run_s_job_and_endpoints(environment: dict[str, str], emulator: Emulator) -> None:

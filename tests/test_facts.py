@@ -171,13 +171,14 @@ def test_the_last_lines_of_a_failure_name_cause_and_fix(report: Report, capsys: 
 def test_the_next_commands_suit_the_end(
     status: str, deleted: bool, kept: bool, commands: list[str], report: Report
 ) -> None:
-    """They name the run and, unless an emulator on this machine ran it, its workspace."""
+    """They name the run and its workspace. An emulator has ended with its run, so it is not asked."""
     endpoint = {"deleted": deleted, "kept_until": report.endpoint.kept_until if kept else None}
     report = report.model_copy(update={"status": status, "endpoint": report.endpoint.model_copy(update=endpoint)})
     own = facts_of(variants(report)["emulated"], program="python -m retune").commands
     remote = facts_of(report).commands
 
-    assert [command.line for command in own] == [f"python -m retune {name} nightly-2026-11-28" for name in commands]
+    local = {name: f"{name} nightly-2026-11-28 --preset local" for name in commands} | {"status": "local start"}
+    assert [command.line for command in own] == [f"python -m retune {local[name]}" for name in commands]
     assert all("--set workspace.emulator=false" in command.line for command in remote)
     assert all("--set workspace.name=chat-lab" in command.line for command in remote)
 

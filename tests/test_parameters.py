@@ -1,7 +1,11 @@
 """Training parameters: precedence, conversion to the component's types, and the three forms of a model's tag."""
 
-import pytest
+from pathlib import Path
 
+import pytest
+import yaml
+
+from retune.bounds import BOUNDS
 from retune.parameters import ComponentInput, convert, merge, read_defaults, read_tag
 
 INPUTS = {
@@ -103,3 +107,45 @@ def test_a_value_that_the_component_would_not_take_is_refused(name: str, value: 
     """The SDK checks neither enum nor minimum of a registry component."""
     with pytest.raises(ValueError, match=message):
         convert(value, INPUTS[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("learning_rate", -1, "above 0"),
+        ("learning_rate", 0, "above 0"),
+        ("learning_rate", "nan", "a number"),
+        ("gradient_accumulation_steps", 0, "1 or more"),
+        ("max_steps", 0, "1 or more, or -1"),
+        ("warmup_steps", -5, "0 or more"),
+        ("lora_dropout", 1, "below 1"),
+        ("adam_epsilon", 0, "above 0"),
+    ],
+)
+@pytest.mark.parametrize("source", ["model", "user"])
+def test_a_value_without_a_meaning_is_refused(name: str, value: int | str, words: str, source: str) -> None:
+    """Where the component's contract leaves it open, and a job would fail on it."""
+    kind = "number" if name in ("learning_rate", "lora_dropout", "adam_epsilon") else "integer"
+    given = {name: value}
+    model, user = (given, {}) if source == "model" else ({}, given)
+
+    _, _, problems = merge({name: ComponentInput(type=kind)}, model, user)
+
+    assert problems == [f"training.{name} = {value!r} ({source}): expected {problems[0].partition('expected ')[2]}"]
+    assert words in problems[0]
+
+
+def test_the_component_s_own_default_is_taken_at_its_word() -> None:
+    """Whatever it is."""
+    merged, _, problems = merge({"warmup_steps": ComponentInput(type="integer", default=-1)}, {}, {})
+
+    assert (problems, merged[0].value) == ([], -1)
+
+
+def test_every_bounded_parameter_is_an_input_of_the_component() -> None:
+    """A misspelt name would bound nothing; the component's contract is the registry's."""
+    registry = Path(__file__).resolve().parent.parent / "azureml_emulator" / "registry" / "components"
+    (file,) = (registry / "chat_completion_pipeline").glob("*.yaml")
+    contract = yaml.safe_load(file.read_text(encoding="utf-8"))
+
+    assert BOUNDS.keys() - contract["inputs"].keys() == set()

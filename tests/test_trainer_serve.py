@@ -97,7 +97,8 @@ def test_one_conversation_is_answered_with_an_output(ready: str) -> None:
         ),
         pytest.param([{"role": "user"}], {}, 'Each needs "role" and "content"', id="no content"),
         pytest.param([USER], {"tempurature": 1}, "Known are temperature, top_p", id="unknown parameter"),
-        pytest.param([USER], {"temperature": 0}, "or do_sample false", id="temperature"),
+        pytest.param([USER], {"temperature": 0, "do_sample": True}, "or do_sample false", id="nothing to sample"),
+        pytest.param([USER], {"temperature": -1}, "or do_sample false", id="temperature"),
         pytest.param([USER], {"max_new_tokens": 0}, "a whole number of 1 or more", id="no new tokens"),
         pytest.param([USER | {"content": "word " * 600}], {}, "the model takes 511. Shorten it", id="too long"),
     ],
@@ -129,6 +130,7 @@ def test_a_page_of_another_address_is_refused(server: str, headers: dict[str, st
     assert status_of(server, sent) == 403
 
 
+@pytest.mark.exhaustive
 def test_a_model_that_does_not_load_ends_the_program(model: Path, tmp_path: Path) -> None:
     """The deployment fails at once, with the traceback in its log."""
     (tmp_path / "MLmodel").write_text((model / "MLmodel").read_text())

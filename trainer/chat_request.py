@@ -78,7 +78,8 @@ def parse_parameters(given: object) -> dict[str, float | int | bool]:
         raise BadRequest(f"max_new_tokens is {json.dumps(new_tokens)}. Send a whole number of 1 or more.")
     if not isinstance(given.get("do_sample", False), bool):
         raise BadRequest(f"do_sample is {json.dumps(given['do_sample'])}. Send true or false.")
-    if not is_number(given.get("temperature", 1.0), float) or given.get("temperature", 1.0) <= 0:
+    sample, temperature = given.get("do_sample", False), given.get("temperature", 1.0)
+    if not is_number(temperature, float) or temperature < 0 or (sample and temperature == 0):
         raise BadRequest(
             f"temperature is {json.dumps(given['temperature'])}. Send a number above 0, or do_sample false."
         )
@@ -86,7 +87,6 @@ def parse_parameters(given: object) -> dict[str, float | int | bool]:
         raise BadRequest(f"top_p is {json.dumps(given['top_p'])}. Send a number above 0 and up to 1.")
     if not is_number(given.get("top_k", 50), int) or given.get("top_k", 50) < 1:
         raise BadRequest(f"top_k is {json.dumps(given['top_k'])}. Send a whole number of 1 or more.")
-    sample = given.get("do_sample", False)
     sampling = {name: given[name] for name in SAMPLING if name in given} if sample else {}
     return {"max_new_tokens": new_tokens, "do_sample": sample, **sampling}
 
