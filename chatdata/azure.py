@@ -114,9 +114,9 @@ def fetch_asset(workspace: Workspace, asset: PinnedAsset, folder: Path) -> Path:
     if not _is_whole(target, asset):
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-            whole = Path(scratch, "whole")
-            _download_all(workspace, asset, whole)
-            _move(whole, target, asset)
+            downloaded = Path(scratch, "downloaded")
+            _download_all(workspace, asset, downloaded)
+            _move(downloaded, target, asset)
         log.info("%s:%s is downloaded, %d bytes", asset.name, asset.version, sum(blob.size for blob in asset.blobs))
     return target / asset.blobs[0].name if asset.kind == "uri_file" else target
 
@@ -183,13 +183,13 @@ def _place(client: "MLClient", workspace: Workspace, source: str, uri: str) -> t
     """Account address, container and path of a datastore path."""
     from azure.ai.ml.entities import AzureBlobDatastore, AzureDataLakeGen2Datastore
 
-    found = DATASTORE_PATH.fullmatch(uri)
+    parts = DATASTORE_PATH.fullmatch(uri)
     here = cloud.find_address(workspace).name.lower()
-    if found is None or (found["workspace"] or here).lower() != here:
+    if parts is None or (parts["workspace"] or here).lower() != here:
         raise BadRequest(
             [f"data.source '{source}' points to '{uri}', which is not in a datastore of this workspace. Name the URL."]
         )
-    datastore = client.datastores.get(found["datastore"])
+    datastore = client.datastores.get(parts["datastore"])
     match datastore:
         case AzureBlobDatastore():
             container = datastore.container_name
@@ -199,7 +199,7 @@ def _place(client: "MLClient", workspace: Workspace, source: str, uri: str) -> t
             raise BadRequest(
                 [f"data.source '{source}' is in datastore '{datastore.name}' of type {datastore.type}, not in blobs."]
             )
-    return f"https://{datastore.account_name}.blob.{cloud.storage_suffix()}", container, found["path"]
+    return f"https://{datastore.account_name}.blob.{cloud.storage_suffix()}", container, parts["path"]
 
 
 def _container(workspace: Workspace, account_url: str, container: str) -> "ContainerClient":
@@ -215,19 +215,19 @@ def _list(storage: "ContainerClient", source: str, kind: str, path: str) -> list
     root = path.rpartition("/")[0] if kind == "uri_file" else path.rstrip("/")
     try:
         if kind == "uri_file":
-            found = [storage.get_blob_client(path).get_blob_properties()]
+            blobs = [storage.get_blob_client(path).get_blob_properties()]
         else:
             listed = storage.list_blobs(name_starts_with=f"{root}/", include=["metadata"])
-            found = [blob for blob in listed if FOLDER_MARK not in (blob.metadata or {})]
+            blobs = [blob for blob in listed if FOLDER_MARK not in (blob.metadata or {})]
     except ResourceNotFoundError:
-        found = []
+        blobs = []
     except HttpResponseError as error:
         _raise_refusal(source, error)
-    if not found:
+    if not blobs:
         raise BadRequest(
             [f"data.source '{source}': there is nothing at '{path}' in container '{storage.container_name}'."]
         )
-    return sorted(_described(blob, root) for blob in found)
+    return sorted(_described(blob, root) for blob in blobs)
 
 
 def _described(blob: "BlobProperties", root: str) -> Blob:

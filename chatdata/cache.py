@@ -59,24 +59,24 @@ def find_or_make(key: str, make: Callable[[Path], PreparedData]) -> PreparedData
         CloudError: `DataLost`, somebody removed the folder meanwhile.
         WaitExpired: another process has been preparing the same data for two hours.
     """
-    if (found := find(key)) is not None:
-        return found
+    if (known := find(key)) is not None:
+        return known
     with locked(key):
-        if (found := find(key, quiet=True)) is not None:
-            return found
+        if (known := find(key, quiet=True)) is not None:
+            return known
         began, target = time.monotonic(), folder() / key
         remove(key)
         with tempfile.TemporaryDirectory(prefix=f"{PARTIAL}{key}-", dir=folder()) as scratch:
-            made = Path(scratch) / "made"
+            draft = Path(scratch) / "draft"
             try:
-                made.mkdir()
-                prepared = make(made).model_copy(update={"key": key, "seconds": round(time.monotonic() - began, 2)})
-                (made / MANIFEST).write_text(prepared.model_dump_json(indent=2), encoding="utf-8")
-                made.rename(target)
+                draft.mkdir()
+                prepared = make(draft).model_copy(update={"key": key, "seconds": round(time.monotonic() - began, 2)})
+                (draft / MANIFEST).write_text(prepared.model_dump_json(indent=2), encoding="utf-8")
+                draft.rename(target)
             except FileNotFoundError as error:
-                if made.exists():
+                if draft.exists():
                     raise
-                text = f"The folder {made} was removed while data was being written there."
+                text = f"The folder {draft} was removed while data was being written there."
                 raise CloudError("DataLost", text, "Run it again, and leave the folder alone meanwhile.") from error
         return placed(prepared, target)
 

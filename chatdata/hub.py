@@ -96,23 +96,23 @@ def files_named_by_card(system: HfFileSystem, name: str, commit: str, subset: st
         subsets = SUBSETS.validate_python(card.get("configs") if card else None)
     except ValidationError:
         return {}
-    chosen = [one for one in subsets if is_chosen(one, subset, len(subsets))]
+    chosen = [each for each in subsets if is_chosen(each, subset, len(subsets))]
     if len(chosen) != 1:
         return {}
     root = f"datasets/{name}@{commit}"
-    found = {
+    splits = {
         files.split: [path for pattern in files.patterns for path in matching(system, root, pattern)]
         for files in chosen[0].data_files
     }
-    plain = all(paths and all(path.endswith(".parquet") for path in paths) for paths in found.values())
-    return found if plain else {}
+    plain = all(paths and all(path.endswith(".parquet") for path in paths) for paths in splits.values())
+    return splits if plain else {}
 
 
-def is_chosen(one: Subset, wanted: str | None, known: int) -> bool:
+def is_chosen(subset: Subset, wanted: str | None, known: int) -> bool:
     """Whether a subset is the wanted one, or the default where none is wanted."""
     if wanted:
-        return one.config_name == wanted
-    return known == 1 or one.config_name == "default" or bool(one.default)
+        return subset.config_name == wanted
+    return known == 1 or subset.config_name == "default" or bool(subset.default)
 
 
 def matching(system: HfFileSystem, root: str, pattern: str) -> list[str]:

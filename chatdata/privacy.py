@@ -119,12 +119,12 @@ class Scanner:
 
     def _look(self, text: str) -> list[Finding]:
         """What one look finds. Of two that overlap a secret is kept, then the longer one, then what KINDS has first."""
-        found = sorted(
+        findings = sorted(
             (*self._find_secrets(text), *self._find_personal(text)),
             key=lambda finding: (finding.kind not in SECRETS, finding.start - finding.end, KINDS.index(finding.kind)),
         )
         kept: list[Finding] = []
-        for finding in found:
+        for finding in findings:
             if not _overlaps(finding, kept):
                 kept.append(finding)
         return sorted(kept, key=lambda finding: finding.start)
@@ -132,10 +132,10 @@ class Scanner:
     def _find_secrets(self, text: str) -> Iterator[Finding]:
         # Half a character cannot be encoded; as a question mark it keeps its place.
         data = text.encode("utf-8", "replace")
-        for found in self._secrets.scan(data):
-            if found.visible or found.rule_id in _SECRET_HALVES:
-                start, end = (len(data[: found.location[key]].decode()) for key in ("start_offset", "end_offset"))
-                kind = next((kind for part, kind in _SECRET_KINDS if part in found.rule_id), ACCESS_KEY)
+        for secret in self._secrets.scan(data):
+            if secret.visible or secret.rule_id in _SECRET_HALVES:
+                start, end = (len(data[: secret.location[key]].decode()) for key in ("start_offset", "end_offset"))
+                kind = next((kind for part, kind in _SECRET_KINDS if part in secret.rule_id), ACCESS_KEY)
                 yield Finding(kind, start, end)
 
     def _find_personal(self, text: str) -> Iterator[Finding]:
@@ -246,12 +246,12 @@ def _is_somebodys(text: str, start: int, end: int) -> bool:
 
 def _is_public(text: str, start: int, end: int) -> bool:
     """An address of a public host, and no version or section number of four parts."""
-    found = ip_interface(text[start:end])
-    if found.network.num_addresses > 1 or not found.is_global or found.is_reserved or found.is_multicast:
+    address = ip_interface(text[start:end])
+    if address.network.num_addresses > 1 or not address.is_global or address.is_reserved or address.is_multicast:
         return False
-    if found.version == 6:
+    if address.version == 6:
         return True
-    return found.packed[-1] != 0 and max(found.packed) >= 32 and _is_whole(text, start, end, (".",))
+    return address.packed[-1] != 0 and max(address.packed) >= 32 and _is_whole(text, start, end, (".",))
 
 
 def _is_grouped(text: str, start: int, end: int) -> bool:

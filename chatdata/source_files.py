@@ -289,9 +289,9 @@ def _below(path: str, root: str) -> str:
 
 def _layout(pinned: PinnedData, system: "CountingHub | None") -> dict[str, list[SourceFile]]:
     """The files of each split in the hub's layout."""
-    found = _named_by_card(pinned, system) if system is not None else {}
-    found = found or files_found_by_datasets(pinned)
-    return {name: list(_described(pinned, files)) for name, files in found.items()}
+    by_card = _named_by_card(pinned, system) if system is not None else {}
+    splits = by_card or files_found_by_datasets(pinned)
+    return {name: list(_described(pinned, files)) for name, files in splits.items()}
 
 
 def _named_by_card(pinned: PinnedData, system: "CountingHub") -> dict[str, list[str]]:

@@ -76,4 +76,4 @@ def count_tokens(tokenizer: "Tokenizer", conversations: list[list[dict[str, obje
     """Tokens of each conversation, the marks of a chat template included as an estimate."""
     texts = ["\n".join(str(message["content"]) for message in messages) for messages in conversations]
     encoded = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    return [len(one) + MARKS_PER_MESSAGE * len(rows) for one, rows in zip(encoded, conversations, strict=True)]
+    return [len(tokens) + MARKS_PER_MESSAGE * len(rows) for tokens, rows in zip(encoded, conversations, strict=True)]

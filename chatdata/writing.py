@@ -182,8 +182,8 @@ class SplitWriting:
         findings: Counter[str] = Counter()
 
         def redact(text: str) -> str:
-            content, found = scanner.redact(text)
-            findings.update(finding.kind for finding in found)
+            content, new = scanner.redact(text)
+            findings.update(finding.kind for finding in new)
             return content
 
         clean = []

@@ -84,14 +84,18 @@ def render_swept(swept: Swept) -> None:
     """Print what a sweep did for a person, on stdout."""
     swept = for_terminal(swept)
     console = screen()
-    rows = [("endpoint", one) for one in swept.endpoints] + [("job", one) for one in swept.jobs]
+    rows = [("endpoint", leftover) for leftover in swept.endpoints] + [("job", leftover) for leftover in swept.jobs]
     if rows:
         table = Table(box=None, pad_edge=False)
         for heading in ("", "name", "run", "why", "what was done"):
             table.add_column(heading, overflow="fold")
-        for kind, one in rows:
-            done = "nothing: a dry run" if swept.dry_run else f"{one.action}{f': {one.error}' if one.error else ''}"
-            table.add_row(kind, one.name, one.key, one.reason, done)
+        for kind, leftover in rows:
+            done = (
+                "nothing: a dry run"
+                if swept.dry_run
+                else f"{leftover.action}{f': {leftover.error}' if leftover.error else ''}"
+            )
+            table.add_row(kind, leftover.name, leftover.key, leftover.reason, done)
         console.print(table)
     console.print(swept.summary)
 

@@ -334,14 +334,15 @@ class Swept(Part):
     @property
     def clean(self) -> bool:
         """Whether nothing is left that a sweep should have ended."""
-        return self.error is None and all(one.action != "failed" for one in [*self.endpoints, *self.jobs])
+        return self.error is None and all(leftover.action != "failed" for leftover in [*self.endpoints, *self.jobs])
 
     @property
     def summary(self) -> str:
         """One sentence, with every failure."""
         counts = f"{len(self.endpoints)} endpoint(s) and {len(self.jobs)} job(s) in workspace {self.workspace} outlived"
         counts += " their runs"
-        failed = ", ".join(f"{one.name}: {one.error}" for one in [*self.endpoints, *self.jobs] if one.error)
+        leftovers = [leftover for leftover in [*self.endpoints, *self.jobs] if leftover.error]
+        failed = ", ".join(f"{leftover.name}: {leftover.error}" for leftover in leftovers)
         change = "; nothing was changed" if self.dry_run else ""
         return f"{counts}{change}{f'; not ended: {failed}' if failed else ''}."
 

@@ -20,8 +20,8 @@ from retune_cloud import workspace as cloud
 from retune_cloud.answers import required
 from retune_cloud.ledger import job_status
 from retune_cloud.sdk_errors import first_line
-from retune_cloud.tracking import tracking_client
 from tasks.job import Submission
+from tasks.losses import Losses
 from tasks.showing import Progress
 from tasks.step import current_flow_run, step
 from tasks.steplogs import StepLogs, StepRun, count_logged, read_steps
@@ -80,6 +80,7 @@ class JobFollower:
     def __init__(self, request: Request, submission: Submission, logs: StepLogs) -> None:
         self._client = cloud.workspace_client(request.workspace)
         self._limits, self._submission, self._logs, self._bar = request.limits, submission, logs, Progress()
+        self._losses = Losses(self._client, submission.job.name)
         self._snapshot = JobSnapshot("not visible yet", False, "", None, [])
         self._phase_began = self._answered_at = time.monotonic()
 
@@ -110,7 +111,7 @@ class JobFollower:
         from azure.core.exceptions import AzureError
 
         try:
-            snapshot = _read_snapshot(self._client, self._submission.job.name)
+            snapshot = _read_snapshot(self._client, self._submission.job.name, self._losses)
             self._answered_at = time.monotonic()
         except AzureError as error:
             if time.monotonic() - self._answered_at > OUTAGE_SECONDS:
@@ -148,7 +149,7 @@ def _time_left(share: float, seconds: float) -> str:
     return f", about {left / 60:.0f} min of training left" if left >= 60 else f", about {left:.0f} s of training left"
 
 
-def _read_snapshot(client: "MLClient", name: str) -> JobSnapshot:
+def _read_snapshot(client: "MLClient", name: str, losses: Losses) -> JobSnapshot:
     status = job_status(client.jobs.get(name))
     steps = _steps_if_readable(client, name)
     if status in ledger.ENDED:
@@ -156,9 +157,9 @@ def _read_snapshot(client: "MLClient", name: str) -> JobSnapshot:
     running = any(step.status not in WAITING_TO_RUN for step in steps)
     done = sum(step.status == "Completed" for step in steps)
     under_way = [f"{step.display_name} {step.status}" for step in steps if step.status != "Completed"]
-    logged = _logged(client, name) if running else {}
-    losses = [f"step {value:.0f}" if metric == "step" else f"{metric} {value:.2f}" for metric, value in logged.items()]
-    text = ", ".join([status, f"{done} steps done", *under_way, *losses])
+    logged = losses.latest() if running else {}
+    shown = [f"step {value:.0f}" if metric == "step" else f"{metric} {value:.2f}" for metric, value in logged.items()]
+    text = ", ".join([status, f"{done} steps done", *under_way, *shown])
     return JobSnapshot(status, running, text, logged.get("epoch"), steps)
 
 
@@ -171,20 +172,6 @@ def _steps_if_readable(client: "MLClient", name: str) -> list[StepRun]:
     except AzureError as error:
         log.debug("the steps of %s could not be read: %s", name, first_line(error))
         return []
-
-
-def _logged(client: "MLClient", name: str) -> dict[str, float]:
-    """Step, epoch and losses as the job last logged them; nothing when the tracking store does not answer."""
-    import mlflow
-
-    try:
-        data = tracking_client(client).get_run(name).data
-    except mlflow.MlflowException:
-        return {}
-    # MLflow hands out the step of a last value only here; the history has it too, and grows with the training.
-    steps = {point.key: point.step for point in data._metric_objs}
-    latest = {metric: data.metrics[metric] for metric in ("epoch", "loss", "eval_loss") if metric in data.metrics}
-    return {"step": max(steps[metric] for metric in latest), **latest} if latest else latest
 
 
 def _failure(client: "MLClient", job: JobReport, status: str, logs: StepLogs) -> JobFailed:
