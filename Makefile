@@ -1,6 +1,6 @@
 # make run        the main job on this machine: emulator, training, registration, endpoint, questions, teardown
 # make deploy-local   the same scheduled and from Prefect's page, on this machine: PORT=4200; make stop-local ends it
-# make test       the tests, in four processes
+# make test       the tests, in three processes
 # make test-full  these, and every fault and 200 kills, which they sample: about three hours
 # make lint       ruff, the types, and whether pyproject.toml declares what is imported
 # make screenshots   the browser tests, with their pictures for README and docs/operate.md
@@ -19,10 +19,10 @@ PORT ?= 4200
 run: .venv/installed
 	@$(BIN)/python -m flows.finetune --preset local $(ARGS)
 
-# Four processes, because each waits for half of its time. What the emulators of all of them were asked and
+# Three processes, because each waits for half of its time. What the emulators of all of them were asked and
 # answered is checked at the end.
 EXCHANGES := .retune/exchanges
-BESIDE := -n 4 --dist loadfile --no-loadscope-reorder
+BESIDE := -n 3 --dist loadfile --no-loadscope-reorder
 test: .venv/installed
 	@rm -rf $(EXCHANGES)
 	$(BIN)/python -m pytest $(BESIDE) -m "not exhaustive" --durations=25 --exchanges=$(EXCHANGES) \

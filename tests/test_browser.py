@@ -99,14 +99,14 @@ def wait_for_progress(local: Local, run: UUID, progress: re.Pattern[str]) -> Non
 
 @pytest.fixture
 def quick(local: Local, request: pytest.FixtureRequest) -> Iterator[None]:
-    """finetune/local trains for seconds, unless pictures are taken."""
+    """finetune/local trains for a minute, unless pictures are taken."""
     if request.config.getoption("--screenshots"):
         yield
         return
     with local.client() as client:
         deployment = client.read_deployment_by_name("finetune/local")
         usual = deployment.parameters
-        quick = {"model": usual["model"] | REHEARSAL, "training": usual["training"] | {"training_seconds": 30}}
+        quick = {"model": usual["model"] | REHEARSAL, "training": usual["training"] | {"training_seconds": 60}}
         client.update_deployment(deployment.id, DeploymentUpdate(parameters=usual | quick))
     yield
     with local.client() as client:

@@ -15,7 +15,6 @@ class Variables:
         self._before = {name: os.environ.get(name) for name in self._values}
         os.environ.update(self._values)
         forget_cloud()
-        learn_cloud()
 
     def __exit__(self, *_: object) -> None:
         forget_cloud()
@@ -27,13 +26,13 @@ class Variables:
 
 
 def forget_cloud() -> None:
-    """A flow keeps the cloud's addresses in the SDK, under a name that all emulators share."""
+    """The SDK and MLflow's plug-in keep a cloud's addresses under its name, which all emulators share."""
     if module := sys.modules.get("azure.ai.ml._azure_environments"):
         module._environments.pop("AzureMLEmulator", None)
-
-
-def learn_cloud() -> None:
-    """MLflow's plug-in asks for the clouds while it is imported, which in this process may have been before any."""
-    module = sys.modules.get("azureml.mlflow._common._cloud.cloud")
-    if module and "AzureMLEmulator" not in module.KNOWN_CLOUDS:
-        module.KNOWN_CLOUDS = module.get_known_clouds()
+    address = os.environ.get("ARM_CLOUD_METADATA_URL")
+    if address and (module := sys.modules.get("azureml.mlflow._common._cloud.cloud")):
+        # It asks for the clouds while it is imported, which may have been before this emulator; and later these.
+        module.KNOWN_METADATA_URL_LIST = [address]
+        known = module.KNOWN_CLOUDS.get("AzureMLEmulator")
+        if known and not known.endpoints.resource_manager.startswith(address.partition("/metadata")[0]):
+            del module.KNOWN_CLOUDS["AzureMLEmulator"]
