@@ -206,10 +206,10 @@ def unfit(split: Split, data: Data) -> list[BadRows]:
 def refusals(name: str, split: Split, data: Data) -> list[str]:
     """A sentence for each kind of rows for which the data is refused."""
     bad_rows = unfit(split, data) if data.on_bad_row == "fail" else []
-    told = [f"Split '{name}' of '{data.source}': {describe_bad_rows(bad)}" for bad in bad_rows]
+    sentences = [f"Split '{name}' of '{data.source}': {describe_bad_rows(bad)}" for bad in bad_rows]
     refused = {bad.kind for bad in bad_rows}
     left = split.model_copy(update={"dropped": {k: n for k, n in split.dropped.items() if k not in refused}})
-    return told + beyond_limit(name, left, data)
+    return sentences + beyond_limit(name, left, data)
 
 
 def beyond_limit(name: str, split: Split, data: Data) -> list[str]:

@@ -104,8 +104,8 @@ def line_rows(stream: IO[bytes]) -> Iterator[Row]:
             if value is None:
                 yield Row(number, {}, unreadable(line, error))
                 continue
-            if unfit := unwritable(value):
-                yield Row(number, {}, unfit)
+            if problem := unwritable(value):
+                yield Row(number, {}, problem)
                 continue
         problem = ambiguous(line, value)
         yield Row(number, {}, (checks.NOT_JSON, problem)) if problem else from_object(number, value)
@@ -305,7 +305,7 @@ def from_element(number: int, value: object) -> Row:
 def from_python(number: int, value: object) -> Row:
     """The row of an element that Python's parser may have read, which takes what cannot be written."""
     row = from_element(number, value)
-    return row if row.problem or not (unfit := unwritable(value)) else Row(number, {}, unfit)
+    return row if row.problem or not (problem := unwritable(value)) else Row(number, {}, problem)
 
 
 def from_object(number: int, value: object) -> Row:

@@ -87,7 +87,7 @@ def main(
 
 @contextlib.contextmanager
 def unexpected_errors_named() -> Iterator[None]:
-    """An error of the body that is none of Retune's becomes one: explained if it is the cloud's, else with a trace."""
+    """An error of the body that is none of Retune's becomes one: explained if it is the cloud's, else logged."""
     from retune.errors import RetuneError
 
     log = logging.getLogger("retune.cli")

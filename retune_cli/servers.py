@@ -70,10 +70,10 @@ def emulator(*, start: bool = True) -> Iterator[None]:
             yield
         return
     if not start:
-        what = "is stopped" if folder.is_dir() else "has never run"
+        state = "is stopped" if folder.is_dir() else "has never run"
         raise CloudError(
             "EmulatorStopped",
-            f"No other workspace is named, and the local one {what}: no emulator runs on {folder}.",
+            f"No other workspace is named, and the local one {state}: no emulator runs on {folder}.",
             "Start it: retune local start. For a workspace on Azure name its preset, or set AZURE_SUBSCRIPTION_ID, "
             "AZURE_RESOURCE_GROUP and AZURE_WORKSPACE_NAME.",
         )

@@ -242,11 +242,11 @@ def test_a_split_can_be_a_file_of_the_data_set(prepare_from_hub: Prepare) -> Non
     files = {f"{role}_split": f"{role}.jsonl" for role in ("train", "validation", "test")}
 
     named = prepare_from_hub("lab/lines", **files)
-    beside = prepare_from_hub("lab/lines", test_split="t*t.jsonl")
+    by_pattern = prepare_from_hub("lab/lines", test_split="t*t.jsonl")
     absent = prepare_from_hub("lab/lines", train_split="absent.jsonl")
 
-    assert rows_of(named) == rows_of(beside) == {"train": 10, "validation": 10, "test": 10}
-    assert digests_of(named) == digests_of(beside)
+    assert rows_of(named) == rows_of(by_pattern) == {"train": 10, "validation": 10, "test": 10}
+    assert digests_of(named) == digests_of(by_pattern)
     assert re.search(r"Split 'absent\.jsonl': no file of that name below 'lab/lines@", absent["text"])
 
 

@@ -177,12 +177,12 @@ def test_a_file_that_is_named_for_a_test_is_never_trained_on(name: str, tmp_path
     files = {f"{letter}.jsonl": [row(number, letter) for number in range(40)] for letter in "ab"}
     files["held.jsonl"] = [row(number, "held") for number in range(9)]
 
-    beside = prepared(tmp_path / "beside", files, test_split=name)
+    named = prepared(tmp_path / "beside", files, test_split=name)
     matched = prepared(tmp_path / "matched", files, test_split=name, train_split="*.jsonl")
     with pytest.raises(BadRequest, match=r"names only files that validate or test"):
         prepared(tmp_path / "only", files, test_split=name, train_split="held.*")
 
-    for data in (beside, matched):
+    for data in (named, matched):
         assert data.splits["test"].rows == 9
         assert data.splits["train"].rows + data.splits["validation"].rows == 80
         assert not any(" held " in question for question in questions(data, "train"))

@@ -215,14 +215,14 @@ def test_rows_with_tools_are_asked_up_to_the_tool(tmp_path: Path) -> None:
         assert expected == "I look."
 
 
-PLACES = ("arguments", "escapes in the arguments", "a key of the arguments", "the name of a message", "tools")
+POSITIONS = ("arguments", "escapes in the arguments", "a key of the arguments", "the name of a message", "tools")
 
 
-def with_text(text: str, place: str) -> Row:
-    """A row with a text in this place."""
+def with_text(text: str, position: str) -> Row:
+    """A row with a text in this position."""
     row = tool_row(99, "train", "I look.")
     asking, function = row["messages"][1], row["tools"][0]["function"]
-    match place:
+    match position:
         case "arguments":
             asking["tool_calls"][0]["function"]["arguments"] = json.dumps({"plant": text})
         case "escapes in the arguments":
@@ -237,11 +237,11 @@ def with_text(text: str, place: str) -> Row:
     return row
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_personal_data_beside_texts_is_replaced_or_refused(place: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("position", POSITIONS)
+def test_personal_data_beside_texts_is_replaced_or_refused(position: str, tmp_path: Path) -> None:
     """Wherever it is in a row."""
     rows = all_splits("I look.")
-    rows["train"].append(with_text("Ask jane.doe@contoso.com.", place))
+    rows["train"].append(with_text("Ask jane.doe@contoso.com.", position))
 
     redacted = prepared(tmp_path / "redacted", rows, privacy="redact").splits["train"]
     refused = prepared(tmp_path / "refused", rows, privacy="refuse", on_bad_row="drop").splits["train"]
@@ -252,12 +252,12 @@ def test_personal_data_beside_texts_is_replaced_or_refused(place: str, tmp_path:
     assert "jane.doe" not in Path(redacted.path).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_bad_characters_beside_texts_are_seen(place: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("position", POSITIONS)
+def test_bad_characters_beside_texts_are_seen(position: str, tmp_path: Path) -> None:
     """As in the texts."""
     rows = all_splits("I look.")
-    rows["train"].append(with_text("Caf\ufffd", place))
-    if place == "arguments":
+    rows["train"].append(with_text("Caf\ufffd", position))
+    if position == "arguments":
         rows["train"][-1]["messages"][1]["tool_calls"][0]["function"]["arguments"] = '{"plant": "Caf\ufffd"}'
 
     train = prepared(tmp_path, rows, on_bad_row="drop").splits["train"]
